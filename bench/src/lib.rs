@@ -1,0 +1,1 @@
+//! A small Kafka client and an open-loop load generator for any Kafka-protocol broker.

@@ -1,0 +1,101 @@
+//! Files and directories: direct I/O, aligned, gathered.
+
+use crate::error::IoResult;
+use bytes::Bytes;
+use std::path::{Path, PathBuf};
+
+/// How to open a file.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct OpenOptions {
+    /// Make the file if it is missing.
+    pub create: bool,
+    /// Fail with `AlreadyExists` if it is there.
+    pub create_new: bool,
+    /// Cut the file to nothing.
+    pub truncate: bool,
+    /// Open for reading only; a write is then an error.
+    pub read_only: bool,
+    /// `O_DSYNC`: each write is durable when it completes (no `sync_data` needed for bytes inside the file's size).
+    pub dsync: bool,
+}
+
+/// A name in a directory.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DirEntry {
+    /// The last component of the path.
+    pub name: String,
+    /// True for a directory.
+    pub is_dir: bool,
+    /// Length in bytes (0 for a directory).
+    pub len: u64,
+}
+
+/// A direct-I/O file. Cheap to clone is not promised: share it in an `Rc`.
+///
+/// Two operations in flight may complete in any order. Dropping the future of a write does not cancel
+/// the write: never use that range again as if it had not landed.
+pub trait File: 'static {
+    /// Reads `len` bytes from `offset`, any alignment; shorter only at the end of the file.
+    ///
+    /// The bytes may be sent to another core. A small slice pins its whole buffer: copy what you keep.
+    fn read_at(&self, offset: u64, len: usize) -> impl Future<Output = IoResult<Bytes>>;
+
+    /// Writes `parts` back to back at `offset`. Offset and total length must be multiples of [`crate::BLOCK`] (asserted).
+    ///
+    /// Not atomic and not durable: a crash may leave any subset of its 512-byte sectors until
+    /// [`File::sync_data`] returns (or the file was opened with `dsync`).
+    fn write_at(&self, offset: u64, parts: &[Bytes]) -> impl Future<Output = IoResult<()>>;
+
+    /// `fdatasync`: all writes that completed before the call, and the size needed to read them, are durable.
+    ///
+    /// After an error nothing is known of any of them: do not retry, stop the process.
+    fn sync_data(&self) -> impl Future<Output = IoResult<()>>;
+
+    /// Sets the length in bytes; bytes past the old end read as zero. Not durable before [`File::sync_data`].
+    fn truncate(&self, len: u64) -> impl Future<Output = IoResult<()>>;
+
+    /// The length in bytes.
+    fn len(&self) -> impl Future<Output = IoResult<u64>>;
+
+    /// Closes the file and reports what the drop could not.
+    fn close(self) -> impl Future<Output = IoResult<()>>;
+}
+
+/// The file system under the data directory.
+pub trait Disk {
+    /// The backend's file.
+    type File: File;
+    /// Held while it lives; dropping it, or the death of the process, releases it.
+    type Lock: 'static;
+
+    /// Opens a direct-I/O file. `Unsupported` when the file system has no O_DIRECT and no substitute was allowed.
+    fn open(&self, path: &Path, options: OpenOptions) -> impl Future<Output = IoResult<Self::File>>;
+    /// Reads a small file whole.
+    fn read_file(&self, path: &Path) -> impl Future<Output = IoResult<Vec<u8>>>;
+    /// Replaces a small file: temporary file, fsync, rename, fsync of the directory. After a crash it is the old one or the new one.
+    fn write_file_atomic(&self, path: &Path, contents: &[u8]) -> impl Future<Output = IoResult<()>>;
+    /// Makes a directory and its parents; fine if it is there. Durable after [`Disk::sync_dir`] of the parent.
+    fn create_dir_all(&self, path: &Path) -> impl Future<Output = IoResult<()>>;
+    /// The entries of a directory, in no order.
+    fn list_dir(&self, path: &Path) -> impl Future<Output = IoResult<Vec<DirEntry>>>;
+    /// Renames within the file system, replacing the target. Durable after [`Disk::sync_dir`].
+    fn rename(&self, from: &Path, to: &Path) -> impl Future<Output = IoResult<()>>;
+    /// Removes a file. Durable after [`Disk::sync_dir`].
+    fn remove_file(&self, path: &Path) -> impl Future<Output = IoResult<()>>;
+    /// Removes a directory and all below it.
+    fn remove_dir_all(&self, path: &Path) -> impl Future<Output = IoResult<()>>;
+    /// Makes the names in a directory durable.
+    fn sync_dir(&self, path: &Path) -> impl Future<Output = IoResult<()>>;
+    /// Takes an exclusive lock file, or `Locked`.
+    fn try_lock(&self, path: &Path) -> IoResult<Self::Lock>;
+    /// Bytes free for this process on the file system of `path`.
+    fn free_bytes(&self, path: &Path) -> impl Future<Output = IoResult<u64>>;
+    /// Bytes that the pool of this shard holds in buffers, in flight or idle: a metric.
+    fn buffer_bytes(&self) -> usize;
+}
+
+/// `dir/name`, for callers that build many.
+#[must_use]
+pub fn join(dir: &Path, name: &str) -> PathBuf {
+    dir.join(name)
+}

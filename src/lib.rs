@@ -1,0 +1,3 @@
+//! Coreline: a Kafka-protocol broker, thread-per-core, shared-nothing, durable on every acknowledgement.
+
+pub mod ids;

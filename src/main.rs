@@ -1,0 +1,3 @@
+//! The `coreline` binary: a thin door to [`coreline::cli`].
+
+fn main() {}
