@@ -54,8 +54,8 @@ pub trait File: 'static {
     /// Sets the length in bytes; bytes past the old end read as zero. Not durable before [`File::sync_data`].
     fn truncate(&self, len: u64) -> impl Future<Output = IoResult<()>>;
 
-    /// The length in bytes.
-    fn len(&self) -> impl Future<Output = IoResult<u64>>;
+    /// The length of the file in bytes.
+    fn size(&self) -> impl Future<Output = IoResult<u64>>;
 
     /// Closes the file and reports what the drop could not.
     fn close(self) -> impl Future<Output = IoResult<()>>;
