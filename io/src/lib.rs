@@ -16,6 +16,7 @@ pub mod net;
 pub mod runtime;
 pub mod sim;
 pub mod sync;
+pub mod tail;
 #[cfg(feature = "uring")]
 pub mod uring;
 
@@ -23,6 +24,7 @@ pub use disk::{DirEntry, Disk, File, OpenOptions};
 pub use error::{IoError, IoErrorKind, IoResult};
 pub use net::{ListenOptions, Listener, Net, Stream};
 pub use runtime::{Clock, Entropy, JoinHandle, Monotonic, Runtime, TaskGroup, Tasks};
+pub use tail::AppendBuf;
 
 /// Alignment of every direct-I/O offset, length and buffer, in bytes.
 ///

@@ -1,1 +1,120 @@
-//! The glommio backend.
+//! The glommio backend: io_uring, direct I/O, one readiness source a shard.
+//!
+//! One [`UringRuntime`] per executor, made inside it. glommio's traps, and where each is dealt with:
+//!
+//! * false IOPOLL detection, refused O_DIRECT: [`UringRuntime::prepare_data_dir`] (`disk.rs`);
+//! * reads near the end of a file, buffers that must not leave their executor: `file.rs`, `loan.rs`;
+//! * no vectored socket writes, an interrupt per socket completion: `readiness.rs`, `socket.rs`;
+//! * the blocking calls of a file system: `blocking.rs`, on glommio's own thread pool.
+//!
+//! What a host must offer is checked before the first executor by [`check_host`] and [`check_directory`].
+
+mod counters;
+mod entropy;
+mod host;
+mod tasks;
+
+pub use counters::Counters;
+pub use host::{HostProblem, check_directory, check_host, io_memory_per_shard};
+pub use tasks::STALL;
+
+use crate::runtime::{Clock, Entropy, Monotonic};
+use counters::CounterCells;
+use std::path::PathBuf;
+use std::rc::Rc;
+use std::sync::OnceLock;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+/// What a shard's runtime may do.
+#[derive(Clone, Debug, Default)]
+pub struct UringOptions {
+    /// Where the file system refuses O_DIRECT (tmpfs, some overlays), use the page cache instead of failing.
+    /// Same semantics, other performance: for tests and for trying things out.
+    pub allow_buffered: bool,
+    /// Prepared at the first open instead of at the first file below it: the data directory.
+    pub data_dir: Option<PathBuf>,
+}
+
+/// Everything a shard may ask of the world, on glommio. A handle; it stays on its executor.
+#[derive(Clone)]
+pub struct UringRuntime(Rc<Inner>);
+
+pub(crate) struct Inner {
+    options: UringOptions,
+    queues: tasks::Queues,
+    stalls: tasks::Stalls,
+    entropy: entropy::Pool,
+    counters: CounterCells,
+}
+
+impl std::fmt::Debug for UringRuntime {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("UringRuntime").field("options", &self.0.options).finish_non_exhaustive()
+    }
+}
+
+impl UringRuntime {
+    /// The runtime of the executor that runs the calling task. Panics outside of one.
+    #[must_use]
+    pub fn new(options: UringOptions) -> Self {
+        start_of_process();
+        Self(Rc::new(Inner {
+            options,
+            queues: tasks::Queues::create(),
+            stalls: tasks::Stalls::default(),
+            entropy: entropy::Pool::default(),
+            counters: CounterCells::default(),
+        }))
+    }
+
+    /// Polls of tasks that held the core longer than [`STALL`] so far.
+    #[must_use]
+    pub fn stalls(&self) -> u64 {
+        self.0.stalls.count()
+    }
+
+    /// The longest such poll.
+    #[must_use]
+    pub fn longest_stall(&self) -> Duration {
+        self.0.stalls.longest()
+    }
+
+    /// What went through this shard so far.
+    #[must_use]
+    pub fn counters(&self) -> Counters {
+        self.0.counters.snapshot()
+    }
+}
+
+/// Zero of every shard's monotonic clock, so that points of one shard compare with those of another.
+fn start_of_process() -> Instant {
+    static START: OnceLock<Instant> = OnceLock::new();
+    *START.get_or_init(Instant::now)
+}
+
+impl Clock for UringRuntime {
+    fn now(&self) -> Monotonic {
+        Monotonic { nanos: u64::try_from(start_of_process().elapsed().as_nanos()).unwrap_or(u64::MAX) }
+    }
+
+    fn wall_ms(&self) -> i64 {
+        match SystemTime::now().duration_since(UNIX_EPOCH) {
+            Ok(since) => i64::try_from(since.as_millis()).unwrap_or(i64::MAX),
+            // A clock before 1970: still the truth the host tells.
+            Err(before) => -i64::try_from(before.duration().as_millis()).unwrap_or(i64::MAX),
+        }
+    }
+
+    fn sleep(&self, duration: Duration) -> impl Future<Output = ()> + 'static {
+        let timer = glommio::timer::Timer::new(duration);
+        async move {
+            timer.await;
+        }
+    }
+}
+
+impl Entropy for UringRuntime {
+    fn next_u64(&self) -> u64 {
+        self.0.entropy.next_u64()
+    }
+}
