@@ -1,1 +1,3 @@
 //! A small Kafka client and an open-loop load generator for any Kafka-protocol broker.
+
+pub mod client;
