@@ -9,20 +9,30 @@
 //!
 //! What a host must offer is checked before the first executor by [`check_host`] and [`check_directory`].
 
+mod blocking;
 mod counters;
+mod disk;
 mod entropy;
+mod file;
 mod host;
+mod loan;
+mod readiness;
+mod socket;
 mod tasks;
 
+pub use blocking::UringLock;
 pub use counters::Counters;
+pub use file::UringFile;
 pub use host::{HostProblem, check_directory, check_host, io_memory_per_shard};
+pub use socket::{UringListener, UringParcel, UringStream};
 pub use tasks::STALL;
 
 use crate::runtime::{Clock, Entropy, Monotonic};
 use counters::CounterCells;
+use std::cell::RefCell;
 use std::path::PathBuf;
 use std::rc::Rc;
-use std::sync::OnceLock;
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 /// What a shard's runtime may do.
@@ -45,6 +55,11 @@ pub(crate) struct Inner {
     stalls: tasks::Stalls,
     entropy: entropy::Pool,
     counters: CounterCells,
+    /// Directories whose file system is known, and how files below them are opened.
+    prepared: RefCell<Vec<(PathBuf, disk::Mode)>>,
+    home: Arc<loan::Home>,
+    /// Made with the first socket.
+    sockets: RefCell<Option<Rc<readiness::Sockets>>>,
 }
 
 impl std::fmt::Debug for UringRuntime {
@@ -64,6 +79,9 @@ impl UringRuntime {
             stalls: tasks::Stalls::default(),
             entropy: entropy::Pool::default(),
             counters: CounterCells::default(),
+            prepared: RefCell::default(),
+            home: loan::Home::new(),
+            sockets: RefCell::default(),
         }))
     }
 

@@ -1,0 +1,308 @@
+//! One readiness source a shard: an epoll set over all its sockets, awaited through the ring once per wake-up.
+//!
+//! glommio interrupts its thread for each socket operation that completes, and has no public "await this descriptor".
+//! So sockets are read and written by plain non-blocking calls, and only the epoll set is awaited: one completion
+//! brings the events of all sockets that became ready. How a descriptor that is no socket is awaited: [`Armed`].
+//!
+//! Edge-triggered: an event says that something changed since the last one. A reader tries first and waits only after
+//! `EAGAIN` (or a short read, which means the same); one thread does all of it, so between a failed try and the wait
+//! no event can be lost.
+
+use super::UringRuntime;
+use super::counters::add;
+use crate::error::{IoError, IoResult};
+use crate::runtime::{TaskGroup, Tasks};
+use futures_io::AsyncRead;
+use std::cell::{Cell, RefCell};
+use std::io;
+use std::mem::ManuallyDrop;
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::pin::Pin;
+use std::rc::Rc;
+use std::task::{Context, Poll, Waker};
+
+/// Events taken from the kernel by one call; more are taken at the next wake-up, which is at once.
+const EVENTS_MOST: usize = 256;
+
+/// The sockets of a shard and their epoll set.
+pub(super) struct Sockets {
+    epoll: OwnedFd,
+    slots: RefCell<Slots>,
+}
+
+#[derive(Default)]
+struct Slots {
+    entries: Vec<Slot>,
+    free: Vec<u32>,
+}
+
+/// `generation` changes with each socket, so that an event for a socket that is gone wakes nobody.
+struct Slot {
+    generation: u32,
+    state: Option<Rc<State>>,
+}
+
+/// What is known of a socket, and who waits for it.
+#[derive(Default)]
+struct State {
+    readable: Side,
+    writable: Side,
+    /// The peer ended the stream, or an error is pending: a short read no longer means that nothing is left.
+    hung_up: Cell<bool>,
+}
+
+#[derive(Default)]
+struct Side {
+    ready: Cell<bool>,
+    waiter: Cell<Option<Waker>>,
+}
+
+impl Side {
+    fn set_ready(&self) {
+        self.ready.set(true);
+        if let Some(waiter) = self.waiter.take() {
+            waiter.wake();
+        }
+    }
+
+    fn poll(&self, cx: &mut Context<'_>) -> Poll<()> {
+        if self.ready.get() {
+            self.waiter.take();
+            return Poll::Ready(());
+        }
+        let waiter = self.waiter.take();
+        let same = waiter.filter(|waiter| waiter.will_wake(cx.waker()));
+        self.waiter.set(Some(same.unwrap_or_else(|| cx.waker().clone())));
+        Poll::Pending
+    }
+}
+
+/// A socket in the epoll set; closed, and out of the set, when dropped.
+pub(super) struct Registered {
+    /// `None` only after [`Registered::into_fd`].
+    fd: Option<OwnedFd>,
+    state: Rc<State>,
+    slot: u32,
+    sockets: Rc<Sockets>,
+}
+
+impl std::fmt::Debug for Registered {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Registered").field("fd", &self.fd).finish_non_exhaustive()
+    }
+}
+
+impl UringRuntime {
+    /// Puts a socket under this shard's watch.
+    pub(super) fn register(&self, fd: OwnedFd) -> IoResult<Registered> {
+        self.sockets().and_then(|sockets| sockets.register(fd)).map_err(|cause| IoError::new("epoll", cause))
+    }
+
+    fn sockets(&self) -> io::Result<Rc<Sockets>> {
+        if let Some(sockets) = &*self.0.sockets.borrow() {
+            return Ok(Rc::clone(sockets));
+        }
+        // SAFETY: no pointers involved.
+        #[allow(unsafe_code)]
+        let epoll = check(unsafe { libc::epoll_create1(libc::EPOLL_CLOEXEC) })?;
+        // SAFETY: a descriptor that was just made for us.
+        #[allow(unsafe_code)]
+        let epoll = unsafe { OwnedFd::from_raw_fd(epoll) };
+        let sockets = Rc::new(Sockets { epoll, slots: RefCell::default() });
+        *self.0.sockets.borrow_mut() = Some(Rc::clone(&sockets));
+        drop(self.spawn(TaskGroup::Requests, "socket readiness", watch(self.clone(), Rc::clone(&sockets))));
+        Ok(sockets)
+    }
+}
+
+/// Waits for the epoll set and wakes whom its events concern, for as long as the executor runs.
+async fn watch(runtime: UringRuntime, sockets: Rc<Sockets>) {
+    let mut events = vec![libc::epoll_event { events: 0, u64: 0 }; EVENTS_MOST];
+    loop {
+        Armed::new(sockets.epoll.as_raw_fd()).await;
+        let count = sockets.deliver(&mut events);
+        add(&runtime.0.counters.readiness_wakeups, 1);
+        add(&runtime.0.counters.readiness_events, count);
+        runtime.0.home.empty_returns();
+    }
+}
+
+/// Completes when the descriptor is readable; every descriptor that can be polled will do.
+///
+/// The trick: a glommio `UnixStream` that is made of a descriptor queues a `POLL_ADD` for it at once, without asking
+/// what it is, and `poll_read` waits for that. When it is done, `poll_read` tries `recv`, which says `ENOTSOCK` of an
+/// epoll set; the error ends the stream's only operation, and the stream is forgotten: it holds nothing but the number
+/// of a descriptor that is not its own.
+struct Armed(ManuallyDrop<glommio::net::UnixStream>);
+
+impl Armed {
+    /// `fd` must stay open until this is ready or the executor is gone.
+    fn new(fd: RawFd) -> Self {
+        // SAFETY: the stream is never dropped, so the descriptor stays its owner's.
+        #[allow(unsafe_code)]
+        Self(ManuallyDrop::new(unsafe { glommio::net::UnixStream::from_raw_fd(fd) }))
+    }
+}
+
+impl Future for Armed {
+    type Output = ();
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
+        match Pin::new(&mut *self.0).poll_read(cx, &mut [0; 1]) {
+            Poll::Pending => Poll::Pending,
+            Poll::Ready(result) => {
+                let error = result.err().and_then(|error| error.raw_os_error());
+                debug_assert_eq!(error, Some(libc::ENOTSOCK), "recv of an epoll set");
+                Poll::Ready(())
+            }
+        }
+    }
+}
+
+impl Sockets {
+    fn register(self: Rc<Self>, fd: OwnedFd) -> io::Result<Registered> {
+        let state = Rc::new(State::default());
+        state.readable.ready.set(true);
+        state.writable.ready.set(true);
+        let (slot, generation) = self.slots.borrow_mut().take(&state);
+        // From here on the drop gives the slot back.
+        let registered = Registered { fd: Some(fd), state, slot, sockets: self };
+        let interest = libc::EPOLLIN | libc::EPOLLOUT | libc::EPOLLRDHUP | libc::EPOLLET;
+        let token = u64::from(generation) << 32 | u64::from(slot);
+        let mut event = libc::epoll_event { events: interest as u32, u64: token };
+        let (epoll, socket) = (registered.sockets.epoll.as_raw_fd(), registered.raw_fd());
+        // SAFETY: both descriptors are open, the event is live.
+        #[allow(unsafe_code)]
+        check(unsafe { libc::epoll_ctl(epoll, libc::EPOLL_CTL_ADD, socket, &raw mut event) })?;
+        Ok(registered)
+    }
+
+    /// Takes the events that are there and wakes the tasks they concern.
+    fn deliver(&self, events: &mut [libc::epoll_event]) -> usize {
+        let most = i32::try_from(events.len()).expect("a small buffer");
+        // SAFETY: pointer and length are those of a live buffer; no wait.
+        #[allow(unsafe_code)]
+        let count = check(unsafe { libc::epoll_wait(self.epoll.as_raw_fd(), events.as_mut_ptr(), most, 0) });
+        let count = match count {
+            Ok(count) => usize::try_from(count).expect("not negative"),
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => 0,
+            Err(error) => panic!("epoll_wait on our own set: {error}"),
+        };
+        for event in &events[..count] {
+            let (what, token) = (event.events, event.u64);
+            if let Some(state) = self.slots.borrow().find(token) {
+                state.deliver(what);
+            }
+        }
+        count
+    }
+}
+
+impl Slots {
+    fn take(&mut self, state: &Rc<State>) -> (u32, u32) {
+        let slot = self.free.pop().unwrap_or_else(|| {
+            self.entries.push(Slot { generation: 0, state: None });
+            u32::try_from(self.entries.len() - 1).expect("fewer sockets than descriptors")
+        });
+        let entry = &mut self.entries[slot as usize];
+        assert!(entry.state.is_none(), "slot {slot} is free");
+        entry.state = Some(Rc::clone(state));
+        (slot, entry.generation)
+    }
+
+    fn give(&mut self, slot: u32) {
+        let entry = &mut self.entries[slot as usize];
+        entry.state = None;
+        entry.generation = entry.generation.wrapping_add(1);
+        self.free.push(slot);
+    }
+
+    fn find(&self, token: u64) -> Option<Rc<State>> {
+        let (generation, slot) = ((token >> 32) as u32, token as u32);
+        let entry = self.entries.get(slot as usize)?;
+        if entry.generation == generation { entry.state.clone() } else { None }
+    }
+}
+
+impl State {
+    fn deliver(&self, events: u32) {
+        let has = |flags: i32| events & flags as u32 != 0;
+        if has(libc::EPOLLRDHUP | libc::EPOLLHUP | libc::EPOLLERR) {
+            self.hung_up.set(true);
+        }
+        if has(libc::EPOLLIN | libc::EPOLLRDHUP | libc::EPOLLHUP | libc::EPOLLERR) {
+            self.readable.set_ready();
+        }
+        if has(libc::EPOLLOUT | libc::EPOLLHUP | libc::EPOLLERR) {
+            self.writable.set_ready();
+        }
+    }
+}
+
+impl Registered {
+    pub(super) fn fd(&self) -> BorrowedFd<'_> {
+        use std::os::fd::AsFd;
+        self.fd.as_ref().expect("there until it is given away").as_fd()
+    }
+
+    pub(super) fn raw_fd(&self) -> RawFd {
+        self.fd().as_raw_fd()
+    }
+
+    /// Waits until a read may succeed.
+    pub(super) async fn readable(&self) {
+        std::future::poll_fn(|cx| self.state.readable.poll(cx)).await;
+    }
+
+    /// Waits until a write may succeed.
+    pub(super) async fn writable(&self) {
+        std::future::poll_fn(|cx| self.state.writable.poll(cx)).await;
+    }
+
+    /// A read said `EAGAIN`: the next one waits for an event first.
+    pub(super) fn not_readable(&self) {
+        self.state.readable.ready.set(false);
+    }
+
+    /// A write said `EAGAIN`.
+    pub(super) fn not_writable(&self) {
+        self.state.writable.ready.set(false);
+    }
+
+    /// A read gave less than there was room for: nothing is left, and what comes raises an event. Not so once the
+    /// peer hung up: that event was the last.
+    pub(super) fn drained(&self) {
+        if !self.state.hung_up.get() {
+            self.not_readable();
+        }
+    }
+
+    /// Wakes both sides: what they try next will tell them.
+    pub(super) fn wake(&self) {
+        self.state.hung_up.set(true);
+        self.state.readable.set_ready();
+        self.state.writable.set_ready();
+    }
+
+    /// Takes the socket out of the set.
+    pub(super) fn into_fd(mut self) -> OwnedFd {
+        let (epoll, socket) = (self.sockets.epoll.as_raw_fd(), self.raw_fd());
+        // SAFETY: both descriptors are open; DEL takes no event.
+        #[allow(unsafe_code)]
+        let removed = unsafe { libc::epoll_ctl(epoll, libc::EPOLL_CTL_DEL, socket, std::ptr::null_mut()) };
+        assert_eq!(removed, 0, "a registered socket is in the set: {}", io::Error::last_os_error());
+        self.fd.take().expect("there until now")
+    }
+}
+
+impl Drop for Registered {
+    fn drop(&mut self) {
+        // Closing a descriptor that has no duplicate takes it out of the set.
+        self.sockets.slots.borrow_mut().give(self.slot);
+    }
+}
+
+/// The value of a system call, or its error.
+fn check(result: i32) -> io::Result<i32> {
+    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(result) }
+}

@@ -1,0 +1,271 @@
+//! Listeners and streams: plain non-blocking calls, readiness from `readiness.rs`.
+
+use super::UringRuntime;
+use super::counters::add;
+use super::readiness::Registered;
+use crate::error::{IoError, IoErrorKind, IoResult};
+use crate::net::{ListenOptions, Listener, Net, Stream};
+use crate::runtime::Tasks;
+use bytes::{Buf, BufMut, Bytes, BytesMut};
+use socket2::{Domain, Protocol, SockRef, Socket, Type};
+use std::collections::VecDeque;
+use std::io::{self, ErrorKind};
+use std::mem::MaybeUninit;
+use std::net::{Shutdown, SocketAddr};
+use std::os::fd::OwnedFd;
+
+/// `IOV_MAX` of Linux.
+const PARTS_MOST: usize = 1024;
+/// What one `sendmsg` is given at most: it copies, and must not hold the core.
+const SEND_MOST: usize = 1 << 20;
+
+/// A connection of the glommio backend.
+#[derive(Debug)]
+pub struct UringStream {
+    runtime: UringRuntime,
+    socket: Registered,
+    peer: SocketAddr,
+}
+
+/// A listening socket of the glommio backend.
+#[derive(Debug)]
+pub struct UringListener {
+    runtime: UringRuntime,
+    socket: Registered,
+    address: SocketAddr,
+}
+
+/// A connection between two shards.
+#[derive(Debug)]
+pub struct UringParcel {
+    fd: OwnedFd,
+    peer: SocketAddr,
+}
+
+impl UringStream {
+    fn new(runtime: &UringRuntime, fd: OwnedFd, peer: SocketAddr) -> IoResult<Self> {
+        Ok(Self { runtime: runtime.clone(), socket: runtime.register(fd)?, peer })
+    }
+
+    /// Receives into the spare room of `buf`.
+    fn receive(&self, buf: &mut BytesMut) -> io::Result<usize> {
+        let counters = &self.runtime.0.counters;
+        let room = buf.capacity() - buf.len();
+        let target = buf.spare_capacity_mut().as_mut_ptr();
+        // SAFETY: the kernel writes at most `room` bytes to memory of `buf` that nobody else refers to.
+        #[allow(unsafe_code)]
+        let got = unsafe { libc::recv(self.socket.raw_fd(), target.cast(), room, libc::MSG_DONTWAIT) };
+        add(&counters.recv_calls, 1);
+        let Ok(got) = usize::try_from(got) else { return Err(io::Error::last_os_error()) };
+        // SAFETY: the kernel wrote that many bytes, at most `room`.
+        #[allow(unsafe_code)]
+        unsafe {
+            buf.advance_mut(got);
+        }
+        add(&counters.recv_bytes, got);
+        if got > 0 && got < room {
+            self.socket.drained();
+        }
+        Ok(got)
+    }
+
+    /// Sends the first parts, as many as one call takes; the number of bytes that went.
+    fn send(&self, parts: &VecDeque<Bytes>) -> io::Result<usize> {
+        let mut vectors = [const { MaybeUninit::<libc::iovec>::uninit() }; PARTS_MOST];
+        let (mut count, mut total) = (0, 0);
+        for part in parts.iter().take(PARTS_MOST) {
+            let len = part.len().min(SEND_MOST - total);
+            // The kernel only reads through it.
+            vectors[count].write(libc::iovec { iov_base: part.as_ptr().cast_mut().cast(), iov_len: len });
+            count += 1;
+            total += len;
+            if total == SEND_MOST {
+                break;
+            }
+        }
+        // SAFETY: all zero is a valid `msghdr`: no address, no control data.
+        #[allow(unsafe_code)]
+        let mut message: libc::msghdr = unsafe { std::mem::zeroed() };
+        message.msg_iov = vectors.as_mut_ptr().cast();
+        message.msg_iovlen = count as _;
+        let flags = libc::MSG_NOSIGNAL | libc::MSG_DONTWAIT;
+        // SAFETY: the first `count` vectors are written and describe live parts.
+        #[allow(unsafe_code)]
+        let sent = unsafe { libc::sendmsg(self.socket.raw_fd(), &raw const message, flags) };
+        let counters = &self.runtime.0.counters;
+        add(&counters.send_calls, 1);
+        let Ok(sent) = usize::try_from(sent) else { return Err(io::Error::last_os_error()) };
+        add(&counters.send_bytes, sent);
+        Ok(sent)
+    }
+
+    /// Gives the core to others when the slice is used up: a peer that is never slow must not own it.
+    async fn be_fair(&self) {
+        if self.runtime.should_yield() {
+            self.runtime.yield_now().await;
+        }
+    }
+}
+
+/// Removes the first `count` bytes, and the parts that are done.
+fn advance(parts: &mut VecDeque<Bytes>, mut count: usize) {
+    while let Some(first) = parts.front_mut() {
+        if count < first.len() {
+            first.advance(count);
+            return;
+        }
+        count -= first.len();
+        parts.pop_front();
+    }
+    assert_eq!(count, 0, "no more was sent than there was");
+}
+
+impl Stream for UringStream {
+    fn peer_addr(&self) -> SocketAddr {
+        self.peer
+    }
+
+    async fn read(&self, buf: &mut BytesMut) -> IoResult<usize> {
+        assert!(buf.capacity() > buf.len(), "a read needs room");
+        self.be_fair().await;
+        loop {
+            self.socket.readable().await;
+            match self.receive(buf) {
+                Ok(got) => return Ok(got),
+                Err(error) if error.kind() == ErrorKind::WouldBlock => self.socket.not_readable(),
+                Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                Err(error) => return Err(IoError::new("recv", error)),
+            }
+        }
+    }
+
+    async fn write_all(&self, parts: &mut VecDeque<Bytes>) -> IoResult<()> {
+        advance(parts, 0);
+        while !parts.is_empty() {
+            self.socket.writable().await;
+            match self.send(parts) {
+                Ok(sent) => {
+                    advance(parts, sent);
+                    if !parts.is_empty() {
+                        self.be_fair().await;
+                    }
+                }
+                Err(error) if error.kind() == ErrorKind::WouldBlock => self.socket.not_writable(),
+                Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                Err(error) => return Err(IoError::new("sendmsg", error)),
+            }
+        }
+        Ok(())
+    }
+
+    fn shutdown(&self) {
+        // Fails only if the peer was faster.
+        let _ = SockRef::from(&self.socket.fd()).shutdown(Shutdown::Both);
+        self.socket.wake();
+    }
+}
+
+impl Listener for UringListener {
+    type Stream = UringStream;
+
+    fn local_addr(&self) -> SocketAddr {
+        self.address
+    }
+
+    async fn accept(&self) -> IoResult<UringStream> {
+        loop {
+            if self.runtime.should_yield() {
+                self.runtime.yield_now().await;
+            }
+            self.socket.readable().await;
+            // Close-on-exec; the calls on it are non-blocking by flag.
+            let error = match SockRef::from(&self.socket.fd()).accept() {
+                Ok((socket, peer)) => {
+                    add(&self.runtime.0.counters.accepted, 1);
+                    let Some(peer) = peer.as_socket() else { continue };
+                    // A connection that is reset already says so at its first read.
+                    let _ = socket.set_tcp_nodelay(true);
+                    return UringStream::new(&self.runtime, socket.into(), peer);
+                }
+                Err(error) => error,
+            };
+            match error.raw_os_error() {
+                Some(libc::EAGAIN) => self.socket.not_readable(),
+                Some(libc::EMFILE | libc::ENFILE | libc::ENOBUFS | libc::ENOMEM | libc::EBADF | libc::EINVAL) => {
+                    return Err(IoError::new("accept", error));
+                }
+                // An error of the connection, not of the listener: the next one.
+                _ => {}
+            }
+        }
+    }
+}
+
+impl Net for UringRuntime {
+    type Stream = UringStream;
+    type Listener = UringListener;
+    type Parcel = UringParcel;
+
+    async fn listen(&self, address: SocketAddr, options: ListenOptions) -> IoResult<UringListener> {
+        let bind = || -> io::Result<(Socket, SocketAddr)> {
+            let socket = new_socket(address)?;
+            socket.set_reuse_address(true)?;
+            socket.set_reuse_port(options.reuse_port)?;
+            socket.bind(&address.into())?;
+            socket.listen(i32::try_from(options.backlog).unwrap_or(i32::MAX))?;
+            let bound = socket.local_addr()?.as_socket().ok_or_else(|| io::Error::from(ErrorKind::InvalidInput))?;
+            Ok((socket, bound))
+        };
+        let (socket, bound) = bind().map_err(|cause| on_address("listen", address, &cause))?;
+        Ok(UringListener { runtime: self.clone(), socket: self.register(socket.into())?, address: bound })
+    }
+
+    async fn connect(&self, address: SocketAddr) -> IoResult<UringStream> {
+        let fail = |cause: io::Error| on_address("connect", address, &cause);
+        let socket = new_socket(address).map_err(fail)?;
+        socket.set_tcp_nodelay(true).map_err(fail)?;
+        match socket.connect(&address.into()) {
+            Ok(()) => return UringStream::new(self, socket.into(), address),
+            Err(error) if error.raw_os_error() == Some(libc::EINPROGRESS) => {}
+            Err(error) => return Err(fail(error)),
+        }
+        let stream = UringStream::new(self, socket.into(), address)?;
+        loop {
+            stream.socket.not_writable();
+            stream.socket.writable().await;
+            let fd = stream.socket.fd();
+            let socket = SockRef::from(&fd);
+            if let Some(error) = socket.take_error().map_err(fail)? {
+                return Err(fail(error));
+            }
+            match socket.peer_addr() {
+                Ok(_) => break,
+                // An event of the time before: not connected yet.
+                Err(error) if error.kind() == ErrorKind::NotConnected => {}
+                Err(error) => return Err(fail(error)),
+            }
+        }
+        Ok(stream)
+    }
+
+    fn pack(&self, stream: UringStream) -> UringParcel {
+        // By value, so no read or write can be under way: they borrow the stream.
+        UringParcel { fd: stream.socket.into_fd(), peer: stream.peer }
+    }
+
+    fn unpack(&self, parcel: UringParcel) -> IoResult<UringStream> {
+        UringStream::new(self, parcel.fd, parcel.peer)
+    }
+}
+
+fn new_socket(address: SocketAddr) -> io::Result<Socket> {
+    Socket::new(Domain::for_address(address), Type::STREAM.nonblocking(), Some(Protocol::TCP))
+}
+
+/// An error that names the address, its kind kept.
+fn on_address(operation: &'static str, address: SocketAddr, cause: &io::Error) -> IoError {
+    let kind = IoErrorKind::of(cause);
+    let mut error = IoError::new(operation, io::Error::new(cause.kind(), format!("{address}: {cause}")));
+    error.kind = kind;
+    error
+}

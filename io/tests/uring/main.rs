@@ -1,0 +1,38 @@
+//! The glommio backend on a real kernel, a real disk and real sockets.
+#![cfg(feature = "uring")]
+
+mod disk;
+mod net;
+mod tasks;
+
+use coreline_io::uring::{UringOptions, UringRuntime};
+use std::path::PathBuf;
+
+/// Runs `test` on an executor of its own, on this thread.
+fn on_executor<T>(test: impl AsyncFnOnce(UringRuntime) -> T) -> T {
+    on_executor_with(UringOptions::default(), test)
+}
+
+fn on_executor_with<T>(options: UringOptions, test: impl AsyncFnOnce(UringRuntime) -> T) -> T {
+    let builder = glommio::LocalExecutorBuilder::new(glommio::Placement::Unbound).io_memory(1 << 20);
+    builder.make().expect("io_uring").run(async { test(UringRuntime::new(options)).await })
+}
+
+/// An empty directory on a disk: `CORELINE_TEST_DIR`, or the target directory.
+fn directory() -> tempfile::TempDir {
+    let root = std::env::var_os("CORELINE_TEST_DIR").map_or_else(|| env!("CARGO_TARGET_TMPDIR").into(), PathBuf::from);
+    std::fs::create_dir_all(&root).expect("test directory");
+    tempfile::tempdir_in(root).expect("test directory")
+}
+
+/// Bytes that differ at every place.
+fn pattern(len: usize, seed: u64) -> Vec<u8> {
+    let mut state = seed | 1;
+    let mut bytes = Vec::with_capacity(len + 8);
+    while bytes.len() < len {
+        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        bytes.extend_from_slice(&(state ^ (state >> 29)).to_le_bytes());
+    }
+    bytes.truncate(len);
+    bytes
+}

@@ -1,0 +1,121 @@
+//! Tasks, timers, clocks, and what an idle executor costs.
+
+use super::on_executor;
+use coreline_io::{Clock, Entropy, ListenOptions, Listener, Net, TaskGroup, Tasks};
+use std::cell::{Cell, RefCell};
+use std::rc::Rc;
+use std::time::Duration;
+
+#[test]
+fn tasks_of_all_groups_run_and_are_joined() {
+    on_executor(async |runtime| {
+        let handles: Vec<_> =
+            TaskGroup::ALL.into_iter().map(|group| runtime.spawn(group, "test", async move { group })).collect();
+        for (handle, group) in handles.into_iter().zip(TaskGroup::ALL) {
+            assert_eq!(handle.await, group);
+        }
+    });
+}
+
+#[test]
+fn a_task_goes_on_when_its_handle_is_dropped() {
+    on_executor(async |runtime| {
+        let done = Rc::new(Cell::new(false));
+        let (flag, clock) = (Rc::clone(&done), runtime.clone());
+        drop(runtime.spawn(TaskGroup::Flush, "test", async move {
+            clock.sleep(Duration::from_millis(1)).await;
+            flag.set(true);
+        }));
+        while !done.get() {
+            runtime.yield_now().await;
+        }
+    });
+}
+
+#[test]
+fn a_yield_lets_others_run() {
+    on_executor(async |runtime| {
+        let turns = Rc::new(RefCell::new(Vec::new()));
+        let tasks = ["a", "b"].map(|name| {
+            let (turns, runtime) = (Rc::clone(&turns), runtime.clone());
+            runtime.clone().spawn(TaskGroup::Requests, "test", async move {
+                for _ in 0..3 {
+                    turns.borrow_mut().push(name);
+                    runtime.yield_now().await;
+                }
+            })
+        });
+        for task in tasks {
+            task.await;
+        }
+        assert_eq!(*turns.borrow(), ["a", "b", "a", "b", "a", "b"]);
+    });
+}
+
+#[test]
+fn timers_fire_in_order_and_not_early() {
+    on_executor(async |runtime| {
+        let order = Rc::new(RefCell::new(Vec::new()));
+        let start = runtime.now();
+        let sleeps = [30, 10, 20].map(|millis| {
+            let (clock, order) = (runtime.clone(), Rc::clone(&order));
+            runtime.spawn(TaskGroup::Background, "test", async move {
+                let duration = Duration::from_millis(millis);
+                clock.sleep(duration).await;
+                order.borrow_mut().push(millis);
+                assert!(clock.now().since(start) >= duration);
+            })
+        });
+        for sleep in sleeps {
+            sleep.await;
+        }
+        assert_eq!(*order.borrow(), [10, 20, 30]);
+        assert!(runtime.wall_ms() > 1_700_000_000_000);
+        assert_ne!(runtime.next_u64(), runtime.next_u64());
+    });
+}
+
+#[test]
+fn a_poll_that_holds_the_core_is_counted() {
+    on_executor(async |runtime| {
+        runtime.spawn(TaskGroup::Requests, "brief", async {}).await;
+        assert_eq!(runtime.stalls(), 0);
+        let clock = runtime.clone();
+        let hog = async move {
+            let start = clock.now();
+            while clock.now().since(start) < Duration::from_millis(15) {}
+        };
+        runtime.spawn(TaskGroup::Requests, "hog", hog).await;
+        assert_eq!(runtime.stalls(), 1);
+        assert!(runtime.longest_stall() >= Duration::from_millis(15));
+    });
+}
+
+/// Processor time of the calling thread.
+fn thread_cpu() -> Duration {
+    let mut usage = std::mem::MaybeUninit::<libc::rusage>::zeroed();
+    // SAFETY: the struct is live and writable, and all zero is a valid value of it.
+    #[allow(unsafe_code)]
+    let usage = unsafe {
+        assert_eq!(libc::getrusage(libc::RUSAGE_THREAD, usage.as_mut_ptr()), 0);
+        usage.assume_init()
+    };
+    let of = |time: libc::timeval| Duration::new(time.tv_sec as u64, time.tv_usec as u32 * 1000);
+    of(usage.ru_utime) + of(usage.ru_stime)
+}
+
+#[test]
+fn idle_is_idle() {
+    on_executor(async |runtime| {
+        let address = "127.0.0.1:0".parse().expect("address");
+        let listener = runtime.listen(address, ListenOptions::default()).await.expect("listen");
+        drop(runtime.spawn(TaskGroup::Requests, "accept", async move { listener.accept().await.map(drop) }));
+        let dir = super::directory();
+        runtime.prepare_data_dir(dir.path()).await.expect("prepare");
+        runtime.sleep(Duration::from_millis(50)).await;
+        let before = thread_cpu();
+        runtime.sleep(Duration::from_secs(1)).await;
+        let used = thread_cpu() - before;
+        assert!(used < Duration::from_millis(100), "an idle executor used {used:?} of a second");
+    });
+}
