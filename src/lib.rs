@@ -1,3 +1,6 @@
 //! Coreline: a Kafka-protocol broker, thread-per-core, shared-nothing, durable on every acknowledgement.
 
+pub mod broker;
+pub mod error_code;
 pub mod ids;
+pub mod log;

@@ -1,0 +1,69 @@
+//! A topic's settings, resolved: what the log obeys, by Kafka's names and defaults.
+
+/// What a positive answer promises (`coreline.durability`).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Durability {
+    /// The batch is on the device: it survives power loss.
+    #[default]
+    Durable,
+    /// The batch was handed to the device: it survives the death of the process.
+    Written,
+}
+
+/// `message.timestamp.type`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum TimestampType {
+    /// The producer's own times stand.
+    #[default]
+    CreateTime,
+    /// The broker stamps its time on each batch.
+    LogAppendTime,
+}
+
+/// The settings of one topic.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LogConfig {
+    /// `segment.bytes`.
+    pub segment_bytes: u64,
+    /// `segment.ms`.
+    pub segment_ms: i64,
+    /// `segment.index.bytes`: the size of an offset index that makes a segment roll.
+    pub segment_index_bytes: u64,
+    /// `index.interval.bytes`: log bytes between two index entries.
+    pub index_interval_bytes: u64,
+    /// `max.message.bytes`: the largest batch.
+    pub max_message_bytes: usize,
+    /// `message.timestamp.type`.
+    pub message_timestamp_type: TimestampType,
+    /// `message.timestamp.before.max.ms`.
+    pub message_timestamp_before_max_ms: i64,
+    /// `message.timestamp.after.max.ms`.
+    pub message_timestamp_after_max_ms: i64,
+    /// `cleanup.policy` holds `compact`: each record needs a key.
+    pub compacted: bool,
+    /// `coreline.durability`.
+    pub durability: Durability,
+    /// `flush.messages`: a flush after this many records; with [`Durability::Written`].
+    pub flush_messages: i64,
+    /// `flush.ms`: a flush after this long; with [`Durability::Written`].
+    pub flush_ms: i64,
+}
+
+impl Default for LogConfig {
+    fn default() -> Self {
+        Self {
+            segment_bytes: 1 << 30,
+            segment_ms: 7 * 24 * 3_600_000,
+            segment_index_bytes: 10 << 20,
+            index_interval_bytes: 4096,
+            max_message_bytes: 1_048_588,
+            message_timestamp_type: TimestampType::CreateTime,
+            message_timestamp_before_max_ms: i64::MAX,
+            message_timestamp_after_max_ms: 3_600_000,
+            compacted: false,
+            durability: Durability::Durable,
+            flush_messages: i64::MAX,
+            flush_ms: i64::MAX,
+        }
+    }
+}
