@@ -2,15 +2,19 @@
 
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
+use std::pin::Pin;
 use std::rc::Rc;
-use std::task::{Poll, Waker};
+use std::task::{Context, Poll, Waker};
 
 /// Wakes waiting tasks. A [`Notify::notify_all`] wakes all that wait now; nothing is remembered for later waiters,
 /// so check the condition, then wait: no other task runs in between.
 #[derive(Debug, Default)]
 pub struct Notify {
+    /// Counts the notifications.
     epoch: Cell<u64>,
-    waiters: RefCell<Vec<Waker>>,
+    /// By the number of the wait. A wait that is given up takes its waker away.
+    waiters: RefCell<Vec<(u64, Waker)>>,
+    next_wait: Cell<u64>,
 }
 
 impl Notify {
@@ -18,30 +22,60 @@ impl Notify {
     pub fn notify_all(&self) {
         self.epoch.set(self.epoch.get().wrapping_add(1));
         let waiters = std::mem::take(&mut *self.waiters.borrow_mut());
-        for waker in waiters {
+        for (_, waker) in waiters {
             waker.wake();
         }
     }
 
     /// Waits for the next [`Notify::notify_all`] after this call (the call, not the first poll).
-    pub fn notified(&self) -> impl Future<Output = ()> + '_ {
-        let seen = self.epoch.get();
-        std::future::poll_fn(move |cx| {
-            if self.epoch.get() != seen {
-                return Poll::Ready(());
-            }
-            let mut waiters = self.waiters.borrow_mut();
-            if !waiters.iter().any(|w| w.will_wake(cx.waker())) {
-                waiters.push(cx.waker().clone());
-            }
-            Poll::Pending
-        })
+    pub fn notified(&self) -> Notified<'_> {
+        let wait = self.next_wait.get();
+        self.next_wait.set(wait + 1);
+        Notified { notify: self, seen: self.epoch.get(), wait }
     }
 
-    /// The number of tasks that wait.
+    /// The number of waits under way that have been polled.
     #[must_use]
     pub fn waiting(&self) -> usize {
         self.waiters.borrow().len()
+    }
+}
+
+/// A wait for a [`Notify`].
+#[derive(Debug)]
+#[must_use = "nothing waits unless it is awaited"]
+pub struct Notified<'a> {
+    notify: &'a Notify,
+    seen: u64,
+    wait: u64,
+}
+
+impl Future for Notified<'_> {
+    type Output = ();
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
+        if self.notify.epoch.get() != self.seen {
+            return Poll::Ready(());
+        }
+        let mut waiters = self.notify.waiters.borrow_mut();
+        match waiters.iter_mut().find(|(wait, _)| *wait == self.wait) {
+            Some((_, waker)) => waker.clone_from(cx.waker()),
+            None => waiters.push((self.wait, cx.waker().clone())),
+        }
+        Poll::Pending
+    }
+}
+
+impl Drop for Notified<'_> {
+    fn drop(&mut self) {
+        if self.notify.epoch.get() != self.seen {
+            return;
+        }
+        let mut waiters = self.notify.waiters.borrow_mut();
+        let at = waiters.iter().position(|(wait, _)| *wait == self.wait);
+        let waker = at.map(|at| waiters.swap_remove(at));
+        drop(waiters);
+        drop(waker);
     }
 }
 
@@ -78,6 +112,12 @@ impl<T> OneshotSender<T> {
     pub fn send(self, value: T) {
         *self.0.value.borrow_mut() = State::Full(value);
     }
+
+    /// True when the receiver is gone: nobody will see the value.
+    #[must_use]
+    pub fn is_closed(&self) -> bool {
+        Rc::strong_count(&self.0) == 1
+    }
 }
 
 impl<T> Drop for OneshotSender<T> {
@@ -87,7 +127,8 @@ impl<T> Drop for OneshotSender<T> {
             *value = State::Closed;
         }
         drop(value);
-        if let Some(waker) = self.0.waker.borrow_mut().take() {
+        let waker = self.0.waker.borrow_mut().take();
+        if let Some(waker) = waker {
             waker.wake();
         }
     }
@@ -96,7 +137,7 @@ impl<T> Drop for OneshotSender<T> {
 impl<T> Future for OneshotReceiver<T> {
     type Output = Option<T>;
 
-    fn poll(self: std::pin::Pin<&mut Self>, cx: &mut std::task::Context<'_>) -> Poll<Option<T>> {
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<T>> {
         let mut value = self.0.value.borrow_mut();
         match std::mem::replace(&mut *value, State::Empty) {
             State::Full(v) => {
@@ -116,10 +157,22 @@ impl<T> Future for OneshotReceiver<T> {
 }
 
 /// A counting semaphore, first come first served: how memory and concurrency are bounded.
+///
+/// Invariant: nobody waits whose turn it is and whose permits are there; each permit is available, granted to a
+/// waiter that has not yet seen it, or held.
 #[derive(Debug)]
 pub struct Semaphore {
+    total: usize,
     available: Cell<usize>,
-    waiters: RefCell<VecDeque<(usize, OneshotSender<()>)>>,
+    /// In the order of arrival; a waiter leaves when it is granted or given up.
+    waiters: RefCell<VecDeque<Rc<Waiter>>>,
+}
+
+#[derive(Debug)]
+struct Waiter {
+    count: usize,
+    granted: Cell<bool>,
+    waker: RefCell<Option<Waker>>,
 }
 
 /// Permits of a [`Semaphore`], given back when dropped.
@@ -133,7 +186,7 @@ impl Semaphore {
     /// A semaphore with `permits` to give.
     #[must_use]
     pub fn new(permits: usize) -> Rc<Self> {
-        Rc::new(Self { available: Cell::new(permits), waiters: RefCell::default() })
+        Rc::new(Self { total: permits, available: Cell::new(permits), waiters: RefCell::default() })
     }
 
     /// Takes `count` permits if they are there and nobody waits before.
@@ -145,20 +198,11 @@ impl Semaphore {
         Some(Permit { semaphore: self.clone(), count })
     }
 
-    /// Waits for `count` permits. The caller must not ask for more than there are in all.
-    pub async fn acquire(self: &Rc<Self>, count: usize) -> Permit {
-        if let Some(permit) = self.try_acquire(count) {
-            return permit;
-        }
-        let (sender, receiver) = oneshot();
-        self.waiters.borrow_mut().push_back((count, sender));
-        // A waiter that goes away is passed over in `give`, which sees that nobody listens.
-        let granted = Permit { semaphore: self.clone(), count: 0 };
-        let mut granted = granted;
-        if receiver.await.is_some() {
-            granted.count = count;
-        }
-        granted
+    /// Waits for `count` permits, in line from the first poll on. The caller must not ask for more than there are in
+    /// all (asserted): it would wait for ever, and with it all behind.
+    pub fn acquire(self: &Rc<Self>, count: usize) -> Acquire {
+        assert!(count <= self.total, "{count} permits asked of a semaphore of {}", self.total);
+        Acquire { semaphore: self.clone(), count, waiter: None }
     }
 
     /// Permits that can be taken now.
@@ -167,23 +211,91 @@ impl Semaphore {
         self.available.get()
     }
 
+    /// Tasks in line.
+    #[must_use]
+    pub fn waiting(&self) -> usize {
+        self.waiters.borrow().len()
+    }
+
     fn give(&self, count: usize) {
         self.available.set(self.available.get() + count);
+        assert!(self.available.get() <= self.total, "more permits came back than were given");
         loop {
-            let mut waiters = self.waiters.borrow_mut();
-            let Some((wanted, sender)) = waiters.front() else { return };
-            // The receiver dropped: nobody would give these permits back.
-            let gone = Rc::strong_count(&sender.0) == 1;
-            if !gone && *wanted > self.available.get() {
-                return;
-            }
-            let (wanted, sender) = waiters.pop_front().expect("front was there");
-            drop(waiters);
-            if !gone {
-                self.available.set(self.available.get() - wanted);
-                sender.send(());
+            let next = {
+                let mut waiters = self.waiters.borrow_mut();
+                match waiters.front() {
+                    Some(first) if first.count <= self.available.get() => waiters.pop_front(),
+                    _ => None,
+                }
+            };
+            let Some(next) = next else { return };
+            self.available.set(self.available.get() - next.count);
+            next.granted.set(true);
+            let waker = next.waker.borrow_mut().take();
+            if let Some(waker) = waker {
+                waker.wake();
             }
         }
+    }
+}
+
+/// A wait for permits; given up, it leaves the line, and gives back what it was granted and did not yet see.
+#[derive(Debug)]
+#[must_use = "nothing waits unless it is awaited"]
+pub struct Acquire {
+    semaphore: Rc<Semaphore>,
+    count: usize,
+    waiter: Option<Rc<Waiter>>,
+}
+
+impl Future for Acquire {
+    type Output = Permit;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Permit> {
+        if let Some(waiter) = self.waiter.take() {
+            if waiter.granted.get() {
+                return Poll::Ready(Permit { semaphore: self.semaphore.clone(), count: self.count });
+            }
+            *waiter.waker.borrow_mut() = Some(cx.waker().clone());
+            self.waiter = Some(waiter);
+            return Poll::Pending;
+        }
+        if let Some(permit) = self.semaphore.try_acquire(self.count) {
+            return Poll::Ready(permit);
+        }
+        let waker = RefCell::new(Some(cx.waker().clone()));
+        let waiter = Rc::new(Waiter { count: self.count, granted: Cell::new(false), waker });
+        self.semaphore.waiters.borrow_mut().push_back(waiter.clone());
+        self.waiter = Some(waiter);
+        Poll::Pending
+    }
+}
+
+impl Drop for Acquire {
+    fn drop(&mut self) {
+        let Some(waiter) = self.waiter.take() else { return };
+        if waiter.granted.get() {
+            self.semaphore.give(self.count);
+            return;
+        }
+        self.semaphore.waiters.borrow_mut().retain(|w| !Rc::ptr_eq(w, &waiter));
+        // If this was the first in line, the next may need less.
+        self.semaphore.give(0);
+    }
+}
+
+impl Permit {
+    /// How many permits these are.
+    #[must_use]
+    pub fn count(&self) -> usize {
+        self.count
+    }
+
+    /// Gives `count` of them back at once.
+    pub fn release(&mut self, count: usize) {
+        assert!(count <= self.count, "{count} of {} permits given back", self.count);
+        self.count -= count;
+        self.semaphore.give(count);
     }
 }
 
