@@ -50,11 +50,15 @@ impl Client {
     /// # Errors
     /// See [`super::ClientError`].
     pub fn metadata(&mut self, topics: Option<&[&str]>) -> ClientResult<Cluster> {
+        self.metadata_with(topics, false)
+    }
+
+    pub(super) fn metadata_with(&mut self, topics: Option<&[&str]>, create: bool) -> ClientResult<Cluster> {
         let wanted = topics.map(|names| {
             let name = |n: &&str| TopicName(StrBytes::from_string((*n).to_owned()));
             names.iter().map(|n| MetadataRequestTopic::default().with_name(Some(name(n)))).collect()
         });
-        let ask = MetadataRequest::default().with_topics(wanted).with_allow_auto_topic_creation(false);
+        let ask = MetadataRequest::default().with_topics(wanted).with_allow_auto_topic_creation(create);
         let answer = self.call(&ask)?;
         let address = |host: &str, port: i32| {
             if host.contains(':') { format!("[{host}]:{port}") } else { format!("{host}:{port}") }

@@ -3,8 +3,11 @@
 //! For tools and tests; the load generator has its own pipelined connections.
 
 mod metadata;
+mod records;
 
+pub use kafka_protocol::records::{Compression, Record, TimestampType};
 pub use metadata::{Cluster, Node, Topic};
+pub use records::{Fetched, NewRecord, OffsetSpec, partition_of_key};
 
 use bytes::{Bytes, BytesMut};
 use kafka_protocol::messages::{ApiKey, ApiVersionsRequest, ApiVersionsResponse, RequestHeader, ResponseHeader};
@@ -132,6 +135,22 @@ impl Client {
     pub fn call<Q: Request>(&mut self, request: &Q) -> ClientResult<Q::Response> {
         let version = self.version_of::<Q>()?;
         self.call_version(request, version)
+    }
+
+    /// Sends a request that has no answer (produce with acks 0).
+    ///
+    /// # Errors
+    /// See [`ClientError`].
+    pub fn send_only<Q: Request>(&mut self, request: &Q, version: i16) -> ClientResult<()> {
+        let api = ApiKey::try_from(Q::KEY).unwrap_or(ApiKey::ApiVersions);
+        self.correlation_id = self.correlation_id.wrapping_add(1);
+        let address = self.address.clone();
+        let frame = encode_frame(request, version, self.correlation_id).map_err(|what| ClientError::Malformed {
+            address: address.clone(),
+            api,
+            what,
+        })?;
+        self.stream.write_all(&frame).map_err(|cause| ClientError::Io { address, api, cause })
     }
 
     /// As [`Client::call`], in a version the caller chose.
