@@ -1,6 +1,7 @@
 //! Coreline: a Kafka-protocol broker, thread-per-core, shared-nothing, durable on every acknowledgement.
 
 pub mod broker;
+pub mod cli;
 pub mod error_code;
 pub mod ids;
 pub mod log;
