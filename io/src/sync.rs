@@ -306,3 +306,125 @@ impl Drop for Permit {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use futures_util::FutureExt;
+    use futures_util::task::noop_waker;
+    use std::sync::Arc;
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    fn poll<F: Future + Unpin>(future: &mut F) -> Poll<F::Output> {
+        future.poll_unpin(&mut Context::from_waker(&noop_waker()))
+    }
+
+    #[derive(Default)]
+    struct Count(AtomicUsize);
+
+    impl std::task::Wake for Count {
+        fn wake(self: Arc<Self>) {
+            self.0.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    #[test]
+    fn a_grant_that_nobody_sees_is_given_back() {
+        let semaphore = Semaphore::new(1);
+        let held = semaphore.try_acquire(1).unwrap();
+        let (mut first, mut second) = (semaphore.acquire(1), semaphore.acquire(1));
+        assert!(poll(&mut first).is_pending());
+        assert!(poll(&mut second).is_pending());
+        drop(held);
+        assert_eq!((semaphore.available(), semaphore.waiting()), (0, 1), "granted to the first");
+        drop(first);
+        assert_eq!((semaphore.available(), semaphore.waiting()), (0, 0), "passed on to the second");
+        let Poll::Ready(permit) = poll(&mut second) else { panic!("granted") };
+        drop(permit);
+        drop(second);
+        assert_eq!(semaphore.available(), 1);
+    }
+
+    #[test]
+    fn who_leaves_the_line_lets_the_next_pass() {
+        let semaphore = Semaphore::new(3);
+        let _held = semaphore.try_acquire(2).unwrap();
+        let (mut large, mut small) = (semaphore.acquire(3), semaphore.acquire(1));
+        assert!(poll(&mut large).is_pending());
+        assert!(poll(&mut small).is_pending(), "first come first served");
+        drop(large);
+        assert!(poll(&mut small).is_ready());
+    }
+
+    #[test]
+    fn permits_are_given_back_in_parts() {
+        let semaphore = Semaphore::new(4);
+        let mut permit = semaphore.try_acquire(4).unwrap();
+        permit.release(3);
+        assert_eq!((permit.count(), semaphore.available()), (1, 3));
+        drop(permit);
+        assert_eq!(semaphore.available(), 4);
+    }
+
+    #[test]
+    #[should_panic(expected = "2 permits asked of a semaphore of 1")]
+    fn more_than_there_is_cannot_be_waited_for() {
+        drop(Semaphore::new(1).acquire(2));
+    }
+
+    #[test]
+    fn a_notification_after_the_call_counts_before_the_first_poll() {
+        let notify = Notify::default();
+        let mut wait = notify.notified();
+        notify.notify_all();
+        assert!(poll(&mut wait).is_ready());
+        assert!(poll(&mut notify.notified()).is_pending(), "nothing is remembered");
+    }
+
+    #[test]
+    fn two_waits_of_one_task_are_two_and_a_dropped_one_is_none() {
+        let (notify, count) = (Notify::default(), Arc::new(Count::default()));
+        let waker = Waker::from(count.clone());
+        let mut context = Context::from_waker(&waker);
+        let (mut a, mut b) = (notify.notified(), notify.notified());
+        for _ in 0..3 {
+            assert!(a.poll_unpin(&mut context).is_pending());
+            assert!(b.poll_unpin(&mut context).is_pending());
+        }
+        assert_eq!(notify.waiting(), 2);
+        drop(a);
+        assert_eq!(notify.waiting(), 1);
+        notify.notify_all();
+        assert_eq!(count.0.load(Ordering::Relaxed), 1);
+        drop(b);
+        assert_eq!(Arc::strong_count(&count), 2, "no waker is left behind");
+    }
+
+    #[test]
+    fn a_wait_wakes_the_task_that_polled_last() {
+        let (notify, old, new) = (Notify::default(), Arc::new(Count::default()), Arc::new(Count::default()));
+        let mut wait = notify.notified();
+        assert!(wait.poll_unpin(&mut Context::from_waker(&Waker::from(old.clone()))).is_pending());
+        assert!(wait.poll_unpin(&mut Context::from_waker(&Waker::from(new.clone()))).is_pending());
+        notify.notify_all();
+        assert_eq!([&old, &new].map(|c| c.0.load(Ordering::Relaxed)), [0, 1]);
+    }
+
+    #[test]
+    fn a_oneshot_ends_either_way() {
+        let (sender, mut receiver) = oneshot();
+        assert!(poll(&mut receiver).is_pending());
+        sender.send(1);
+        assert_eq!(poll(&mut receiver), Poll::Ready(Some(1)));
+        assert_eq!(poll(&mut receiver), Poll::Ready(None), "only once");
+
+        let (sender, mut receiver) = oneshot::<u8>();
+        drop(sender);
+        assert_eq!(poll(&mut receiver), Poll::Ready(None));
+
+        let (sender, receiver) = oneshot::<u8>();
+        assert!(!sender.is_closed());
+        drop(receiver);
+        assert!(sender.is_closed());
+    }
+}

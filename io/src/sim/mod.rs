@@ -66,6 +66,8 @@ mod net;
 mod node;
 mod rng;
 mod runtime;
+#[cfg(test)]
+mod tests;
 mod tree;
 
 pub use disk::{SimFile, SimLock};

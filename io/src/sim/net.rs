@@ -229,10 +229,13 @@ impl NetState {
         wake([waker]);
     }
 
-    /// Tells `end` that the other side, on node `from`, does not know the connection.
+    /// Tells `end` that the other side, on node `from`, does not know the connection. Said once: a cut swallows it.
     fn reset_later(&self, core: &Rc<Core>, end: &Rc<End>, from: usize) {
-        let (world, end) = (core.clone(), Rc::downgrade(end));
-        core.after(self.delay(core, from, from), move || {
+        if self.is_cut(from, end.node) {
+            return;
+        }
+        let (world, to, end) = (core.clone(), end.node, Rc::downgrade(end));
+        core.after(self.delay(core, from, to), move || {
             if let Some(end) = end.upgrade()
                 && !world.net.is_cut(from, end.node)
             {
