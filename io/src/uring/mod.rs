@@ -52,6 +52,7 @@ pub struct UringRuntime(Rc<Inner>);
 pub(crate) struct Inner {
     options: UringOptions,
     queues: tasks::Queues,
+    tasks: tasks::Registry,
     stalls: tasks::Stalls,
     entropy: entropy::Pool,
     counters: CounterCells,
@@ -76,6 +77,7 @@ impl UringRuntime {
         Self(Rc::new(Inner {
             options,
             queues: tasks::Queues::create(),
+            tasks: tasks::Registry::default(),
             stalls: tasks::Stalls::default(),
             entropy: entropy::Pool::default(),
             counters: CounterCells::default(),
@@ -83,6 +85,25 @@ impl UringRuntime {
             home: loan::Home::new(),
             sockets: RefCell::default(),
         }))
+    }
+
+    /// Ends this runtime, the last thing that an executor does: drops every task that is not done, closes the sockets
+    /// and files those held, and lets the closing reach the kernel.
+    ///
+    /// Without it what tasks hold when their executor ends stays open as long as the process lives, listening
+    /// sockets too: glommio never drops a task that waits. Not to be called from a task that shall go on.
+    pub async fn finish(&self) {
+        self.0.tasks.cancel_all();
+        *self.0.sockets.borrow_mut() = None;
+        self.0.home.empty_returns();
+        // Files are closed by the ring, which takes what is queued before the executor next waits.
+        self.sleep(Duration::from_millis(1)).await;
+    }
+
+    /// Tasks that were spawned and are not done.
+    #[must_use]
+    pub fn tasks(&self) -> usize {
+        self.0.tasks.len()
     }
 
     /// Polls of tasks that held the core longer than [`STALL`] so far.

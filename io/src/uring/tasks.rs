@@ -4,7 +4,7 @@ use super::UringRuntime;
 use crate::runtime::{JoinHandle, TaskGroup, Tasks};
 use crate::sync::oneshot;
 use glommio::{Latency, Shares, TaskQueueHandle};
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll};
@@ -69,19 +69,102 @@ impl Stalls {
     }
 }
 
-/// A future whose polls are timed. Two reads of the time-stamp counter a poll.
+/// The tasks that are not done. glommio keeps no such list: a task that waits when its executor ends is never dropped,
+/// and neither are its sockets.
+#[derive(Default)]
+pub(super) struct Registry {
+    entries: RefCell<Vec<Option<Rc<dyn Cancel>>>>,
+    free: RefCell<Vec<usize>>,
+}
+
+trait Cancel {
+    /// Drops the task's future, unless it is being polled: that one asked for it.
+    fn cancel(&self);
+}
+
+struct TaskCell<F>(RefCell<Option<Pin<Box<F>>>>);
+
+impl<F> Cancel for TaskCell<F> {
+    fn cancel(&self) {
+        let future = self.0.try_borrow_mut().ok().and_then(|mut future| future.take());
+        // Destructors run with nothing borrowed: they may wake and spawn.
+        drop(future);
+    }
+}
+
+impl Registry {
+    fn add(&self, task: Rc<dyn Cancel>) -> usize {
+        let mut entries = self.entries.borrow_mut();
+        match self.free.borrow_mut().pop() {
+            Some(index) => {
+                entries[index] = Some(task);
+                index
+            }
+            None => {
+                entries.push(Some(task));
+                entries.len() - 1
+            }
+        }
+    }
+
+    fn remove(&self, index: usize) {
+        let task = self.entries.borrow_mut()[index].take();
+        assert!(task.is_some(), "task {index} is removed once");
+        self.free.borrow_mut().push(index);
+    }
+
+    /// Tasks that are not done.
+    pub(super) fn len(&self) -> usize {
+        self.entries.borrow().len() - self.free.borrow().len()
+    }
+
+    /// Drops the futures of all tasks but the one that is being polled.
+    pub(super) fn cancel_all(&self) {
+        let mut index = 0;
+        loop {
+            let task = match self.entries.borrow().get(index) {
+                Some(task) => task.clone(),
+                None => return,
+            };
+            if let Some(task) = task {
+                task.cancel();
+            }
+            index += 1;
+        }
+    }
+}
+
+/// What glommio runs: a task whose polls are timed. Two reads of the time-stamp counter a poll.
 struct Timed<F> {
     runtime: UringRuntime,
     name: &'static str,
-    task: Pin<Box<F>>,
+    task: Rc<TaskCell<F>>,
+    index: usize,
 }
 
-impl<F: Future> Future for Timed<F> {
-    type Output = F::Output;
+impl<F: Future<Output = ()> + 'static> Timed<F> {
+    fn new(runtime: UringRuntime, name: &'static str, task: F) -> Self {
+        let task = Rc::new(TaskCell(RefCell::new(Some(Box::pin(task)))));
+        let index = runtime.0.tasks.add(task.clone());
+        Self { runtime, name, task, index }
+    }
+}
 
-    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<F::Output> {
+impl<F> Drop for Timed<F> {
+    fn drop(&mut self) {
+        self.runtime.0.tasks.remove(self.index);
+    }
+}
+
+impl<F: Future<Output = ()>> Future for Timed<F> {
+    type Output = ();
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
+        let mut task = self.task.0.borrow_mut();
+        // Cancelled: nothing is left to do.
+        let Some(future) = task.as_mut() else { return Poll::Ready(()) };
         let before = Instant::now();
-        let polled = self.task.as_mut().poll(cx);
+        let polled = future.as_mut().poll(cx);
         let after = Instant::now();
         let took = after.duration_since(before);
         if took > STALL {
@@ -99,15 +182,14 @@ impl Tasks for UringRuntime {
         task: impl Future<Output = T> + 'static,
     ) -> JoinHandle<T> {
         let (sender, receiver) = oneshot();
-        let runtime = Self(Rc::clone(&self.0));
-        let timed = Timed { runtime, name, task: Box::pin(async move { sender.send(task.await) }) };
+        let timed = Timed::new(self.clone(), name, async move { sender.send(task.await) });
         glommio::spawn_local_into(timed, self.0.queues.of(group))
             .expect("the queues live as long as the executor")
             .detach();
         JoinHandle::new(async move {
             match receiver.await {
                 Some(output) => output,
-                // The executor went down with the task: nobody will ever answer.
+                // Cancelled, so the executor is at its end: nobody will ever answer.
                 None => std::future::pending().await,
             }
         })

@@ -15,7 +15,12 @@ fn on_executor<T>(test: impl AsyncFnOnce(UringRuntime) -> T) -> T {
 
 fn on_executor_with<T>(options: UringOptions, test: impl AsyncFnOnce(UringRuntime) -> T) -> T {
     let builder = glommio::LocalExecutorBuilder::new(glommio::Placement::Unbound).io_memory(1 << 20);
-    builder.make().expect("io_uring").run(async { test(UringRuntime::new(options)).await })
+    builder.make().expect("io_uring").run(async {
+        let runtime = UringRuntime::new(options);
+        let result = test(runtime.clone()).await;
+        runtime.finish().await;
+        result
+    })
 }
 
 /// An empty directory on a disk: `CORELINE_TEST_DIR`, or the target directory.

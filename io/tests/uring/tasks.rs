@@ -1,7 +1,8 @@
 //! Tasks, timers, clocks, and what an idle executor costs.
 
 use super::on_executor;
-use coreline_io::{Clock, Entropy, ListenOptions, Listener, Net, TaskGroup, Tasks};
+use bytes::BytesMut;
+use coreline_io::{Clock, Entropy, ListenOptions, Listener, Net, Stream, TaskGroup, Tasks};
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 use std::time::Duration;
@@ -117,5 +118,44 @@ fn idle_is_idle() {
         runtime.sleep(Duration::from_secs(1)).await;
         let used = thread_cpu() - before;
         assert!(used < Duration::from_millis(100), "an idle executor used {used:?} of a second");
+    });
+}
+
+#[test]
+fn nothing_stays_open_when_an_executor_ends() {
+    let address = on_executor(async |runtime| {
+        let listener = runtime.listen("127.0.0.1:0".parse().expect("address"), ListenOptions::default()).await;
+        let listener = listener.expect("listen");
+        let address = listener.local_addr();
+        let server = runtime.clone();
+        drop(runtime.spawn(TaskGroup::Requests, "accept", async move {
+            loop {
+                let stream = listener.accept().await.expect("accept");
+                let reader = async move { stream.read(&mut BytesMut::with_capacity(10)).await.map(drop) };
+                drop(server.spawn(TaskGroup::Requests, "reader", reader));
+            }
+        }));
+        let client = runtime.connect(address).await.expect("connect");
+        drop(runtime.spawn(TaskGroup::Requests, "forever", async move {
+            let _held = client;
+            std::future::pending::<()>().await;
+        }));
+        runtime.sleep(Duration::from_millis(5)).await;
+        // The three above and the one that waits for sockets.
+        assert_eq!(runtime.tasks(), 4);
+        address
+    });
+    let error = std::net::TcpStream::connect(address).expect_err("nobody listens any more");
+    assert_eq!(error.kind(), std::io::ErrorKind::ConnectionRefused);
+}
+
+#[test]
+fn a_task_that_is_done_is_forgotten() {
+    on_executor(async |runtime| {
+        for _ in 0..100 {
+            runtime.spawn(TaskGroup::Requests, "brief", async {}).await;
+        }
+        runtime.yield_now().await;
+        assert_eq!(runtime.tasks(), 0);
     });
 }
