@@ -190,7 +190,11 @@ where
     .await;
     let mesh = mesh::start(&runtime, shard, links, Pace::Real);
     let shutdown = Shutdown::start(&runtime, options.shutdown);
-    run_main(ShardContext { shard, shards, runtime, mesh, shutdown }, running, main).await
+    let context = ShardContext { shard, shards, runtime: runtime.clone(), mesh, shutdown };
+    let result = run_main(context, running, main).await;
+    // What tasks still hold, listening sockets above all, must not outlive the shard.
+    runtime.finish().await;
+    result
 }
 
 /// The ends, on one shard, of the two rings between it and a peer.

@@ -1,6 +1,10 @@
 //! The glommio backend on a real kernel, a real disk and real sockets.
 #![cfg(feature = "uring")]
 
+#[macro_use]
+#[path = "../suite/mod.rs"]
+mod suite;
+
 mod disk;
 mod net;
 mod tasks;
@@ -40,4 +44,28 @@ fn pattern(len: usize, seed: u64) -> Vec<u8> {
     }
     bytes.truncate(len);
     bytes
+}
+
+/// The cases that every backend passes.
+mod common {
+    use coreline_io::uring::UringRuntime;
+
+    fn run<F: Future<Output = ()>>(case: impl Fn(UringRuntime, crate::suite::Env) -> F) {
+        let dir = crate::directory();
+        let env = crate::suite::Env { dir: dir.path().to_path_buf(), ip: [127, 0, 0, 1].into() };
+        crate::on_executor(async |runtime| case(runtime, env).await);
+    }
+
+    macro_rules! tests {
+        ($($module:ident: [$($case:ident),* $(,)?])*) => {
+            $(mod $module {
+                $(#[test]
+                fn $case() {
+                    super::run(crate::suite::$module::$case);
+                })*
+            })*
+        };
+    }
+
+    for_each_case!(tests);
 }
