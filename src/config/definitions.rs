@@ -1,0 +1,632 @@
+//! The one table of every key: name, type, default, rule, doc. What is not here is refused.
+
+/// Kafka's types of values.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// true or false.
+    Boolean,
+    /// Text.
+    String,
+    /// 16 bits.
+    Short,
+    /// 32 bits.
+    Int,
+    /// 64 bits.
+    Long,
+    /// Comma-separated texts.
+    List,
+}
+
+impl Kind {
+    /// The name in documents, as Kafka writes it.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Boolean => "boolean",
+            Self::String => "string",
+            Self::Short => "short",
+            Self::Int => "int",
+            Self::Long => "long",
+            Self::List => "list",
+        }
+    }
+
+    /// The type's number in DescribeConfigs (KIP-569).
+    #[must_use]
+    pub const fn wire(self) -> i8 {
+        match self {
+            Self::Boolean => 1,
+            Self::String => 2,
+            Self::Int => 3,
+            Self::Short => 4,
+            Self::Long => 5,
+            Self::List => 7,
+        }
+    }
+}
+
+/// What a value must satisfy beyond its type.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Rule {
+    /// Nothing.
+    Any,
+    /// A number not below this.
+    AtLeast(i64),
+    /// A number from the first to the second.
+    Between(i64, i64),
+    /// One of these words.
+    OneOf(&'static [&'static str]),
+    /// Some text, some items.
+    NotEmpty,
+    /// A positive number, or -1 for none.
+    PositiveOrUnset,
+}
+
+/// A broker's key.
+#[derive(Clone, Copy, Debug)]
+pub struct Definition {
+    /// Kafka's name, or `coreline.…` for our own.
+    pub name: &'static str,
+    /// Its type.
+    pub kind: Kind,
+    /// The default as text; none where the key is unset by default.
+    pub default: Option<&'static str>,
+    /// What a value must satisfy.
+    pub rule: Rule,
+    /// May change while the broker runs (IncrementalAlterConfigs on a broker).
+    pub dynamic: bool,
+    /// One or two sentences.
+    pub doc: &'static str,
+}
+
+/// A topic's key.
+#[derive(Clone, Copy, Debug)]
+pub struct TopicDefinition {
+    /// Name, type, default, rule, doc; topic keys are always dynamic.
+    pub key: Definition,
+    /// The broker's keys that give the default, the most important first; the factor turns their unit into this key's.
+    pub synonyms: &'static [(&'static str, i64)],
+}
+
+const MAX: &str = "9223372036854775807";
+const I32: i64 = i32::MAX as i64;
+const DURABILITY: Rule = Rule::OneOf(&["durable", "written"]);
+const TIMESTAMP_TYPES: Rule = Rule::OneOf(&["CreateTime", "LogAppendTime"]);
+
+const fn key(
+    name: &'static str,
+    kind: Kind,
+    default: Option<&'static str>,
+    rule: Rule,
+    dynamic: bool,
+    doc: &'static str,
+) -> Definition {
+    Definition { name, kind, default, rule, dynamic, doc }
+}
+
+/// Every key of a broker, in the order of the documents.
+pub const BROKER_KEYS: &[Definition] = &[
+    key(
+        "node.id",
+        Kind::Int,
+        Some("1"),
+        Rule::AtLeast(0),
+        false,
+        "This node's id. Fixed once the data directory is formatted.",
+    ),
+    key(
+        "broker.id",
+        Kind::Int,
+        None,
+        Rule::AtLeast(0),
+        false,
+        "Older name of node.id; setting both to different values is an error.",
+    ),
+    key(
+        "listeners",
+        Kind::List,
+        Some("PLAINTEXT://127.0.0.1:9092"),
+        Rule::NotEmpty,
+        false,
+        "Where to accept connections, as PLAINTEXT://host:port. Every shard listens on it; the kernel spreads connections. An empty host is all interfaces; port 0 takes a free one.",
+    ),
+    key(
+        "advertised.listeners",
+        Kind::List,
+        None,
+        Rule::NotEmpty,
+        false,
+        "What clients are told to connect to, where that differs from listeners.",
+    ),
+    key(
+        "log.dirs",
+        Kind::List,
+        Some("./data"),
+        Rule::NotEmpty,
+        false,
+        "The data directory. Exactly one: a shard stripes over its own journal and files, not over directories.",
+    ),
+    key("log.dir", Kind::String, None, Rule::NotEmpty, false, "The data directory, if log.dirs is not set."),
+    key(
+        "num.partitions",
+        Kind::Int,
+        Some("1"),
+        Rule::AtLeast(1),
+        false,
+        "Partitions of a topic whose creator names no number.",
+    ),
+    key(
+        "default.replication.factor",
+        Kind::Int,
+        Some("1"),
+        Rule::AtLeast(1),
+        false,
+        "Replicas of a topic whose creator names no number.",
+    ),
+    key(
+        "min.insync.replicas",
+        Kind::Int,
+        Some("1"),
+        Rule::AtLeast(1),
+        true,
+        "Replicas that must be in sync for a write with acks=all to be taken.",
+    ),
+    key(
+        "auto.create.topics.enable",
+        Kind::Boolean,
+        Some("true"),
+        Rule::Any,
+        false,
+        "Make a topic when a client that allows it asks for the metadata of one that does not exist.",
+    ),
+    key("delete.topic.enable", Kind::Boolean, Some("true"), Rule::Any, false, "Allow topics to be deleted."),
+    key(
+        "message.max.bytes",
+        Kind::Int,
+        Some("1048588"),
+        Rule::AtLeast(0),
+        true,
+        "Largest record batch a topic takes by default, in bytes, as compressed.",
+    ),
+    key(
+        "socket.request.max.bytes",
+        Kind::Int,
+        Some("104857600"),
+        Rule::AtLeast(1),
+        false,
+        "Largest request, in bytes; a longer one closes the connection.",
+    ),
+    key(
+        "socket.listen.backlog.size",
+        Kind::Int,
+        Some("1024"),
+        Rule::AtLeast(1),
+        false,
+        "Connections the kernel keeps before they are accepted.",
+    ),
+    key(
+        "max.connections",
+        Kind::Int,
+        Some("2147483647"),
+        Rule::AtLeast(0),
+        false,
+        "Connections of the whole broker, shared evenly between shards; one more is closed at once.",
+    ),
+    key(
+        "connections.max.idle.ms",
+        Kind::Long,
+        Some("600000"),
+        Rule::Any,
+        false,
+        "A connection without a request for so long is closed. Negative: never.",
+    ),
+    key(
+        "queued.max.request.bytes",
+        Kind::Long,
+        Some("-1"),
+        Rule::PositiveOrUnset,
+        false,
+        "Bytes of requests held in memory over all shards before sockets are read no further. -1: 64 MiB a shard.",
+    ),
+    key(
+        "fetch.max.bytes",
+        Kind::Int,
+        Some("57671680"),
+        Rule::AtLeast(1024),
+        false,
+        "Most bytes answered to one fetch; at least one batch is always sent.",
+    ),
+    key(
+        "max.incremental.fetch.session.cache.slots",
+        Kind::Int,
+        Some("1000"),
+        Rule::AtLeast(0),
+        false,
+        "Fetch sessions kept over all shards (KIP-227).",
+    ),
+    key(
+        "producer.id.expiration.ms",
+        Kind::Int,
+        Some("86400000"),
+        Rule::AtLeast(1),
+        false,
+        "A producer that has not written to a partition for so long is forgotten there (KIP-98).",
+    ),
+    key(
+        "log.segment.bytes",
+        Kind::Int,
+        Some("1073741824"),
+        Rule::AtLeast(1 << 20),
+        true,
+        "Size at which a segment is closed and the next begun.",
+    ),
+    key(
+        "log.roll.ms",
+        Kind::Long,
+        None,
+        Rule::AtLeast(1),
+        true,
+        "Age at which a segment is closed; if unset, log.roll.hours.",
+    ),
+    key(
+        "log.roll.hours",
+        Kind::Int,
+        Some("168"),
+        Rule::AtLeast(1),
+        false,
+        "Age at which a segment is closed, in hours.",
+    ),
+    key(
+        "log.index.interval.bytes",
+        Kind::Int,
+        Some("4096"),
+        Rule::AtLeast(0),
+        true,
+        "Bytes of a segment between two entries of its offset index.",
+    ),
+    key(
+        "log.index.size.max.bytes",
+        Kind::Int,
+        Some("10485760"),
+        Rule::AtLeast(4),
+        true,
+        "Largest index of a segment; a full index closes the segment.",
+    ),
+    key(
+        "log.message.timestamp.type",
+        Kind::String,
+        Some("CreateTime"),
+        TIMESTAMP_TYPES,
+        true,
+        "Whether records keep their producer's time or get the broker's.",
+    ),
+    key(
+        "log.message.timestamp.before.max.ms",
+        Kind::Long,
+        Some(MAX),
+        Rule::AtLeast(0),
+        true,
+        "How far a record's time may lie before the broker's.",
+    ),
+    key(
+        "log.message.timestamp.after.max.ms",
+        Kind::Long,
+        Some("3600000"),
+        Rule::AtLeast(0),
+        true,
+        "How far a record's time may lie after the broker's.",
+    ),
+    key(
+        "log.flush.interval.messages",
+        Kind::Long,
+        Some(MAX),
+        Rule::AtLeast(1),
+        true,
+        "With coreline.durability=written: flush to the disk after so many records.",
+    ),
+    key(
+        "log.flush.interval.ms",
+        Kind::Long,
+        None,
+        Rule::AtLeast(0),
+        true,
+        "With coreline.durability=written: flush to the disk after so many milliseconds.",
+    ),
+    key(
+        "coreline.cores",
+        Kind::String,
+        Some("all"),
+        Rule::NotEmpty,
+        false,
+        "The cores to run on, one shard each: all, a count, or a list such as 0,2,4. One number is a count; 0, with a comma after it, is a list.",
+    ),
+    key(
+        "coreline.durability",
+        Kind::String,
+        Some("durable"),
+        DURABILITY,
+        true,
+        "When a write is acknowledged: durable, after it is flushed to the disk; written, after it is handed to the disk (direct I/O, no flush).",
+    ),
+    key(
+        "coreline.journal.bytes",
+        Kind::Long,
+        Some("268435456"),
+        Rule::AtLeast(16 << 20),
+        false,
+        "Size of each shard's journal. What is in it is read at start: it bounds the time of recovery.",
+    ),
+    key(
+        "coreline.cache.bytes",
+        Kind::Long,
+        Some("67108864"),
+        Rule::AtLeast(1 << 20),
+        false,
+        "Memory of each shard for records that were written a moment ago, from which readers at the tail are served.",
+    ),
+    key(
+        "coreline.unflushed.bytes",
+        Kind::Long,
+        Some("134217728"),
+        Rule::AtLeast(16 << 20),
+        false,
+        "Memory of each shard for records that are in the journal but not yet in their segments; at the limit writes wait.",
+    ),
+    key(
+        "coreline.open.files",
+        Kind::Int,
+        Some("1024"),
+        Rule::AtLeast(16),
+        false,
+        "Files each shard keeps open; partitions are not bounded by it.",
+    ),
+];
+
+const fn topic(
+    name: &'static str,
+    kind: Kind,
+    default: &'static str,
+    rule: Rule,
+    synonyms: &'static [(&'static str, i64)],
+    doc: &'static str,
+) -> TopicDefinition {
+    TopicDefinition { key: Definition { name, kind, default: Some(default), rule, dynamic: true, doc }, synonyms }
+}
+
+const HOUR_MS: i64 = 3_600_000;
+
+/// Every key of a topic.
+pub const TOPIC_KEYS: &[TopicDefinition] = &[
+    topic(
+        "segment.bytes",
+        Kind::Int,
+        "1073741824",
+        Rule::Between(1 << 20, I32),
+        &[("log.segment.bytes", 1)],
+        "Size at which a segment is closed and the next begun.",
+    ),
+    topic(
+        "segment.ms",
+        Kind::Long,
+        "604800000",
+        Rule::AtLeast(1),
+        &[("log.roll.ms", 1), ("log.roll.hours", HOUR_MS)],
+        "Age at which a segment is closed, by the times of its records.",
+    ),
+    topic(
+        "segment.index.bytes",
+        Kind::Int,
+        "10485760",
+        Rule::AtLeast(4),
+        &[("log.index.size.max.bytes", 1)],
+        "Largest index of a segment; a full index closes the segment.",
+    ),
+    topic(
+        "index.interval.bytes",
+        Kind::Int,
+        "4096",
+        Rule::AtLeast(0),
+        &[("log.index.interval.bytes", 1)],
+        "Bytes of a segment between two entries of its offset index.",
+    ),
+    topic(
+        "max.message.bytes",
+        Kind::Int,
+        "1048588",
+        Rule::AtLeast(0),
+        &[("message.max.bytes", 1)],
+        "Largest record batch the topic takes, in bytes, as compressed.",
+    ),
+    topic(
+        "message.timestamp.type",
+        Kind::String,
+        "CreateTime",
+        TIMESTAMP_TYPES,
+        &[("log.message.timestamp.type", 1)],
+        "Whether records keep their producer's time or get the broker's.",
+    ),
+    topic(
+        "message.timestamp.before.max.ms",
+        Kind::Long,
+        MAX,
+        Rule::AtLeast(0),
+        &[("log.message.timestamp.before.max.ms", 1)],
+        "How far a record's time may lie before the broker's.",
+    ),
+    topic(
+        "message.timestamp.after.max.ms",
+        Kind::Long,
+        "3600000",
+        Rule::AtLeast(0),
+        &[("log.message.timestamp.after.max.ms", 1)],
+        "How far a record's time may lie after the broker's.",
+    ),
+    topic(
+        "min.insync.replicas",
+        Kind::Int,
+        "1",
+        Rule::AtLeast(1),
+        &[("min.insync.replicas", 1)],
+        "Replicas that must be in sync for a write with acks=all to be taken.",
+    ),
+    topic(
+        "flush.messages",
+        Kind::Long,
+        MAX,
+        Rule::AtLeast(1),
+        &[("log.flush.interval.messages", 1)],
+        "With coreline.durability=written: flush to the disk after so many records.",
+    ),
+    topic(
+        "flush.ms",
+        Kind::Long,
+        MAX,
+        Rule::AtLeast(0),
+        &[("log.flush.interval.ms", 1)],
+        "With coreline.durability=written: flush to the disk after so many milliseconds.",
+    ),
+    topic(
+        "coreline.durability",
+        Kind::String,
+        "durable",
+        DURABILITY,
+        &[("coreline.durability", 1)],
+        "When a write is acknowledged: durable, after it is flushed to the disk; written, after it is handed to the disk.",
+    ),
+];
+
+/// Keys that Kafka has and this version does not obey: for a better message than "unknown".
+const KAFKA_ONLY: &[&str] = &[
+    "process.roles",
+    "controller.quorum.voters",
+    "controller.quorum.bootstrap.servers",
+    "controller.listener.names",
+    "inter.broker.listener.name",
+    "listener.security.protocol.map",
+    "num.network.threads",
+    "num.io.threads",
+    "socket.send.buffer.bytes",
+    "socket.receive.buffer.bytes",
+    "num.recovery.threads.per.data.dir",
+    "log.retention.hours",
+    "log.retention.minutes",
+    "log.retention.ms",
+    "log.retention.bytes",
+    "log.retention.check.interval.ms",
+    "log.cleanup.policy",
+    "log.cleaner.enable",
+    "compression.type",
+    "cleanup.policy",
+    "retention.ms",
+    "retention.bytes",
+    "segment.jitter.ms",
+    "delete.retention.ms",
+    "file.delete.delay.ms",
+    "min.cleanable.dirty.ratio",
+    "min.compaction.lag.ms",
+    "max.compaction.lag.ms",
+    "preallocate",
+    "unclean.leader.election.enable",
+    "remote.storage.enable",
+    "local.retention.ms",
+    "local.retention.bytes",
+    "leader.replication.throttled.replicas",
+    "follower.replication.throttled.replicas",
+    "offsets.topic.replication.factor",
+    "offsets.topic.num.partitions",
+    "transaction.state.log.replication.factor",
+    "transaction.state.log.min.isr",
+    "group.initial.rebalance.delay.ms",
+    "group.coordinator.rebalance.protocols",
+    "authorizer.class.name",
+    "ssl.keystore.location",
+    "sasl.enabled.mechanisms",
+    "super.users",
+    "broker.rack",
+    "log.preallocate",
+    "zookeeper.connect",
+    "max.connections.per.ip",
+    "replica.lag.time.max.ms",
+    "offsets.retention.minutes",
+    "auto.leader.rebalance.enable",
+    "background.threads",
+    "metric.reporters",
+    "compression.gzip.level",
+    "compression.lz4.level",
+    "compression.zstd.level",
+    "queued.max.requests",
+];
+
+/// The definition of a broker's key.
+///
+/// # Errors
+/// `Unknown` with the nearest known key, or `Unsupported`.
+pub fn broker_key(name: &str) -> Result<&'static Definition, super::ConfigError> {
+    BROKER_KEYS.iter().find(|d| d.name == name).ok_or_else(|| stranger(name, BROKER_KEYS.iter().map(|d| d.name)))
+}
+
+/// The definition of a topic's key.
+///
+/// # Errors
+/// `Unknown` with the nearest known key, or `Unsupported`.
+pub fn topic_key(name: &str) -> Result<&'static TopicDefinition, super::ConfigError> {
+    TOPIC_KEYS.iter().find(|d| d.key.name == name).ok_or_else(|| stranger(name, TOPIC_KEYS.iter().map(|d| d.key.name)))
+}
+
+fn stranger(name: &str, known: impl Iterator<Item = &'static str>) -> super::ConfigError {
+    if KAFKA_ONLY.contains(&name) {
+        return super::ConfigError::Unsupported { key: name.to_owned() };
+    }
+    let nearest = known.map(|k| (distance(name, k), k)).min().filter(|(d, k)| *d <= 2 + k.len() / 4);
+    super::ConfigError::Unknown { key: name.to_owned(), nearest: nearest.map(|(_, k)| k.to_owned()) }
+}
+
+/// Levenshtein's distance.
+fn distance(a: &str, b: &str) -> usize {
+    let b: Vec<char> = b.chars().collect();
+    let mut row: Vec<usize> = (0..=b.len()).collect();
+    for (i, ca) in a.chars().enumerate() {
+        let mut diagonal = row[0];
+        row[0] = i + 1;
+        for (j, cb) in b.iter().enumerate() {
+            let change = diagonal + usize::from(ca != *cb);
+            diagonal = row[j + 1];
+            row[j + 1] = change.min(row[j] + 1).min(diagonal + 1);
+        }
+    }
+    row[b.len()]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::parse_value;
+
+    #[test]
+    fn defaults_are_valid_and_names_unique() {
+        let topics = TOPIC_KEYS.iter().map(|t| &t.key);
+        for table in [BROKER_KEYS.iter().collect::<Vec<_>>(), topics.collect()] {
+            for (i, d) in table.iter().enumerate() {
+                assert!(table[..i].iter().all(|other| other.name != d.name), "{} twice", d.name);
+                assert!(!KAFKA_ONLY.contains(&d.name), "{} is supported", d.name);
+                if let Some(default) = d.default {
+                    parse_value(d.name, d.kind, d.rule, default).expect("a valid default");
+                }
+            }
+        }
+        for t in TOPIC_KEYS {
+            for (synonym, _) in t.synonyms {
+                broker_key(synonym).expect("a synonym is a broker's key");
+            }
+        }
+    }
+
+    #[test]
+    fn strangers_are_named() {
+        let error = broker_key("log.segment.byte").expect_err("unknown").to_string();
+        assert_eq!(error, "unknown configuration key \"log.segment.byte\": did you mean \"log.segment.bytes\"?");
+        assert!(broker_key("zookeeper.connect").expect_err("unsupported").to_string().contains("not supported"));
+        assert_eq!(broker_key("xyzzy").expect_err("unknown").to_string(), "unknown configuration key \"xyzzy\"");
+        assert!(topic_key("retention.ms").is_err());
+    }
+}

@@ -1,0 +1,18 @@
+//! Configuration: Kafka's property names, one table, typed views. Pure.
+//!
+//! A key is in the table only if the code obeys it. Whatever else is set, by file, override or request, is an error
+//! that names the key: nothing is accepted and ignored.
+
+mod broker;
+mod definitions;
+mod describe;
+mod properties;
+mod topic;
+mod value;
+
+pub use broker::{BrokerConfig, CoreChoice, Endpoint, Override, parse_override};
+pub use definitions::{BROKER_KEYS, Definition, Kind, Rule, TOPIC_KEYS, TopicDefinition, broker_key, topic_key};
+pub use describe::{Described, DynamicValues, Source, Synonym, describe_broker, describe_topic, reference_markdown};
+pub use properties::{PropertiesError, parse_properties};
+pub use topic::{resolve_topic, validate_topic};
+pub use value::{ConfigError, Value, parse_value};

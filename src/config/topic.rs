@@ -1,0 +1,142 @@
+//! What a topic obeys: its own settings over the broker's over the defaults.
+
+use super::BrokerConfig;
+use super::broker::parse_durability;
+use super::definitions::{TOPIC_KEYS, TopicDefinition, topic_key};
+use super::describe::{DynamicValues, Source};
+use super::value::{ConfigError, Value, parse_value};
+use crate::log::log_config::{LogConfig, TimestampType};
+use std::collections::BTreeMap;
+
+/// Checks the settings that a client gave a topic.
+///
+/// # Errors
+/// The first that is wrong.
+pub fn validate_topic(settings: &BTreeMap<String, String>) -> Result<(), ConfigError> {
+    for (name, text) in settings {
+        let key = &topic_key(name)?.key;
+        parse_value(key.name, key.kind, key.rule, text)?;
+    }
+    Ok(())
+}
+
+/// Every source of a topic's key, the most important first: (source, name there, text there, text in the topic's unit).
+pub(super) fn sources(
+    definition: &TopicDefinition,
+    broker: &BrokerConfig,
+    dynamic: DynamicValues<'_>,
+    own: &BTreeMap<String, String>,
+) -> Vec<(Source, &'static str, String, String)> {
+    let mut found = Vec::new();
+    if let Some(text) = own.get(definition.key.name) {
+        found.push((Source::Topic, definition.key.name, text.clone(), text.clone()));
+    }
+    for (source, values) in [(Source::DynamicBroker, dynamic.broker), (Source::DynamicDefaultBroker, dynamic.default)] {
+        for (name, factor) in definition.synonyms {
+            if let Some(text) = values.and_then(|v| v.get(*name)) {
+                found.push((source, *name, text.clone(), scaled(text, *factor)));
+            }
+        }
+    }
+    for (name, factor) in definition.synonyms {
+        if let Some(text) = broker.explicit(name) {
+            found.push((Source::StaticBroker, *name, text.to_owned(), scaled(text, *factor)));
+        }
+    }
+    found
+}
+
+fn scaled(text: &str, factor: i64) -> String {
+    match text.trim().parse::<i64>() {
+        Ok(n) if factor != 1 => n.saturating_mul(factor).to_string(),
+        _ => text.trim().to_owned(),
+    }
+}
+
+/// The value a topic obeys, as text.
+pub(super) fn effective(
+    definition: &TopicDefinition,
+    broker: &BrokerConfig,
+    dynamic: DynamicValues<'_>,
+    own: &BTreeMap<String, String>,
+) -> String {
+    let default = definition.key.default.expect("every topic key has a default");
+    sources(definition, broker, dynamic, own).into_iter().next().map_or_else(|| default.to_owned(), |(.., text)| text)
+}
+
+/// What the log of a topic obeys, and how many replicas must be in sync for `acks=all`.
+#[must_use]
+pub fn resolve_topic(
+    broker: &BrokerConfig,
+    dynamic: DynamicValues<'_>,
+    own: &BTreeMap<String, String>,
+) -> (LogConfig, i32) {
+    let value = |name: &str| {
+        let definition = TOPIC_KEYS.iter().find(|t| t.key.name == name).expect("a key of the table");
+        let key = &definition.key;
+        let text = effective(definition, broker, dynamic, own);
+        // What is stored was checked when it was set; a broker's value may still not suit the topic's rule.
+        parse_value(key.name, key.kind, key.rule, &text).or_else(|_| {
+            let default = key.default.expect("every topic key has a default");
+            parse_value(key.name, key.kind, key.rule, default)
+        })
+    };
+    let number = |name: &str| match value(name) {
+        Ok(Value::Integer(n)) => n,
+        other => unreachable!("{name} is a number with a default, not {other:?}"),
+    };
+    let text = |name: &str| match value(name) {
+        Ok(Value::Text(text)) => text,
+        other => unreachable!("{name} is a text with a default, not {other:?}"),
+    };
+    let positive = |name: &str| u64::try_from(number(name)).unwrap_or(0);
+    let log_append = text("message.timestamp.type") == "LogAppendTime";
+    let config = LogConfig {
+        segment_bytes: positive("segment.bytes"),
+        segment_ms: number("segment.ms"),
+        segment_index_bytes: positive("segment.index.bytes"),
+        index_interval_bytes: positive("index.interval.bytes"),
+        max_message_bytes: usize::try_from(positive("max.message.bytes")).unwrap_or(usize::MAX),
+        message_timestamp_type: if log_append { TimestampType::LogAppendTime } else { TimestampType::CreateTime },
+        message_timestamp_before_max_ms: number("message.timestamp.before.max.ms"),
+        message_timestamp_after_max_ms: number("message.timestamp.after.max.ms"),
+        durability: parse_durability(Some(&text("coreline.durability"))),
+        flush_messages: number("flush.messages"),
+        flush_ms: number("flush.ms"),
+        ..LogConfig::default()
+    };
+    (config, i32::try_from(number("min.insync.replicas")).unwrap_or(i32::MAX))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::log::log_config::Durability;
+
+    fn map(settings: &[(&str, &str)]) -> BTreeMap<String, String> {
+        settings.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect()
+    }
+
+    #[test]
+    fn the_topic_goes_before_the_broker_before_the_default() {
+        let broker = BrokerConfig::from_settings(map(&[("log.segment.bytes", "2097152"), ("log.roll.hours", "2")]))
+            .expect("valid");
+        let none = DynamicValues::default();
+        let (config, insync) = resolve_topic(&broker, none, &map(&[]));
+        assert_eq!((config.segment_bytes, config.segment_ms, insync), (2_097_152, 7_200_000, 1));
+        let (config, insync) =
+            resolve_topic(&broker, none, &map(&[("segment.bytes", "3145728"), ("min.insync.replicas", "2")]));
+        assert_eq!((config.segment_bytes, insync), (3_145_728, 2));
+        let dynamic = map(&[("log.roll.ms", "5000"), ("coreline.durability", "written")]);
+        let (config, _) = resolve_topic(&broker, DynamicValues { broker: None, default: Some(&dynamic) }, &map(&[]));
+        assert_eq!((config.segment_ms, config.durability), (5000, Durability::Written));
+        assert_eq!(resolve_topic(&BrokerConfig::default(), none, &map(&[])).0, LogConfig::default());
+    }
+
+    #[test]
+    fn wrong_settings_are_refused() {
+        assert!(validate_topic(&map(&[("segment.bytes", "2097152")])).is_ok());
+        assert!(validate_topic(&map(&[("segment.bytes", "-5")])).is_err());
+        assert!(validate_topic(&map(&[("segment.byte", "5")])).is_err());
+    }
+}

@@ -1,0 +1,120 @@
+//! Values: from text to type, checked against the key's rule; and the errors that name the key.
+
+use super::definitions::{Kind, Rule};
+
+/// Why a setting is refused.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum ConfigError {
+    /// No such key.
+    #[error("unknown configuration key \"{key}\"{}", nearest.as_ref().map(|n| format!(": did you mean \"{n}\"?")).unwrap_or_default())]
+    Unknown {
+        /// The key as it was given.
+        key: String,
+        /// The known key that is most like it.
+        nearest: Option<String>,
+    },
+    /// Kafka has the key, this version of Coreline does not obey it.
+    #[error("configuration key \"{key}\" is not supported by this version of Coreline")]
+    Unsupported {
+        /// The key.
+        key: String,
+    },
+    /// The value is not one the key can have.
+    #[error("invalid value {value} for configuration {key}: {expected}")]
+    Invalid {
+        /// The key.
+        key: String,
+        /// The value as it was given.
+        value: String,
+        /// What was expected.
+        expected: String,
+    },
+    /// Two settings that exclude each other.
+    #[error("{0}")]
+    Conflict(String),
+}
+
+/// A value by type.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Value {
+    /// `true` or `false`.
+    Boolean(bool),
+    /// A whole number, of any of Kafka's integer types.
+    Integer(i64),
+    /// Text.
+    Text(String),
+    /// A comma-separated list.
+    List(Vec<String>),
+}
+
+/// Reads and checks a value. Blanks around it do not count, as in Kafka.
+///
+/// # Errors
+/// `Invalid` with what was expected.
+pub fn parse_value(key: &str, kind: Kind, rule: Rule, text: &str) -> Result<Value, ConfigError> {
+    let text = text.trim();
+    let invalid = |expected: String| ConfigError::Invalid { key: key.to_owned(), value: text.to_owned(), expected };
+    let integer = |bits: &str, min: i64, max: i64| {
+        let number: i64 = text.parse().map_err(|_| invalid(format!("not a number of type {bits}")))?;
+        if number < min || number > max {
+            return Err(invalid(format!("not a number of type {bits}")));
+        }
+        Ok(Value::Integer(number))
+    };
+    let value = match kind {
+        Kind::Boolean if text.eq_ignore_ascii_case("true") => Value::Boolean(true),
+        Kind::Boolean if text.eq_ignore_ascii_case("false") => Value::Boolean(false),
+        Kind::Boolean => return Err(invalid("expected true or false".to_owned())),
+        Kind::Short => integer("SHORT", i64::from(i16::MIN), i64::from(i16::MAX))?,
+        Kind::Int => integer("INT", i64::from(i32::MIN), i64::from(i32::MAX))?,
+        Kind::Long => integer("LONG", i64::MIN, i64::MAX)?,
+        Kind::String => Value::Text(text.to_owned()),
+        Kind::List if text.is_empty() => Value::List(Vec::new()),
+        Kind::List => Value::List(text.split(',').map(|item| item.trim().to_owned()).collect()),
+    };
+    check(rule, &value).map_err(invalid)?;
+    Ok(value)
+}
+
+fn check(rule: Rule, value: &Value) -> Result<(), String> {
+    match (rule, value) {
+        (Rule::AtLeast(min), Value::Integer(n)) if *n < min => Err(format!("must be at least {min}")),
+        (Rule::Between(min, max), Value::Integer(n)) if *n < min || *n > max => {
+            Err(format!("must be from {min} to {max}"))
+        }
+        (Rule::OneOf(words), Value::Text(text)) if !words.contains(&text.as_str()) => {
+            Err(format!("must be one of {}", words.join(", ")))
+        }
+        (Rule::NotEmpty, Value::Text(text)) if text.is_empty() => Err("must not be empty".to_owned()),
+        (Rule::NotEmpty, Value::List(items)) if items.is_empty() || items.iter().any(String::is_empty) => {
+            Err("must not be empty".to_owned())
+        }
+        (Rule::PositiveOrUnset, Value::Integer(n)) if *n < -1 || *n == 0 => {
+            Err("must be positive, or -1 for none".to_owned())
+        }
+        _ => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn values_are_read_and_checked() {
+        let read = |kind, rule, text| parse_value("k", kind, rule, text);
+        assert_eq!(read(Kind::Boolean, Rule::Any, " True "), Ok(Value::Boolean(true)));
+        assert!(read(Kind::Boolean, Rule::Any, "yes").is_err());
+        assert_eq!(read(Kind::Int, Rule::AtLeast(1), "5"), Ok(Value::Integer(5)));
+        assert!(read(Kind::Int, Rule::AtLeast(1), "0").is_err());
+        assert!(read(Kind::Int, Rule::Any, "3000000000").is_err());
+        assert_eq!(read(Kind::Long, Rule::Any, "3000000000"), Ok(Value::Integer(3_000_000_000)));
+        assert!(read(Kind::Long, Rule::Any, "1.5").is_err());
+        assert_eq!(read(Kind::List, Rule::Any, "a, b"), Ok(Value::List(vec!["a".into(), "b".into()])));
+        assert_eq!(read(Kind::String, Rule::OneOf(&["a", "b"]), "a"), Ok(Value::Text("a".into())));
+        let error = read(Kind::String, Rule::OneOf(&["a", "b"]), "c").expect_err("not one of them");
+        assert_eq!(error.to_string(), "invalid value c for configuration k: must be one of a, b");
+        assert!(read(Kind::Long, Rule::PositiveOrUnset, "0").is_err());
+        assert!(read(Kind::Long, Rule::PositiveOrUnset, "-1").is_ok());
+    }
+}
