@@ -439,3 +439,129 @@ pub(super) fn pages_of(parts: &[Bytes]) -> Vec<Page> {
     }
     pages
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn pages(bytes: &[u8]) -> Vec<Page> {
+        pages_of(&bytes.iter().map(|b| Bytes::from(vec![*b; BLOCK])).collect::<Vec<_>>())
+    }
+
+    fn write(file: &FileImage, first: u64, bytes: &[u8], dsync: bool) {
+        file.begin_write(1, first, pages(bytes));
+        file.finish_write(1, dsync);
+    }
+
+    fn contents(file: &FileImage) -> Vec<u8> {
+        file.read(0, usize::MAX).to_vec()
+    }
+
+    #[test]
+    fn a_sync_covers_what_came_before_its_start() {
+        let mut kept = [0; 2];
+        for seed in 0..100 {
+            let file = FileImage::with_contents(&[1; 2 * BLOCK]);
+            write(&file, 0, &[2], false);
+            let point = file.sync_point();
+            write(&file, 1, &[3], false);
+            file.sync(point);
+            file.lose_power(&SimRng::new(seed));
+            assert_eq!(contents(&file)[..BLOCK], [2; BLOCK]);
+            kept[usize::from(contents(&file)[BLOCK..] == [3; BLOCK])] += 1;
+        }
+        assert!(kept[0] > 10 && kept[1] > 10, "{kept:?}");
+    }
+
+    #[test]
+    fn what_was_written_after_a_lost_truncation_is_lost_with_it() {
+        let mut lengths = [0; 3];
+        for seed in 0..200 {
+            let file = FileImage::with_contents(&[1; 2 * BLOCK]);
+            file.truncate(0);
+            write(&file, 0, &[2], false);
+            file.lose_power(&SimRng::new(seed));
+            let found = contents(&file);
+            lengths[found.len() / BLOCK] += 1;
+            let allowed: &[u8] = if found.len() == 2 * BLOCK { &[1] } else { &[0, 2] };
+            assert!(found.iter().all(|b| allowed.contains(b)), "seed {seed}: {} bytes", found.len());
+        }
+        assert!(lengths.iter().all(|n| *n > 20), "{lengths:?}");
+    }
+
+    #[test]
+    fn zeros_need_no_memory() {
+        let file = FileImage::default();
+        write(&file, 0, &[0; 64], false);
+        write(&file, 3, &[7], false);
+        write(&file, 3, &[0], false);
+        assert_eq!(file.size(), 64 * BLOCK as u64);
+        assert!(file.0.borrow().current.pages.is_empty());
+        file.sync(file.sync_point());
+        assert!(file.0.borrow().durable.pages.is_empty() && file.0.borrow().pending.is_empty());
+    }
+
+    /// One random history of a file beside the plainest model of it.
+    struct Model {
+        file: FileImage,
+        rng: SimRng,
+        now: Vec<u8>,
+        /// Every state since the last one that is known to be durable, that one first.
+        since_durable: Vec<Vec<u8>>,
+    }
+
+    impl Model {
+        fn step(&mut self) {
+            let block = self.rng.index(6);
+            match self.rng.below(8) {
+                0..=3 => {
+                    let bytes: Vec<u8> = (0..=self.rng.index(3)).map(|_| self.rng.below(4) as u8).collect();
+                    write(&self.file, block as u64, &bytes, false);
+                    self.now.resize(self.now.len().max((block + bytes.len()) * BLOCK), 0);
+                    for (n, byte) in bytes.iter().enumerate() {
+                        self.now[(block + n) * BLOCK..][..BLOCK].fill(*byte);
+                    }
+                }
+                4 => {
+                    let len = block * BLOCK + self.rng.index(BLOCK);
+                    self.file.truncate(len as u64);
+                    self.now.resize(len, 0);
+                }
+                5 => {
+                    self.file.sync(self.file.sync_point());
+                    self.since_durable.clear();
+                }
+                6 => self.file.kill(&self.rng),
+                _ => self.lose_power(),
+            }
+            self.since_durable.push(self.now.clone());
+            assert_eq!(contents(&self.file), self.now);
+        }
+
+        fn lose_power(&mut self) {
+            self.file.lose_power(&self.rng);
+            let found = contents(&self.file);
+            assert!(self.since_durable.iter().any(|s| s.len() == found.len()), "a size that never was");
+            for (at, byte) in found.iter().enumerate() {
+                // Past the end of a state lies a hole.
+                let known = self.since_durable.iter().any(|s| s.get(at).copied().unwrap_or(0) == *byte);
+                assert!(known, "byte {at} is {byte}, which it never was since it was durable");
+            }
+            self.now = found;
+            self.since_durable.clear();
+        }
+    }
+
+    #[test]
+    fn a_file_is_what_the_plainest_model_says() {
+        for seed in 0..300 {
+            let mut model = Model {
+                file: FileImage::default(),
+                rng: SimRng::new(seed),
+                now: Vec::new(),
+                since_durable: vec![Vec::new()],
+            };
+            (0..60).for_each(|_| model.step());
+        }
+    }
+}
