@@ -124,6 +124,58 @@ fn power_loss_tears_what_was_not_synced_and_nothing_else() {
 }
 
 #[test]
+fn any_subset_of_the_sectors_of_a_page_may_be_kept() {
+    let kept = outcomes(|seed| {
+        let (world, node) = world(seed);
+        let rt = node.runtime();
+        world.block_on(async {
+            let file = durable_file(&rt, 1, 1).await;
+            file.write_at(0, &[block(2)]).await.unwrap();
+        });
+        node.crash();
+        node.file_contents(FILE).unwrap().chunks(512).map(|sector| sector[0]).collect::<Vec<_>>()
+    });
+    assert!(kept.len() > 30, "{} subsets in 200 seeds", kept.len());
+    let beginning = |sectors: &Vec<u8>| sectors.is_sorted_by(|a, b| a >= b);
+    assert!(kept.iter().filter(|s| beginning(s)).count() > 4 && !kept.iter().all(beginning), "{kept:?}");
+}
+
+#[test]
+fn what_a_dead_process_asked_for_does_not_happen_to_the_next() {
+    for seed in 0..50 {
+        let (world, node) = world(seed);
+        let rt = node.runtime();
+        world.block_on(durable_file(&rt, 1, 1));
+        rt.clone().spawn(GROUP, "renamer", async move {
+            let rename = rt.rename(Path::new(FILE), Path::new("/data/g"));
+            let _ = futures_util::join!(rename, rt.remove_file(Path::new("/data/g")));
+        });
+        world.run_for(Duration::ZERO);
+        node.crash();
+        node.restart();
+        let before = node.files();
+        world.run_for(Duration::from_secs(1));
+        assert_eq!(node.files(), before, "seed {seed}");
+    }
+}
+
+#[test]
+fn ready_tasks_run_in_the_seeds_order() {
+    let orders = outcomes(|seed| {
+        let (world, node) = world(seed);
+        let rt = node.runtime();
+        let order = Rc::new(RefCell::new(Vec::new()));
+        let tasks = [0, 1, 2].map(|n| {
+            let order = order.clone();
+            rt.spawn(GROUP, "member", async move { order.borrow_mut().push(n) })
+        });
+        world.block_on(futures_util::future::join_all(tasks));
+        order.take()
+    });
+    assert_eq!(orders.len(), 6, "{orders:?}");
+}
+
+#[test]
 fn power_loss_takes_no_synced_write_and_no_dsync_write() {
     for seed in 0..200 {
         let (world, node) = world(seed);
