@@ -6,3 +6,4 @@ pub mod config;
 pub mod error_code;
 pub mod ids;
 pub mod log;
+pub mod protocol;

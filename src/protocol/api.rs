@@ -1,0 +1,170 @@
+//! The one table of the APIs and versions that this broker serves. ApiVersions answers from it; the dispatch of
+//! `broker/handlers` matches on [`ApiKey`], so that a key without a handler does not compile.
+
+use super::schema::{self, Schema};
+
+/// The APIs that are served, by Kafka's names and numbers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[repr(i16)]
+#[allow(missing_docs, reason = "Kafka's own names")]
+pub enum ApiKey {
+    Produce = 0,
+    Fetch = 1,
+    ListOffsets = 2,
+    Metadata = 3,
+    FindCoordinator = 10,
+    ApiVersions = 18,
+    CreateTopics = 19,
+    DeleteTopics = 20,
+    InitProducerId = 22,
+    OffsetForLeaderEpoch = 23,
+    DescribeConfigs = 32,
+    AlterConfigs = 33,
+    DescribeLogDirs = 35,
+    CreatePartitions = 37,
+    IncrementalAlterConfigs = 44,
+    DescribeCluster = 60,
+    DescribeProducers = 61,
+    ListConfigResources = 74,
+    DescribeTopicPartitions = 75,
+}
+
+impl ApiKey {
+    /// Kafka's name.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Produce => "Produce",
+            Self::Fetch => "Fetch",
+            Self::ListOffsets => "ListOffsets",
+            Self::Metadata => "Metadata",
+            Self::FindCoordinator => "FindCoordinator",
+            Self::ApiVersions => "ApiVersions",
+            Self::CreateTopics => "CreateTopics",
+            Self::DeleteTopics => "DeleteTopics",
+            Self::InitProducerId => "InitProducerId",
+            Self::OffsetForLeaderEpoch => "OffsetForLeaderEpoch",
+            Self::DescribeConfigs => "DescribeConfigs",
+            Self::AlterConfigs => "AlterConfigs",
+            Self::DescribeLogDirs => "DescribeLogDirs",
+            Self::CreatePartitions => "CreatePartitions",
+            Self::IncrementalAlterConfigs => "IncrementalAlterConfigs",
+            Self::DescribeCluster => "DescribeCluster",
+            Self::DescribeProducers => "DescribeProducers",
+            Self::ListConfigResources => "ListConfigResources",
+            Self::DescribeTopicPartitions => "DescribeTopicPartitions",
+        }
+    }
+
+    /// True for ApiVersions, which is how a client learns the versions: a wrong one must get an answer (KIP-511).
+    #[must_use]
+    pub const fn answers_any_version(self) -> bool {
+        matches!(self, Self::ApiVersions)
+    }
+}
+
+/// One API: which versions are served, and how its requests are shaped.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Api {
+    /// Which API.
+    pub key: ApiKey,
+    /// The first version that is served.
+    pub min: i16,
+    /// The last version that is served.
+    pub max: i16,
+    /// The first version in the list: below `min` only for Produce, because clients based on librdkafka take the
+    /// absence of Produce 0 for a broker that cannot compress (KIP-896; Kafka 4 lists it so, too).
+    pub listed_min: i16,
+    /// The first version with compact types and tagged fields.
+    pub flexible_from: i16,
+    /// The shape of its requests, against which array lengths are checked before anything is decoded.
+    pub schema: Schema,
+}
+
+const fn api(key: ApiKey, min: i16, max: i16, flexible_from: i16, schema: Schema) -> Api {
+    Api { key, min, max, listed_min: min, flexible_from, schema }
+}
+
+/// Sorted by key.
+static APIS: &[Api] = &[
+    Api { listed_min: 0, ..api(ApiKey::Produce, 3, 13, 9, schema::PRODUCE) },
+    api(ApiKey::Fetch, 4, 17, 12, schema::FETCH),
+    api(ApiKey::ListOffsets, 1, 10, 6, schema::LIST_OFFSETS),
+    api(ApiKey::Metadata, 0, 13, 9, schema::METADATA),
+    api(ApiKey::FindCoordinator, 0, 6, 3, schema::FIND_COORDINATOR),
+    api(ApiKey::ApiVersions, 0, 4, 3, schema::API_VERSIONS),
+    api(ApiKey::CreateTopics, 2, 7, 5, schema::CREATE_TOPICS),
+    api(ApiKey::DeleteTopics, 1, 6, 4, schema::DELETE_TOPICS),
+    api(ApiKey::InitProducerId, 0, 5, 2, schema::INIT_PRODUCER_ID),
+    api(ApiKey::OffsetForLeaderEpoch, 2, 4, 4, schema::OFFSET_FOR_LEADER_EPOCH),
+    api(ApiKey::DescribeConfigs, 1, 4, 4, schema::DESCRIBE_CONFIGS),
+    api(ApiKey::AlterConfigs, 0, 2, 2, schema::ALTER_CONFIGS),
+    api(ApiKey::DescribeLogDirs, 1, 4, 2, schema::DESCRIBE_LOG_DIRS),
+    api(ApiKey::CreatePartitions, 0, 3, 2, schema::CREATE_PARTITIONS),
+    api(ApiKey::IncrementalAlterConfigs, 0, 1, 1, schema::INCREMENTAL_ALTER_CONFIGS),
+    api(ApiKey::DescribeCluster, 0, 2, 0, schema::DESCRIBE_CLUSTER),
+    api(ApiKey::DescribeProducers, 0, 0, 0, schema::DESCRIBE_PRODUCERS),
+    api(ApiKey::ListConfigResources, 0, 1, 0, schema::LIST_CONFIG_RESOURCES),
+    api(ApiKey::DescribeTopicPartitions, 0, 0, 0, schema::DESCRIBE_TOPIC_PARTITIONS),
+];
+
+impl Api {
+    /// All that are served, by key.
+    #[must_use]
+    pub fn all() -> &'static [Self] {
+        APIS
+    }
+
+    /// The API with this number, if it is served.
+    #[must_use]
+    pub fn find(key: i16) -> Option<&'static Self> {
+        APIS.binary_search_by_key(&key, |api| api.key as i16).ok().map(|i| &APIS[i])
+    }
+
+    /// The entry of an API.
+    #[must_use]
+    pub fn of(key: ApiKey) -> &'static Self {
+        Self::find(key as i16).expect("every key is in the table: a test says so")
+    }
+
+    /// True if requests of this version are served.
+    #[must_use]
+    pub const fn serves(&self, version: i16) -> bool {
+        version >= self.min && version <= self.max
+    }
+
+    /// True if this version has compact types and tagged fields.
+    #[must_use]
+    pub const fn flexible(&self, version: i16) -> bool {
+        version >= self.flexible_from
+    }
+
+    /// True if the header of the response has tagged fields: never for ApiVersions, whose client does not know yet
+    /// what the broker speaks (KIP-511).
+    #[must_use]
+    pub const fn flexible_response_header(&self, version: i16) -> bool {
+        self.flexible(version) && !matches!(self.key, ApiKey::ApiVersions)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use kafka_protocol::messages::ApiKey as CodecKey;
+
+    #[test]
+    fn the_table_agrees_with_the_codec() {
+        assert!(APIS.is_sorted_by_key(|api| api.key as i16));
+        for api in APIS {
+            let codec = CodecKey::try_from(api.key as i16).unwrap();
+            assert_eq!(format!("{codec:?}"), api.key.name());
+            let range = codec.valid_versions();
+            assert!(range.min <= api.min && api.max <= range.max, "{}: the codec has {range}", api.key.name());
+            for version in api.min..=api.max {
+                assert_eq!(codec.request_header_version(version), if api.flexible(version) { 2 } else { 1 });
+                let flexible = i16::from(api.flexible_response_header(version));
+                assert_eq!(codec.response_header_version(version), flexible, "{} {version}", api.key.name());
+            }
+        }
+    }
+}
