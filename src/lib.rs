@@ -3,6 +3,7 @@
 pub mod broker;
 pub mod cli;
 pub mod config;
+pub mod controller;
 pub mod error_code;
 pub mod ids;
 pub mod log;

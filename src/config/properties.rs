@@ -12,7 +12,7 @@ pub struct PropertiesError {
 
 /// Reads keys and values in the order of the file; a key that comes twice is an error here, though Java takes the last.
 ///
-/// Comments begin with `#` or `!`; `=`, `:` or blanks part key and value; a backslash escapes (`\n`, `\t`, `\uXXXX`) or
+/// Comments begin with `#` or `!`; `=`, `:` or blanks part key and value; a backslash escapes (`\n`, `\t`, `\u0041`) or
 /// continues the line.
 ///
 /// # Errors
