@@ -5,6 +5,7 @@
 //! * false IOPOLL detection, refused O_DIRECT: [`UringRuntime::prepare_data_dir`] (`disk.rs`);
 //! * reads near the end of a file, buffers that must not leave their executor: `file.rs`, `loan.rs`;
 //! * no vectored socket writes, an interrupt per socket completion: `readiness.rs`, `socket.rs`;
+//! * an executor that may sleep with tasks ready to run: `slice.rs`;
 //! * the blocking calls of a file system: `blocking.rs`, on glommio's own thread pool.
 //!
 //! What a host must offer is checked before the first executor by [`check_host`] and [`check_directory`].
@@ -17,6 +18,7 @@ mod file;
 mod host;
 mod loan;
 mod readiness;
+mod slice;
 mod socket;
 mod tasks;
 
@@ -54,6 +56,7 @@ pub(crate) struct Inner {
     queues: tasks::Queues,
     tasks: tasks::Registry,
     stalls: tasks::Stalls,
+    slice: slice::Slice,
     entropy: entropy::Pool,
     counters: CounterCells,
     /// Directories whose file system is known, and how files below them are opened.
@@ -74,17 +77,20 @@ impl UringRuntime {
     #[must_use]
     pub fn new(options: UringOptions) -> Self {
         start_of_process();
-        Self(Rc::new(Inner {
+        let runtime = Self(Rc::new(Inner {
             options,
             queues: tasks::Queues::create(),
             tasks: tasks::Registry::default(),
             stalls: tasks::Stalls::default(),
+            slice: slice::Slice::default(),
             entropy: entropy::Pool::default(),
             counters: CounterCells::default(),
             prepared: RefCell::default(),
             home: loan::Home::new(),
             sockets: RefCell::default(),
-        }))
+        }));
+        slice::start(&runtime);
+        runtime
     }
 
     /// Ends this runtime, the last thing that an executor does: drops every task that is not done, closes the sockets

@@ -11,7 +11,7 @@
 use super::UringRuntime;
 use super::counters::add;
 use crate::error::{IoError, IoResult};
-use crate::runtime::{TaskGroup, Tasks};
+use crate::runtime::TaskGroup;
 use futures_io::AsyncRead;
 use std::cell::{Cell, RefCell};
 use std::io;
@@ -110,7 +110,7 @@ impl UringRuntime {
         let epoll = unsafe { OwnedFd::from_raw_fd(epoll) };
         let sockets = Rc::new(Sockets { epoll, slots: RefCell::default() });
         *self.0.sockets.borrow_mut() = Some(Rc::clone(&sockets));
-        drop(self.spawn(TaskGroup::Requests, "socket readiness", watch(self.clone(), Rc::clone(&sockets))));
+        self.spawn_own(TaskGroup::Requests, "socket readiness", watch(self.clone(), Rc::clone(&sockets)));
         Ok(sockets)
     }
 }

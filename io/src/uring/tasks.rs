@@ -16,15 +16,6 @@ pub const STALL: Duration = Duration::from_millis(10);
 /// At most one log line a shard in this time; the counter counts all.
 const STALL_LOG_EVERY: Duration = Duration::from_secs(1);
 
-/// How soon a group wants the core when it has work: bounds how long others run before it.
-const fn latency(group: TaskGroup) -> Latency {
-    match group {
-        TaskGroup::Requests | TaskGroup::Replication => Latency::Matters(Duration::from_millis(1)),
-        TaskGroup::Flush => Latency::Matters(Duration::from_millis(10)),
-        TaskGroup::Background => Latency::NotImportant,
-    }
-}
-
 pub(super) struct Queues([TaskQueueHandle; TaskGroup::ALL.len()]);
 
 impl Queues {
@@ -32,7 +23,7 @@ impl Queues {
     pub(super) fn create() -> Self {
         Self(TaskGroup::ALL.map(|group| {
             let shares = Shares::Static(group.shares());
-            glommio::executor().create_task_queue(shares, latency(group), &format!("{group:?}"))
+            glommio::executor().create_task_queue(shares, Latency::NotImportant, &format!("{group:?}"))
         }))
     }
 
@@ -75,6 +66,8 @@ impl Stalls {
 pub(super) struct Registry {
     entries: RefCell<Vec<Option<Rc<dyn Cancel>>>>,
     free: RefCell<Vec<usize>>,
+    /// Tasks of the runtime itself, which never end.
+    own: Cell<usize>,
 }
 
 trait Cancel {
@@ -113,9 +106,9 @@ impl Registry {
         self.free.borrow_mut().push(index);
     }
 
-    /// Tasks that are not done.
+    /// Tasks that are not done, but for the runtime's own.
     pub(super) fn len(&self) -> usize {
-        self.entries.borrow().len() - self.free.borrow().len()
+        self.entries.borrow().len() - self.free.borrow().len() - self.own.get()
     }
 
     /// Drops the futures of all tasks but the one that is being polled.
@@ -164,13 +157,23 @@ impl<F: Future<Output = ()>> Future for Timed<F> {
         // Cancelled: nothing is left to do.
         let Some(future) = task.as_mut() else { return Poll::Ready(()) };
         let before = Instant::now();
+        self.runtime.0.slice.poll_begins(before);
         let polled = future.as_mut().poll(cx);
         let after = Instant::now();
+        self.runtime.0.slice.poll_ended(after);
         let took = after.duration_since(before);
         if took > STALL {
             self.runtime.0.stalls.record(self.name, took, after);
         }
         polled
+    }
+}
+
+impl UringRuntime {
+    /// Starts a task of the runtime itself, which runs as long as the executor.
+    pub(super) fn spawn_own(&self, group: TaskGroup, name: &'static str, task: impl Future<Output = ()> + 'static) {
+        self.0.tasks.own.set(self.0.tasks.own.get() + 1);
+        drop(self.spawn(group, name, task));
     }
 }
 
@@ -204,6 +207,6 @@ impl Tasks for UringRuntime {
     }
 
     fn should_yield(&self) -> bool {
-        glommio::executor().need_preempt()
+        glommio::executor().need_preempt() || self.0.slice.is_over()
     }
 }

@@ -1,7 +1,7 @@
 //! Tasks, timers, clocks, and what an idle executor costs.
 
 use super::on_executor;
-use bytes::BytesMut;
+use bytes::{Bytes, BytesMut};
 use coreline_io::{Clock, Entropy, ListenOptions, Listener, Net, Stream, TaskGroup, Tasks};
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
@@ -79,15 +79,15 @@ fn timers_fire_in_order_and_not_early() {
 #[test]
 fn a_poll_that_holds_the_core_is_counted() {
     on_executor(async |runtime| {
-        runtime.spawn(TaskGroup::Requests, "brief", async {}).await;
-        assert_eq!(runtime.stalls(), 0);
+        let before = runtime.stalls();
         let clock = runtime.clone();
         let hog = async move {
             let start = clock.now();
             while clock.now().since(start) < Duration::from_millis(15) {}
         };
         runtime.spawn(TaskGroup::Requests, "hog", hog).await;
-        assert_eq!(runtime.stalls(), 1);
+        // More if the machine took the core away meanwhile.
+        assert!(runtime.stalls() > before);
         assert!(runtime.longest_stall() >= Duration::from_millis(15));
     });
 }
@@ -141,8 +141,7 @@ fn nothing_stays_open_when_an_executor_ends() {
             std::future::pending::<()>().await;
         }));
         runtime.sleep(Duration::from_millis(5)).await;
-        // The three above and the one that waits for sockets.
-        assert_eq!(runtime.tasks(), 4);
+        assert_eq!(runtime.tasks(), 3);
         address
     });
     let error = std::net::TcpStream::connect(address).expect_err("nobody listens any more");
@@ -157,5 +156,36 @@ fn a_task_that_is_done_is_forgotten() {
         }
         runtime.yield_now().await;
         assert_eq!(runtime.tasks(), 0);
+    });
+}
+
+/// Without a slice of our own the rings would be looked at every 100 ms here, and this would take seconds.
+#[test]
+fn a_busy_background_delays_sockets_little() {
+    on_executor(async |runtime| {
+        let done = Rc::new(Cell::new(false));
+        let (stop, tasks) = (Rc::clone(&done), runtime.clone());
+        let hog = runtime.spawn(TaskGroup::Background, "hog", async move {
+            while !stop.get() {
+                if tasks.should_yield() {
+                    tasks.yield_now().await;
+                }
+            }
+        });
+        let listener = runtime.listen("127.0.0.1:0".parse().expect("address"), ListenOptions::default()).await;
+        let listener = listener.expect("listen");
+        let client = runtime.connect(listener.local_addr()).await.expect("connect");
+        let server = listener.accept().await.expect("accept");
+        let start = runtime.now();
+        for _ in 0..20 {
+            for (from, to) in [(&client, &server), (&server, &client)] {
+                from.write_all(&mut [Bytes::from_static(b"x")].into()).await.expect("write");
+                assert_eq!(to.read(&mut BytesMut::with_capacity(1)).await.expect("read"), 1);
+            }
+        }
+        let took = runtime.now().since(start);
+        assert!(took < Duration::from_secs(2), "twenty round trips took {took:?}");
+        done.set(true);
+        hog.await;
     });
 }
