@@ -86,6 +86,7 @@ pub fn decode_message(bytes: Bytes) -> Result<Message, DecodeError> {
     let metadata = snapshot.mut_metadata();
     metadata.index = d.u64()?;
     metadata.term = d.u64()?;
+    metadata.mut_conf_state();
     let voters = d.count(8)?;
     for _ in 0..voters {
         metadata.mut_conf_state().voters.push(d.u64()?);
