@@ -1,0 +1,48 @@
+//! What shards say to each other. One request kind, one reply kind; the owner of a conversation names both.
+
+use crate::controller::{ClusterImage, Command, CommandError, Outcome};
+use coreline_shards::MeshProtocol;
+use std::sync::Arc;
+
+/// The broker's side of the mesh.
+#[derive(Debug)]
+pub struct BrokerMesh;
+
+/// A question from one shard to another.
+#[derive(Debug)]
+pub enum Request {
+    /// To shard 0: change the metadata. Answered once every shard has the change.
+    Submit(Command),
+    /// From shard 0: the newest image. Answered once the shard's log obeys it.
+    Publish(Arc<ClusterImage>),
+    /// From shard 0, once, at start: open the log with this image and listen on this port.
+    Start {
+        /// The metadata as loaded.
+        image: Arc<ClusterImage>,
+        /// The port that shard 0 bound.
+        port: u16,
+    },
+    /// From shard 0, once: all shards are ready, accept connections.
+    Serve,
+}
+
+/// The answer to a [`Request`].
+#[derive(Debug)]
+pub enum Reply {
+    /// To `Submit`.
+    Submitted(Result<Outcome, CommandError>),
+    /// Done, to whatever has no better answer.
+    Done,
+    /// To `Start`: why this shard cannot.
+    Failed(String),
+}
+
+/// One-way news.
+#[derive(Debug)]
+pub enum Event {}
+
+impl MeshProtocol for BrokerMesh {
+    type Request = Request;
+    type Reply = Reply;
+    type Event = Event;
+}

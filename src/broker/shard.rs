@@ -1,0 +1,66 @@
+//! What one core has: everything a handler may need, in one place, shared as `Rc<Shard<R>>`.
+
+use super::messages::BrokerMesh;
+use super::metadata::ControllerHandle;
+use super::store::LogStore;
+use crate::config::{BrokerConfig, DynamicValues, resolve_topic};
+use crate::controller::{ClusterImage, TopicImage};
+use crate::ids::BrokerId;
+use crate::log::log_config::LogConfig;
+use coreline_io::Runtime;
+use coreline_shards::{Mesh, ShardId, Shutdown};
+use std::rc::Rc;
+use std::sync::Arc;
+
+/// One core's part of the broker. It lives as long as the shard's main.
+#[derive(Debug)]
+pub struct Shard<R: Runtime> {
+    /// Disk, network, clock, tasks.
+    pub runtime: R,
+    /// Which shard this is.
+    pub id: ShardId,
+    /// How many there are.
+    pub shards: usize,
+    /// What the node was started with.
+    pub config: Arc<BrokerConfig>,
+    /// The log of the partitions that this shard owns.
+    pub store: Rc<LogStore<R>>,
+    /// The other shards.
+    pub mesh: Mesh<BrokerMesh>,
+    /// The metadata.
+    pub controller: ControllerHandle,
+    /// When to stop.
+    pub shutdown: Shutdown,
+}
+
+impl<R: Runtime> Shard<R> {
+    /// This node's id.
+    #[must_use]
+    pub fn node_id(&self) -> BrokerId {
+        BrokerId(self.config.node_id)
+    }
+
+    /// The newest image on this shard.
+    #[must_use]
+    pub fn image(&self) -> Arc<ClusterImage> {
+        self.controller.image()
+    }
+
+    /// True if this shard owns what is placed on `shard`.
+    #[must_use]
+    pub fn owns(&self, shard: u16) -> bool {
+        self.id == ShardId(shard)
+    }
+}
+
+/// The settings made at run time that hold for this node.
+#[must_use]
+pub fn dynamic_values(image: &ClusterImage, node: BrokerId) -> DynamicValues<'_> {
+    DynamicValues { broker: image.broker_configs.get(&Some(node)), default: image.broker_configs.get(&None) }
+}
+
+/// What a topic's log obeys on this node, and its `min.insync.replicas`.
+#[must_use]
+pub fn topic_config(config: &BrokerConfig, image: &ClusterImage, topic: &TopicImage) -> (LogConfig, i32) {
+    resolve_topic(config, dynamic_values(image, BrokerId(config.node_id)), &topic.configs)
+}
