@@ -1,8 +1,12 @@
 //! The drivers: what one core runs, on any runtime of the io seam.
 
+pub mod connection;
 pub mod fatal;
+pub mod frames;
+pub mod listener;
 pub mod messages;
 pub mod metadata;
+pub mod pipeline;
 pub mod shard;
 pub mod store;
 

@@ -56,6 +56,12 @@ impl ApiKey {
         }
     }
 
+    /// True if the next request of a connection may be handled before this one is answered.
+    #[must_use]
+    pub const fn is_pipelined(self) -> bool {
+        matches!(self, Self::Produce)
+    }
+
     /// True for ApiVersions, which is how a client learns the versions: a wrong one must get an answer (KIP-511).
     #[must_use]
     pub const fn answers_any_version(self) -> bool {

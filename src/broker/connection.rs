@@ -1,0 +1,269 @@
+//! One connection: reads requests, has them handled, sends the answers in order.
+//!
+//! Requests of one connection are handled one after another, as Kafka does, but for Produce: its records are enqueued
+//! in order, and its answer may wait while the next request is read. Whatever is not Produce waits until those answers
+//! are out, so that it sees what they did.
+
+use super::frames::{Frame, FrameError, FrameReader, RequestMemory};
+use super::pipeline::{Close, PendingAnswer, Pipeline};
+use crate::protocol::{Request, ResponseFrame};
+use bytes::BytesMut;
+use coreline_io::{Monotonic, Runtime, Stream, TaskGroup};
+use std::cell::{Cell, RefCell};
+use std::collections::VecDeque;
+use std::future::Future;
+use std::net::SocketAddr;
+use std::rc::Rc;
+
+/// What a connection remembers between requests; goes with it to another shard.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Session {
+    /// The other end.
+    pub peer: SocketAddr,
+    /// From ApiVersions (KIP-511).
+    pub software: Option<ClientSoftware>,
+}
+
+/// What a client says it is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ClientSoftware {
+    /// `librdkafka`, `apache-kafka-java`, …
+    pub name: String,
+    /// Its version.
+    pub version: String,
+}
+
+/// One request and where it came from.
+#[derive(Debug)]
+pub struct RequestContext {
+    /// Its header, and the API.
+    pub request: Request,
+    /// The connection's memory. Hold no borrow across an await.
+    pub session: Rc<RefCell<Session>>,
+}
+
+/// What becomes of a request.
+pub enum Answer {
+    /// Send this (nothing, if it has no parts).
+    Now(ResponseFrame),
+    /// The answer comes later; the next request may be read. In the order of requests all the same.
+    Later(PendingAnswer),
+}
+
+/// Handles requests; one for each shard.
+pub trait Service: 'static {
+    /// Handles one request: for Produce, enqueues it; for all others, until it is answered.
+    ///
+    /// # Errors
+    /// What closes the connection.
+    fn handle(&self, context: RequestContext, body: BytesMut) -> impl Future<Output = Result<Answer, Close>>;
+}
+
+/// Bounds of each connection.
+#[derive(Clone, Debug)]
+pub struct ConnectionLimits {
+    /// `socket.request.max.bytes`.
+    pub request_bytes_max: usize,
+    /// What requests of this shard may take together.
+    pub memory: RequestMemory,
+}
+
+/// A connection as its shard sees it: what the listener needs to end it.
+#[derive(Debug)]
+pub struct Connection<S> {
+    stream: S,
+    pipeline: Pipeline,
+    session: Rc<RefCell<Session>>,
+    /// When the last request or answer was done.
+    last_active: Cell<Monotonic>,
+    /// A request is being handled.
+    busy: Cell<bool>,
+    /// Ends after the request under way.
+    closing: Cell<bool>,
+    /// The task that writes answers that come later: started with the first of them.
+    has_writer: Cell<bool>,
+}
+
+impl<S: Stream> Connection<S> {
+    /// A connection on `stream`.
+    pub fn new(stream: S, session: Session, now: Monotonic) -> Rc<Self> {
+        Rc::new(Self {
+            stream,
+            pipeline: Pipeline::default(),
+            session: Rc::new(RefCell::new(session)),
+            last_active: Cell::new(now),
+            busy: Cell::new(false),
+            closing: Cell::new(false),
+            has_writer: Cell::new(false),
+        })
+    }
+
+    /// When the last request came, or the last answer went.
+    #[must_use]
+    pub fn last_active(&self) -> Monotonic {
+        self.last_active.get()
+    }
+
+    /// True while a request is worked on or an answer waits.
+    #[must_use]
+    pub fn is_working(&self) -> bool {
+        self.busy.get() || self.pipeline.unfinished() > 0
+    }
+
+    /// The other end.
+    #[must_use]
+    pub fn peer(&self) -> SocketAddr {
+        self.session.borrow().peer
+    }
+
+    /// Ends it: at once if nothing is under way, else after that.
+    pub fn close_soon(&self) {
+        self.closing.set(true);
+        if !self.is_working() {
+            self.stream.shutdown();
+        }
+    }
+
+    /// Ends it, whatever is under way.
+    pub fn close_now(&self) {
+        self.closing.set(true);
+        self.pipeline.close();
+        self.stream.shutdown();
+    }
+
+    /// Serves the connection until it ends. One log line if it does not end well.
+    pub async fn serve<R, V>(self: Rc<Self>, runtime: R, service: Rc<V>, limits: ConnectionLimits)
+    where
+        R: Runtime<Stream = S>,
+        V: Service,
+    {
+        let mut frames = FrameReader::new(BytesMut::new(), limits.request_bytes_max, limits.memory);
+        let end = self.requests(&runtime, &*service, &mut frames).await;
+        match &end {
+            Ok(()) => {}
+            Err(End::Gone) => {}
+            // A line for everybody who goes away would be noise.
+            Err(End::Frame(FrameError::Closed | FrameError::Io(_) | FrameError::Cut { .. })) => {
+                tracing::debug!(peer = %self.peer(), "connection ended: {}", end.as_ref().unwrap_err());
+            }
+            Err(reason) => {
+                // What was asked before the fault is answered.
+                self.pipeline.drained().await;
+                tracing::warn!(peer = %self.peer(), "connection closed: {reason}");
+            }
+        }
+        self.close_now();
+    }
+
+    async fn requests<R, V>(self: &Rc<Self>, runtime: &R, service: &V, frames: &mut FrameReader) -> Result<(), End>
+    where
+        R: Runtime<Stream = S>,
+        V: Service,
+    {
+        while !self.closing.get() {
+            let frame = frames.next(&self.stream).await?;
+            self.busy.set(true);
+            self.last_active.set(runtime.now());
+            let result = self.request(runtime, service, frame).await;
+            self.busy.set(false);
+            self.last_active.set(runtime.now());
+            result?;
+            if runtime.should_yield() {
+                runtime.yield_now().await;
+            }
+        }
+        self.pipeline.drained().await;
+        Ok(())
+    }
+
+    async fn request<R, V>(self: &Rc<Self>, runtime: &R, service: &V, frame: Frame) -> Result<(), End>
+    where
+        R: Runtime<Stream = S>,
+        V: Service,
+    {
+        let Frame { mut bytes, permit } = frame;
+        let request = Request::parse(&mut bytes).map_err(Close::because)?;
+        let (pipelined, what) = (request.api.key.is_pipelined(), Described::of(&request));
+        if !pipelined && !self.pipeline.drained().await {
+            return Err(End::Gone);
+        }
+        let context = RequestContext { request, session: Rc::clone(&self.session) };
+        match service.handle(context, bytes).await.map_err(|close| what.close(close))? {
+            // Nobody else writes: all other answers are out, or this one would not be here.
+            Answer::Now(frame) if self.pipeline.unfinished() == 0 => {
+                let mut parts = VecDeque::from(frame.parts);
+                if !parts.is_empty() {
+                    self.stream.write_all(&mut parts).await.map_err(FrameError::Io)?;
+                }
+            }
+            Answer::Now(frame) => {
+                self.later(runtime, Box::pin(std::future::ready(Ok(frame))), permit).await?;
+            }
+            Answer::Later(answer) => self.later(runtime, answer, permit).await?,
+        }
+        Ok(())
+    }
+
+    async fn later<R>(
+        self: &Rc<Self>,
+        runtime: &R,
+        answer: PendingAnswer,
+        permit: coreline_io::sync::Permit,
+    ) -> Result<(), End>
+    where
+        R: Runtime<Stream = S>,
+    {
+        if !self.has_writer.replace(true) {
+            let connection = Rc::clone(self);
+            let clock = runtime.clone();
+            // Detached: it ends with the pipeline.
+            let _writer = runtime.spawn(TaskGroup::Requests, "connection-writer", async move {
+                connection.answers(clock).await;
+            });
+        }
+        if self.pipeline.push(answer, permit).await { Ok(()) } else { Err(End::Gone) }
+    }
+
+    async fn answers<R: Runtime>(self: Rc<Self>, runtime: R) {
+        let wrote = || self.last_active.set(runtime.now());
+        if let Err(close) = self.pipeline.write(&self.stream, wrote).await {
+            tracing::warn!(peer = %self.peer(), "connection closed: {close}");
+            self.close_now();
+        }
+    }
+}
+
+/// The request in words, for the line that says why its connection was closed.
+struct Described {
+    api: &'static str,
+    version: i16,
+    client_id: Option<String>,
+}
+
+impl Described {
+    fn of(request: &Request) -> Self {
+        let header = &request.header;
+        Self { api: request.api.key.name(), version: header.api_version, client_id: header.client_id.clone() }
+    }
+
+    fn close(&self, close: Close) -> Close {
+        let client = self.client_id.as_deref().unwrap_or("");
+        Close(format!("{} version {} of client {client:?}: {close}", self.api, self.version))
+    }
+}
+
+/// Why a connection ends.
+#[derive(Debug, thiserror::Error)]
+enum End {
+    #[error("{0}")]
+    Frame(#[from] FrameError),
+    #[error("{0}")]
+    Close(#[from] Close),
+    /// The writer, or the listener, has closed it and said why.
+    #[error("closed already")]
+    Gone,
+}
+
+#[cfg(test)]
+#[path = "connection_tests.rs"]
+mod tests;
