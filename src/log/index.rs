@@ -166,8 +166,8 @@ mod tests {
         fn garbage_is_cut_without_panic(bytes in proptest::collection::vec(any::<u8>(), 0..200), base in 0..i64::MAX / 2, t in any::<i64>()) {
             prop_assert!(valid_offset_index(&bytes, base, 1 << 40) <= bytes.len());
             prop_assert!(valid_time_index(&bytes, base) <= bytes.len());
-            OffsetEntry::lookup(&bytes, base, t);
-            TimeEntry::lookup(&bytes, base, t);
+            let _ = OffsetEntry::lookup(&bytes, base, t);
+            let _ = TimeEntry::lookup(&bytes, base, t);
         }
     }
 }

@@ -181,6 +181,13 @@ impl ProducerStates {
         Some(Undo(batch.producer_id, before))
     }
 
+    /// Notes that the broker heard of the producer at `now_ms`: records may carry times of long ago.
+    pub fn touch(&mut self, id: ProducerId, now_ms: i64) {
+        if let Some(entry) = self.producers.get_mut(&id) {
+            entry.last_timestamp = entry.last_timestamp.max(now_ms);
+        }
+    }
+
     /// Takes back an update; undo in the reverse order of updates.
     pub fn undo(&mut self, undo: Undo) {
         match undo.1 {
@@ -263,7 +270,9 @@ mod tests {
 
     fn batch(epoch: i16, sequence: i32, records: usize, offset: i64) -> RecordBatchHeader {
         let mut builder = BatchBuilder::default().producer(ProducerId(7), ProducerEpoch(epoch), sequence);
-        (0..records).for_each(|_| drop(builder.push(1000, None, Some(b"v"))));
+        for _ in 0..records {
+            builder.push(1000, None, Some(b"v"));
+        }
         parse_header(&builder.build(Offset(offset), LeaderEpoch(0))).expect("well formed")
     }
 

@@ -25,8 +25,7 @@ struct Inner<F> {
 
 impl<D: Disk> FileCache<D> {
     pub(super) fn new(max: usize) -> Self {
-        let inner =
-            Inner { open: HashMap::new(), order: BTreeMap::new(), tick: 0, forgotten: 0 };
+        let inner = Inner { open: HashMap::new(), order: BTreeMap::new(), tick: 0, forgotten: 0 };
         Self { inner: RefCell::new(inner), max: max.max(1) }
     }
 

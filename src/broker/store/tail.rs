@@ -56,6 +56,8 @@ struct Run {
     last: i64,
     /// Batches in it that are resident.
     batches: usize,
+    /// In the store's list of what may be evicted.
+    cached: bool,
 }
 
 impl Run {
@@ -130,7 +132,7 @@ impl Tail {
         assert!(self.batches.back().is_none_or(|b| b.last + 1 == base), "batch {base} after {:?}", self.batches.back());
         let len = u32::try_from(data.len()).expect("a batch is smaller than 4 GiB: its length is an i32");
         let (at, added) = if data.len() >= OWNED_BYTES_MIN {
-            self.runs.push_back(Run { last, batches: 0, data: RunData::Owned(data) });
+            self.runs.push_back(Run { last, batches: 0, cached: false, data: RunData::Owned(data) });
             (0, len as usize)
         } else {
             self.copy_into_chunk(&data)
@@ -152,7 +154,7 @@ impl Tail {
             let capacity = self.chunk_bytes.max(data.len());
             let chunk = AppendBuf::with_capacity(capacity);
             added = capacity;
-            self.runs.push_back(Run { last: -1, batches: 0, data: RunData::Chunk(chunk) });
+            self.runs.push_back(Run { last: -1, batches: 0, cached: false, data: RunData::Chunk(chunk) });
         }
         let Some(Run { data: RunData::Chunk(chunk), .. }) = self.runs.back_mut() else {
             unreachable!("the last run is a chunk with room")
@@ -239,16 +241,16 @@ impl Tail {
         freed
     }
 
-    /// The runs that hold batches of `from..to`: candidates for eviction after a flush up to `to`.
-    pub(super) fn runs_between(&self, from: i64, to: i64) -> Vec<RunRef> {
+    /// The runs with batches of `from..to` that are wholly below `to` and not in the list of what may be evicted: put
+    /// them there, after a flush up to `to`.
+    pub(super) fn newly_cached(&mut self, from: i64, to: i64) -> Vec<RunRef> {
         let mut found: Vec<RunRef> = Vec::new();
-        let Some(start) = self.find(from).or(if self.batches.is_empty() { None } else { Some(0) }) else { return found };
+        let start = self.batches.partition_point(|b| b.last < from);
         for batch in self.batches.range(start..).take_while(|b| b.last < to) {
-            if found.last().is_none_or(|r| r.run != batch.run) {
-                let run = &self.runs[(batch.run - self.first_run) as usize];
-                if run.last < to {
-                    found.push(RunRef { run: batch.run, memory: run.memory() });
-                }
+            let run = &mut self.runs[(batch.run - self.first_run) as usize];
+            if run.last < to && !run.cached {
+                run.cached = true;
+                found.push(RunRef { run: batch.run, memory: run.memory() });
             }
         }
         found
@@ -258,7 +260,12 @@ impl Tail {
     pub(super) fn evict(&mut self, run: u64, flushed: i64) -> usize {
         let mut freed = 0;
         while self.first_run <= run {
-            let Some(front) = self.runs.front().filter(|r| r.last < flushed) else { break };
+            let Some(front) = self.runs.front_mut() else { break };
+            if front.last >= flushed {
+                // It grew since it was listed: the next flush lists it again.
+                front.cached = false;
+                break;
+            }
             for _ in 0..front.batches {
                 let batch = self.batches.pop_front().expect("a run's batches are resident");
                 assert_eq!(batch.run, self.first_run, "batches and runs go in step");
@@ -344,13 +351,14 @@ mod tests {
     #[test]
     fn evict_stops_at_what_is_not_flushed() {
         let mut tail = tail(&[20_000, 20_000, 100, 100]);
-        let runs = tail.runs_between(0, 30);
+        let runs = tail.newly_cached(0, 30);
         assert_eq!(runs.iter().map(|r| r.run).collect::<Vec<_>>(), [0, 1], "the third run holds an unflushed batch");
         assert_eq!(tail.evict(0, 30), 20_000);
         assert_eq!(tail.start(), Some(10));
         assert_eq!(tail.evict(2, 30), 20_000, "run 2 ends at 40");
         assert_eq!(tail.start(), Some(20));
-        assert_eq!(tail.runs_between(20, 40).len(), 1);
+        assert_eq!(tail.newly_cached(20, 40).len(), 1);
+        assert_eq!(tail.newly_cached(20, 40).len(), 0, "listed once");
         assert!(tail.evict(2, 40) > 0);
         assert_eq!(tail.len(), 0);
         tail.push(40, 40, 0, 40_200, Bytes::from_static(b"z"));
