@@ -50,6 +50,7 @@ impl<R: Runtime> LogStore<R> {
         let dir = self.dir(&partition);
         let target = self.deleted_dir(&partition);
         self.files.forget_dir(&dir);
+        self.indexes.borrow_mut().forget_dir(&dir);
         match self.rt.rename(&dir, &target).await {
             Ok(()) => {}
             Err(error) if error.kind == IoErrorKind::NotFound => return Ok(()),

@@ -57,6 +57,10 @@ impl<R: Runtime> LogStore<R> {
     /// Appends to a partition that is loaded (or deleted).
     pub(super) fn append_now(self: &Rc<Self>, partition: &Rc<Partition>, append: QueuedAppend) {
         let QueuedAppend { records, origin, sender } = append;
+        if self.state.get() != StoreState::Open {
+            sender.send(Err(AppendError::new(ErrorCode::KafkaStorageError, "the store is stopping")));
+            return;
+        }
         let spec = partition.spec.borrow().clone();
         let mut sender = Some(sender);
         let bytes = records.len();

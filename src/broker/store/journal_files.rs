@@ -9,6 +9,7 @@
 //! in order, so that what is on disk is always a run of laps without a hole: replay sees truncations after the batches
 //! that they cut. Below `filled` every block of the file was really written, so an overwrite with `O_DSYNC` is durable by itself.
 
+use super::IdMap;
 use super::types::{JournalSync, StoreError, StoreOptions};
 use crate::ids::PartitionId;
 use crate::log::journal::{EncodedFrame, Lap};
@@ -16,7 +17,7 @@ use bytes::Bytes;
 use coreline_io::sync::Notify;
 use coreline_io::{BLOCK, File, IoError, IoErrorKind, IoResult, OpenOptions, Runtime, TaskGroup};
 use std::cell::{Cell, RefCell};
-use std::collections::{HashMap, VecDeque};
+use std::collections::VecDeque;
 use std::path::PathBuf;
 use std::rc::Rc;
 
@@ -40,7 +41,7 @@ pub(super) struct LapState {
     pub(super) lap: Lap,
     pub(super) file: usize,
     pub(super) full: bool,
-    pub(super) live: HashMap<PartitionId, Live>,
+    pub(super) live: IdMap<Live>,
 }
 
 /// The file that the writer appends to.
@@ -220,7 +221,7 @@ impl<R: Runtime> JournalFiles<R> {
         let lap = state.last_lap.next(salt);
         state.last_lap = lap;
         state.begun = true;
-        state.laps.push_back(LapState { lap, file: index, full: false, live: HashMap::new() });
+        state.laps.push_back(LapState { lap, file: index, full: false, live: IdMap::default() });
         state.current = Some(Rc::new(Current {
             lap,
             dsync,

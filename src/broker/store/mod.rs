@@ -31,6 +31,9 @@ mod space;
 mod tail;
 mod types;
 
+#[cfg(test)]
+mod tests;
+
 use crate::error_code::ErrorCode;
 use crate::ids::{LeaderEpoch, Offset, PartitionId};
 use crate::log::log_config::LogConfig;
@@ -42,11 +45,11 @@ use flush::FlushQueue;
 use index_cache::IndexCache;
 use journal_files::JournalFiles;
 use journal_writer::WriterQueue;
-use partition::{Partition, Phase};
+use partition::Partition;
 use recovery::Recovered;
 use std::cell::{Cell, RefCell};
 use std::collections::{HashMap, VecDeque};
-use std::path::Path;
+use std::hash::{BuildHasherDefault, DefaultHasher};
 use std::rc::Rc;
 use std::sync::Arc;
 use tail::RunRef;
@@ -56,6 +59,9 @@ pub use types::*;
 const LOADS_MAX: usize = 16;
 /// Bytes of sealed segments' indexes that are kept.
 const INDEX_CACHE_BYTES: usize = 16 << 20;
+
+/// By partition. The same history gives the same order of iteration, so simulations can be replayed.
+type IdMap<V> = HashMap<PartitionId, V, BuildHasherDefault<DefaultHasher>>;
 
 /// Called whenever a partition's high watermark moves; must not block.
 pub type HighWatermarkHook = Rc<dyn Fn(PartitionId, Offset)>;
@@ -78,9 +84,9 @@ pub struct LogStore<R: Runtime> {
     state: Cell<StoreState>,
     /// The journal had nothing to say: no partition can hold what is not synced.
     clean_start: bool,
-    partitions: RefCell<HashMap<PartitionId, Rc<Partition>>>,
+    partitions: RefCell<IdMap<Rc<Partition>>>,
     /// The journal's part of partitions that are not loaded yet.
-    recovered: RefCell<HashMap<PartitionId, Recovered>>,
+    recovered: RefCell<IdMap<Recovered>>,
     journal: Rc<JournalFiles<R>>,
     writer: WriterQueue,
     flusher: FlushQueue,

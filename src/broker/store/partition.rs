@@ -86,10 +86,6 @@ impl Partition {
     pub(super) fn is_ready(&self) -> bool {
         matches!(&*self.phase.borrow(), Phase::Ready(_))
     }
-
-    pub(super) fn is_deleted(&self) -> bool {
-        matches!(&*self.phase.borrow(), Phase::Deleted)
-    }
 }
 
 /// Who works on the newest batches of a log.

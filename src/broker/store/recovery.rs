@@ -8,14 +8,15 @@
 //! Partitions take their part when they are loaded. Nothing is written to the files that were read: the first frame
 //! of this process begins a new lap, so a torn frame stays where it is and what is behind it stays stale.
 
+use super::IdMap;
 use super::journal_files::{JournalFiles, LapState, Live, file_name, make_dir, parse_file_name};
 use super::types::{StoreError, StoreOptions};
 use crate::ids::PartitionId;
 use crate::log::batch;
 use crate::log::journal::{Entry, FRAME_HEADER_LEN, FrameHeader, Lap, decode_frame};
 use bytes::{Bytes, BytesMut};
-use coreline_io::{BLOCK, Disk, File, IoErrorKind, OpenOptions, Runtime};
-use std::collections::{BTreeMap, HashMap, VecDeque};
+use coreline_io::{BLOCK, File, IoErrorKind, OpenOptions, Runtime};
+use std::collections::{BTreeMap, VecDeque};
 use std::path::Path;
 
 const READ_BYTES: usize = 1 << 20;
@@ -34,7 +35,7 @@ pub(super) struct Recovered {
 /// The journal as it was found.
 pub(super) struct Replay<R: Runtime> {
     pub(super) files: JournalFiles<R>,
-    pub(super) partitions: HashMap<PartitionId, Recovered>,
+    pub(super) partitions: IdMap<Recovered>,
     /// The store was closed properly: nothing on disk is newer than its last sync.
     pub(super) clean: bool,
 }
@@ -59,7 +60,7 @@ pub(super) async fn replay<R: Runtime>(rt: &R, options: &StoreOptions) -> Result
     let newest = found.last().and_then(|f| f.lap).unwrap_or_default();
     let clean = clean_lap(rt, &dir).await?.is_some_and(|lap| lap >= newest);
     let live_from = found.last().and_then(|f| f.live_from).unwrap_or_default();
-    let mut partitions = HashMap::new();
+    let mut partitions = IdMap::default();
     let (mut laps, mut free) = (VecDeque::new(), VecDeque::new());
     for file in &found {
         match file.lap.filter(|lap| !clean && *lap >= live_from) {
@@ -111,11 +112,11 @@ async fn read_lap<R: Runtime>(
     dir: &Path,
     number: usize,
     lap: Lap,
-    partitions: &mut HashMap<PartitionId, Recovered>,
-) -> Result<HashMap<PartitionId, Live>, StoreError> {
+    partitions: &mut IdMap<Recovered>,
+) -> Result<IdMap<Live>, StoreError> {
     let file = open(rt, dir, number).await?;
     let mut reader = FrameReader::<R>::new(&file);
-    let mut live: HashMap<PartitionId, Live> = HashMap::new();
+    let mut live: IdMap<Live> = IdMap::default();
     let mut sequence = 0;
     while let Some((_, entries)) = reader.next(Some((lap, sequence))).await? {
         sequence += 1;
@@ -130,11 +131,7 @@ async fn read_lap<R: Runtime>(
     Ok(live)
 }
 
-fn apply(
-    entry: Entry,
-    partitions: &mut HashMap<PartitionId, Recovered>,
-    live: &mut HashMap<PartitionId, Live>,
-) -> Result<(), StoreError> {
+fn apply(entry: Entry, partitions: &mut IdMap<Recovered>, live: &mut IdMap<Live>) -> Result<(), StoreError> {
     match entry {
         Entry::Batches { partition, base_offset, bytes } => {
             let recovered = partitions.entry(partition).or_default();
@@ -162,7 +159,7 @@ fn apply(
 }
 
 /// What was cut or deleted later keeps no lap.
-fn keep_live(laps: &mut VecDeque<LapState>, partitions: &HashMap<PartitionId, Recovered>) {
+fn keep_live(laps: &mut VecDeque<LapState>, partitions: &IdMap<Recovered>) {
     let ends: BTreeMap<PartitionId, i64> = partitions
         .iter()
         .filter(|(_, r)| !r.batches.is_empty() || r.log_start.is_some())

@@ -122,7 +122,8 @@ impl Tail {
     }
 
     /// Memory held, in bytes.
-    pub(super) fn memory(&self) -> usize {
+    #[cfg(test)]
+    fn memory(&self) -> usize {
         self.runs.iter().map(Run::memory).sum()
     }
 
@@ -196,12 +197,6 @@ impl Tail {
 
     fn piece(&self, (run, from, to): (u64, u32, u32)) -> Bytes {
         self.runs[(run - self.first_run) as usize].slice(from, to)
-    }
-
-    /// The bytes of one batch.
-    pub(super) fn bytes(&self, index: usize) -> Bytes {
-        let b = &self.batches[index];
-        self.piece((b.run, b.at, b.end_in_run()))
     }
 
     /// The `count` bytes of the segment right before batch `index`, if they are resident.
