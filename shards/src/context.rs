@@ -3,6 +3,7 @@
 use crate::ShardId;
 use crate::mesh::{Host, Mesh, MeshProtocol};
 use crate::shutdown::{Latch, LatchHolder, Shutdown};
+use coreline_io::TaskGroup;
 
 /// What the main of a shard gets. A handle: it stays on its shard, cloning it is cheap.
 pub struct ShardContext<R, P: MeshProtocol> {
@@ -81,9 +82,9 @@ where
     // Ends the task that waits for a request that will not come.
     ctx.shutdown.request();
     ctx.mesh.close();
-    // Those whose calls failed just now, and the mesh's own tasks, get to see it.
-    for _ in 0..3 {
-        ctx.runtime.yield_now().await;
+    // Those whose calls failed just now, and the mesh's own tasks, are queued before these: they get to see it.
+    for group in TaskGroup::ALL {
+        ctx.runtime.spawn(group, "shard-close", async {}).await;
     }
     result
 }

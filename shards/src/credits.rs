@@ -79,11 +79,10 @@ impl Future for Acquire {
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<bool> {
         let credits = Rc::clone(&self.credits);
-        if let Some(ticket) = self.ticket {
-            if credits.granted.borrow_mut().remove(&ticket) {
-                self.ticket = None;
-                return Poll::Ready(true);
-            }
+        let granted = self.ticket.is_some_and(|ticket| credits.granted.borrow_mut().remove(&ticket));
+        if granted {
+            self.ticket = None;
+            return Poll::Ready(true);
         }
         if credits.closed.get() {
             self.ticket = None;

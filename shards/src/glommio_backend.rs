@@ -149,6 +149,10 @@ where
     failed.map_or(Ok(()), Err)
 }
 
+/// Long, because a preemption timer that ends before the first task of a round has run makes the executor sleep with
+/// tasks ready. The runtime has slices of its own (`coreline-io`, `uring/slice.rs`).
+const PREEMPT_TIMER: Duration = Duration::from_secs(10);
+
 type StartFailure = (ShardId, usize, String);
 
 fn executor(
@@ -160,7 +164,8 @@ fn executor(
     let mut builder = LocalExecutorBuilder::new(Placement::Fixed(core))
         .name(&format!("coreline-shard-{shard}"))
         .io_memory(io_memory)
-        .ring_depth(options.ring_depth);
+        .ring_depth(options.ring_depth)
+        .preempt_timer(PREEMPT_TIMER);
     if let Some(spin) = options.spin {
         builder = builder.spin_before_park(spin);
     }

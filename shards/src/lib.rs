@@ -1,6 +1,6 @@
 //! One pinned executor a core, and the mesh between them. Knows no Kafka word.
 //!
-//! * [`glommio_backend::run`] starts a thread and an executor on every chosen core; `sim::start` starts the same
+//! * [`glommio_backend::run`] starts a thread and an executor on every chosen core; [`sim::start`] starts the same
 //!   shards inside a simulated node. Both give each shard a [`ShardContext`].
 //! * [`Mesh`]: calls and events between shards over bounded rings, with credits, so that two shards that flood each
 //!   other cannot deadlock.
@@ -21,6 +21,7 @@ pub mod mesh;
 pub mod panics;
 mod shutdown;
 pub mod signals;
+pub mod sim;
 
 pub use blocking::Blocking;
 pub use context::ShardContext;

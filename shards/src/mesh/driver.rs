@@ -21,7 +21,6 @@ pub(crate) enum Pace {
     /// At once.
     Real,
     /// After a delay of the runtime's choosing, in order: for simulations.
-    #[cfg_attr(feature = "uring", allow(dead_code, reason = "used by the simulated backend"))]
     Seeded,
 }
 

@@ -26,6 +26,7 @@ use std::rc::Rc;
 use std::task::{Context, Poll, ready};
 
 pub(crate) use driver::{Host, Pace, start};
+#[cfg(feature = "uring")]
 pub(crate) use inner::Packet;
 
 /// Calls that one shard may have under way towards one peer.
