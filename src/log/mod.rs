@@ -1,3 +1,10 @@
 //! The log's formats and state, pure: bytes in, bytes and decisions out.
 
+pub mod batch;
+pub mod index;
+pub mod journal;
+pub mod leader_epochs;
 pub mod log_config;
+pub mod partition_metadata;
+pub mod producer_state;
+pub mod segment;

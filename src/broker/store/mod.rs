@@ -1,26 +1,112 @@
 //! The log of one shard: appends with group commit, reads, recovery. One [`LogStore`] per shard.
+//!
+//! | file | concept |
+//! | --- | --- |
+//! | `append` | validation, idempotence, offsets: all in the call |
+//! | `partition`, `tail`, `index_builder` | the state of one log, no I/O |
+//! | `journal_writer`, `journal_files` | the group commit, the ring of files |
+//! | `flush` | tail → segments, seals, indexes, snapshots |
+//! | `read`, `offsets` | tail and cold reads, ListOffsets |
+//! | `recovery`, `load` | the journal at open, a partition at first use |
+//! | `alter` | delete, move the start, cut the end |
+//! | `close`, `space`, `files`, `index_cache` | shutdown and core-count changes, a full disk, open files, cached indexes |
+//!
+//! The promise and the order of writes it stands on: `src/docs/durability.md`.
 
+mod alter;
+mod append;
+mod close;
+mod files;
+mod flush;
+mod index_builder;
+mod index_cache;
+mod journal_files;
+mod journal_writer;
+mod load;
+mod offsets;
+mod partition;
+mod read;
+mod recovery;
+mod space;
+mod tail;
 mod types;
+
+#[cfg(test)]
+mod tests;
 
 use crate::error_code::ErrorCode;
 use crate::ids::{LeaderEpoch, Offset, PartitionId};
 use crate::log::log_config::LogConfig;
 use bytes::BytesMut;
-use coreline_io::Runtime;
-use std::cell::RefCell;
-use std::path::Path;
+use coreline_io::sync::{Notify, Semaphore};
+use coreline_io::{Runtime, TaskGroup};
+use files::FileCache;
+use flush::FlushQueue;
+use index_cache::IndexCache;
+use journal_files::JournalFiles;
+use journal_writer::WriterQueue;
+use partition::Partition;
+use recovery::Recovered;
+use std::cell::{Cell, RefCell};
+use std::collections::{HashMap, VecDeque};
+use std::hash::{BuildHasherDefault, DefaultHasher};
 use std::rc::Rc;
 use std::sync::Arc;
+use tail::RunRef;
 pub use types::*;
+
+/// Partitions that load at a time.
+const LOADS_MAX: usize = 16;
+/// Bytes of sealed segments' indexes that are kept.
+const INDEX_CACHE_BYTES: usize = 16 << 20;
+
+/// By partition. The same history gives the same order of iteration, so simulations can be replayed.
+type IdMap<V> = HashMap<PartitionId, V, BuildHasherDefault<DefaultHasher>>;
 
 /// Called whenever a partition's high watermark moves; must not block.
 pub type HighWatermarkHook = Rc<dyn Fn(PartitionId, Offset)>;
 
+/// Where the store is in its life.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum StoreState {
+    Open,
+    /// Appends are refused, what came before is flushed.
+    Closing,
+    Stopped,
+    /// Durability is in doubt.
+    Dead,
+}
+
 /// The partitions of one shard. Owned by the shard, lives as long as it.
 pub struct LogStore<R: Runtime> {
-    runtime: R,
+    rt: R,
     options: StoreOptions,
+    state: Cell<StoreState>,
+    /// The journal had nothing to say: no partition can hold what is not synced.
+    clean_start: bool,
+    partitions: RefCell<IdMap<Rc<Partition>>>,
+    /// The journal's part of partitions that are not loaded yet.
+    recovered: RefCell<IdMap<Recovered>>,
+    journal: Rc<JournalFiles<R>>,
+    writer: WriterQueue,
+    flusher: FlushQueue,
+    files: FileCache<R>,
+    indexes: RefCell<IndexCache>,
+    /// Runs that are flushed and stay in memory for readers, oldest flush first.
+    cached: RefCell<VecDeque<(Rc<Partition>, RunRef)>>,
+    cached_bytes: Cell<usize>,
+    /// Bytes committed through the journal that are not in segments.
+    unflushed: Cell<usize>,
+    /// Bytes acknowledged that no sync covers.
+    not_durable: Cell<u64>,
+    /// The last write found no room.
+    full: Cell<bool>,
+    /// Told when a group commit, a flush or a direct write ends, and when space runs out.
+    progress: Notify,
+    loads: Rc<Semaphore>,
     hooks: RefCell<Vec<HighWatermarkHook>>,
+    stats: Cell<StoreStats>,
+    generation: Cell<u64>,
 }
 
 impl<R: Runtime> std::fmt::Debug for LogStore<R> {
@@ -35,9 +121,39 @@ impl<R: Runtime> LogStore<R> {
     /// # Errors
     /// The disk's, and a journal that cannot be what this program wrote.
     pub async fn open(runtime: R, options: StoreOptions) -> Result<Rc<Self>, StoreError> {
-        let path = options.data_dir.join("journal");
-        runtime.create_dir_all(&path).await.map_err(StoreError::io("create the journal's directory"))?;
-        Ok(Rc::new(Self { runtime, options, hooks: RefCell::default() }))
+        options.check();
+        let replay = recovery::replay(&runtime, &options).await?;
+        let store = Rc::new(Self {
+            files: FileCache::new(options.open_files_max),
+            indexes: RefCell::new(IndexCache::new(INDEX_CACHE_BYTES)),
+            rt: runtime,
+            options,
+            state: Cell::new(StoreState::Open),
+            clean_start: replay.clean,
+            partitions: RefCell::default(),
+            recovered: RefCell::new(replay.partitions),
+            journal: Rc::new(replay.files),
+            writer: WriterQueue::default(),
+            flusher: FlushQueue::default(),
+            cached: RefCell::default(),
+            cached_bytes: Cell::new(0),
+            unflushed: Cell::new(0),
+            not_durable: Cell::new(0),
+            full: Cell::new(false),
+            progress: Notify::default(),
+            loads: Semaphore::new(LOADS_MAX),
+            hooks: RefCell::default(),
+            stats: Cell::default(),
+            generation: Cell::new(0),
+        });
+        drop(store.rt.spawn(TaskGroup::Replication, "journal writer", store.clone().run_writer()));
+        for _ in 0..flush::FLUSH_WORKERS {
+            drop(store.rt.spawn(TaskGroup::Flush, "flusher", store.clone().run_flusher()));
+        }
+        if store.options.shard == 0 {
+            drop(store.rt.spawn(TaskGroup::Background, "remove leftovers", store.clone().remove_leftovers()));
+        }
+        Ok(store)
     }
 
     /// Moves what the journals of an earlier core count hold into segments, and removes those journals.
@@ -49,25 +165,45 @@ impl<R: Runtime> LogStore<R> {
     /// As [`LogStore::open`].
     pub async fn drain_foreign_journals(
         runtime: &R,
-        data_dir: &Path,
+        options: &StoreOptions,
         shards: u16,
         names: &dyn Fn(PartitionId) -> Option<PartitionSpec>,
     ) -> Result<(), StoreError> {
-        let _ = (runtime, data_dir, shards, names);
-        Ok(())
+        close::drain_foreign_journals(runtime, options, shards, names).await
     }
 
     /// Gives this shard a partition. Cheap: what is on disk is loaded at first use. Again with a newer leader epoch: a new leadership.
     pub fn assign(&self, spec: PartitionSpec) {
-        let _ = spec;
+        let id = spec.id;
+        if let Some(known) = self.partition(id) {
+            *known.spec.borrow_mut() = spec;
+            return;
+        }
+        let partition = Rc::new(Partition::new(spec));
+        self.partitions.borrow_mut().insert(id, partition.clone());
+        if self.recovered.borrow().contains_key(&id) {
+            // Its part of the journal goes to its segments in the background, so that the ring is free again.
+            self.queue_flush(&partition);
+        }
     }
 
     /// Every partition of this shard has been assigned: what the journal holds of others is of deleted topics, and is dropped.
-    pub fn assignments_complete(self: &Rc<Self>) {}
+    pub fn assignments_complete(&self) {
+        let unknown: Vec<PartitionId> = {
+            let partitions = self.partitions.borrow();
+            self.recovered.borrow().keys().filter(|id| !partitions.contains_key(id)).copied().collect()
+        };
+        for id in unknown {
+            self.recovered.borrow_mut().remove(&id);
+            self.journal.release_all(id);
+        }
+    }
 
     /// Changes a partition's settings from the next append on.
     pub fn reconfigure(&self, id: PartitionId, config: Arc<LogConfig>) {
-        let _ = (id, config);
+        if let Some(partition) = self.partition(id) {
+            partition.spec.borrow_mut().config = config;
+        }
     }
 
     /// Removes a partition: its appends fail, its directory is renamed, and removed in the background.
@@ -75,8 +211,7 @@ impl<R: Runtime> LogStore<R> {
     /// # Errors
     /// The disk's; the partition is gone from the store nevertheless.
     pub async fn delete(self: &Rc<Self>, id: PartitionId) -> Result<(), StoreError> {
-        let _ = id;
-        Ok(())
+        self.delete_partition(id).await
     }
 
     /// Appends one or more v2 batches. They are in the log, in the order of calls, when this returns (before the
@@ -89,8 +224,11 @@ impl<R: Runtime> LogStore<R> {
         records: BytesMut,
         origin: AppendOrigin,
     ) -> impl Future<Output = Result<Appended, AppendError>> + 'static {
-        let _ = (id, records, origin);
-        async { Err(AppendError::new(ErrorCode::KafkaStorageError, "the log is not there")) }
+        let receiver = self.enqueue(id, records, origin);
+        async move {
+            let stopped = || AppendError::new(ErrorCode::KafkaStorageError, "the store has stopped");
+            receiver.await.unwrap_or_else(|| Err(stopped()))
+        }
     }
 
     /// Reads whole batches from the one that holds `request.offset`. Does not wait for data: empty at the end.
@@ -98,15 +236,13 @@ impl<R: Runtime> LogStore<R> {
     /// # Errors
     /// `OFFSET_OUT_OF_RANGE`, `FENCED_LEADER_EPOCH`, `UNKNOWN_LEADER_EPOCH`, `UNKNOWN_TOPIC_OR_PARTITION`, `KAFKA_STORAGE_ERROR`.
     pub async fn read(self: &Rc<Self>, id: PartitionId, request: ReadRequest) -> Result<ReadResult, ReadError> {
-        let _ = (id, request, &self.runtime);
-        Err(ReadError::new(ErrorCode::KafkaStorageError, "the log is not there"))
+        self.read_partition(id, &request).await
     }
 
     /// The ends of a partition that is loaded.
     #[must_use]
     pub fn end_offsets(&self, id: PartitionId) -> Option<EndOffsets> {
-        let _ = id;
-        None
+        self.partition(id)?.with(|log| log.ends())
     }
 
     /// The ends of a partition; loads it if need be.
@@ -114,8 +250,8 @@ impl<R: Runtime> LogStore<R> {
     /// # Errors
     /// As [`LogStore::read`].
     pub async fn load_end_offsets(self: &Rc<Self>, id: PartitionId) -> Result<EndOffsets, ReadError> {
-        let _ = id;
-        Err(ReadError::new(ErrorCode::KafkaStorageError, "the log is not there"))
+        let partition = self.loaded(id).await?;
+        self.with_log(&partition, |log, _| log.ends())
     }
 
     /// Adds a hook that is called whenever a high watermark moves: how fetches wait without polling. It must not
@@ -124,7 +260,8 @@ impl<R: Runtime> LogStore<R> {
         self.hooks.borrow_mut().push(hook);
     }
 
-    /// ListOffsets. `None`: no record qualifies.
+    /// ListOffsets. `None`: no record qualifies. Of compressed batches an answer by timestamp is the batch's first
+    /// offset, with the batch's largest timestamp.
     ///
     /// # Errors
     /// As [`LogStore::read`].
@@ -134,8 +271,7 @@ impl<R: Runtime> LogStore<R> {
         query: OffsetQuery,
         current_leader_epoch: Option<LeaderEpoch>,
     ) -> Result<Option<OffsetFound>, ReadError> {
-        let _ = (id, query, current_leader_epoch);
-        Err(ReadError::new(ErrorCode::KafkaStorageError, "the log is not there"))
+        self.find_offset(id, query, current_leader_epoch).await
     }
 
     /// OffsetForLeaderEpoch.
@@ -148,8 +284,7 @@ impl<R: Runtime> LogStore<R> {
         epoch: LeaderEpoch,
         current_leader_epoch: Option<LeaderEpoch>,
     ) -> Result<EpochEnd, ReadError> {
-        let _ = (id, epoch, current_leader_epoch);
-        Err(ReadError::new(ErrorCode::KafkaStorageError, "the log is not there"))
+        self.epoch_end(id, epoch, current_leader_epoch).await
     }
 
     /// The active idempotent producers (DescribeProducers).
@@ -157,8 +292,7 @@ impl<R: Runtime> LogStore<R> {
     /// # Errors
     /// As [`LogStore::read`].
     pub async fn producers(self: &Rc<Self>, id: PartitionId) -> Result<Vec<ProducerInfo>, ReadError> {
-        let _ = id;
-        Err(ReadError::new(ErrorCode::KafkaStorageError, "the log is not there"))
+        self.active_producers(id).await
     }
 
     /// Bytes of a partition's segments (DescribeLogDirs).
@@ -166,8 +300,8 @@ impl<R: Runtime> LogStore<R> {
     /// # Errors
     /// As [`LogStore::read`].
     pub async fn log_size(self: &Rc<Self>, id: PartitionId) -> Result<u64, ReadError> {
-        let _ = id;
-        Err(ReadError::new(ErrorCode::KafkaStorageError, "the log is not there"))
+        let partition = self.loaded(id).await?;
+        self.with_log(&partition, |log, _| log.size())
     }
 
     /// DeleteRecords: moves the log's start to `to` (`-1`: the high watermark); durable when it returns. Gives the new start.
@@ -175,8 +309,7 @@ impl<R: Runtime> LogStore<R> {
     /// # Errors
     /// As [`LogStore::read`].
     pub async fn delete_records(self: &Rc<Self>, id: PartitionId, to: Offset) -> Result<Offset, ReadError> {
-        let _ = (id, to);
-        Err(ReadError::new(ErrorCode::KafkaStorageError, "the log is not there"))
+        self.move_log_start(id, to).await
     }
 
     /// Cuts the log so that `to` is the next offset; durable when it returns. Batches that hold `to` go whole.
@@ -184,14 +317,19 @@ impl<R: Runtime> LogStore<R> {
     /// # Errors
     /// As [`LogStore::read`].
     pub async fn truncate(self: &Rc<Self>, id: PartitionId, to: Offset) -> Result<EndOffsets, ReadError> {
-        let _ = (id, to);
-        Err(ReadError::new(ErrorCode::KafkaStorageError, "the log is not there"))
+        self.cut_log(id, to).await
     }
 
     /// Counters.
     #[must_use]
     pub fn stats(&self) -> StoreStats {
-        StoreStats::default()
+        StoreStats {
+            not_durable_bytes: self.not_durable.get(),
+            unflushed_bytes: self.unflushed.get() as u64,
+            cache_bytes: self.cached_bytes.get() as u64,
+            open_files: self.files.len() as u64,
+            ..self.stats.get()
+        }
     }
 
     /// Flushes everything, snapshots producers, cuts padding, marks the journal clean. Appends fail from now on.
@@ -199,6 +337,34 @@ impl<R: Runtime> LogStore<R> {
     /// # Errors
     /// The disk's.
     pub async fn shutdown(self: &Rc<Self>) -> Result<(), StoreError> {
-        Ok(())
+        self.close().await
+    }
+
+    fn partition(&self, id: PartitionId) -> Option<Rc<Partition>> {
+        self.partitions.borrow().get(&id).cloned()
+    }
+
+    fn count(&self, change: impl FnOnce(&mut StoreStats)) {
+        let mut stats = self.stats.get();
+        change(&mut stats);
+        self.stats.set(stats);
+    }
+
+    fn next_generation(&self) -> u64 {
+        self.generation.set(self.generation.get() + 1);
+        self.generation.get()
+    }
+
+    /// Keeps flushed runs for readers; past the budget the oldest flushed go, whosever they are.
+    fn cache_runs(&self, partition: &Rc<Partition>, runs: Vec<RunRef>) {
+        for run in runs {
+            self.cached_bytes.set(self.cached_bytes.get() + run.memory);
+            self.cached.borrow_mut().push_back((partition.clone(), run));
+        }
+        while self.cached_bytes.get() > self.options.cache_bytes_max {
+            let Some((partition, run)) = self.cached.borrow_mut().pop_front() else { return };
+            self.cached_bytes.set(self.cached_bytes.get() - run.memory);
+            partition.with(|log| log.tail.evict(run.run, log.flushed_end.min(log.committed_end)));
+        }
     }
 }

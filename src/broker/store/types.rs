@@ -89,6 +89,18 @@ impl StoreOptions {
     }
 }
 
+impl StoreOptions {
+    /// Relations that the store stands on.
+    pub(crate) fn check(&self) {
+        let block = coreline_io::BLOCK as u64;
+        assert!(self.journal_files >= 2, "the journal needs two files: one to write, one to recycle");
+        assert!(self.journal_file_bytes.is_multiple_of(block), "journal files are whole blocks");
+        let frame = (self.group_bytes_max + self.direct_bytes_min) as u64 * 2 + 4 * block;
+        assert!(frame <= self.journal_file_bytes, "a journal file must hold the largest group: {frame} bytes");
+        assert!(frame <= crate::log::journal::FRAME_BYTES_MAX as u64, "a frame must hold the largest group");
+    }
+}
+
 impl fmt::Debug for StoreOptions {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("StoreOptions")
@@ -312,6 +324,9 @@ pub enum StoreError {
     /// What is on disk cannot be what this program wrote.
     #[error("{0}")]
     Corrupt(String),
+    /// The change could not be journaled.
+    #[error("{0}")]
+    Refused(ErrorCode),
     /// The store has stopped.
     #[error("the store has stopped")]
     Stopped,
@@ -347,4 +362,6 @@ pub struct StoreStats {
     pub unflushed_bytes: u64,
     /// Flushed bytes kept in memory, now.
     pub cache_bytes: u64,
+    /// Segment and index files open, now.
+    pub open_files: u64,
 }

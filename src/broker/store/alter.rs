@@ -1,0 +1,249 @@
+//! Deleting a partition, moving a log's start, cutting its end: changes that are no appends. Each is in the journal
+//! before it is answered.
+
+use super::partition::{Commit, Log, Partition, Phase};
+use super::read::with_ends;
+use super::types::{AppendError, EndOffsets, ReadError, StoreError};
+use super::{LogStore, flush::EPOCHS_FILE};
+use crate::error_code::ErrorCode;
+use crate::ids::{Offset, PartitionId};
+use crate::log::journal::Entry;
+use crate::log::leader_epochs::LeaderEpochs;
+use crate::log::segment::{FileKind, file_name};
+use coreline_io::{File, IoErrorKind, Runtime, TaskGroup};
+use std::path::PathBuf;
+use std::rc::Rc;
+
+/// The end of the name of a directory that is being removed.
+pub(super) const DELETED_SUFFIX: &str = "-delete";
+
+impl<R: Runtime> LogStore<R> {
+    pub(super) async fn delete_partition(self: &Rc<Self>, id: PartitionId) -> Result<(), StoreError> {
+        let Some(partition) = self.partitions.borrow_mut().remove(&id) else { return Ok(()) };
+        self.recovered.borrow_mut().remove(&id);
+        if partition.with_phase(|phase| matches!(phase, Phase::Loading(_))) {
+            // Its directory must not be renamed under the load. Whether that succeeds does not matter.
+            let _ = self.load(&partition).await;
+        }
+        self.hold(&partition).await;
+        let unflushed = partition.with_phase(|phase| match std::mem::replace(phase, Phase::Deleted) {
+            Phase::Ready(mut log) => {
+                let unknown = super::append::unknown_partition(id);
+                log.undo_uncommitted(unknown.code, &unknown.message);
+                log.journaled_bytes
+            }
+            Phase::Loading(queued) => {
+                for append in queued {
+                    append.sender.send(Err(super::append::unknown_partition(id)));
+                }
+                0
+            }
+            Phase::Unloaded | Phase::Deleted => 0,
+        });
+        self.unflushed.set(self.unflushed.get() - unflushed);
+        partition.changed.notify_all();
+        let journaled = self.journal_entry(Entry::Deleted { partition: id }).await;
+        self.journal.release_all(id);
+        if let Err(code) = journaled {
+            return Err(StoreError::Refused(code));
+        }
+        let dir = self.dir(&partition);
+        let target = self.deleted_dir(&partition);
+        self.files.forget_dir(&dir);
+        self.indexes.borrow_mut().forget_dir(&dir);
+        match self.rt.rename(&dir, &target).await {
+            Ok(()) => {}
+            Err(error) if error.kind == IoErrorKind::NotFound => return Ok(()),
+            Err(error) => return Err(StoreError::io("rename the deleted partition")(error)),
+        }
+        self.rt.sync_dir(&self.options.data_dir).await.map_err(StoreError::io("rename the deleted partition"))?;
+        self.remove_later(target);
+        Ok(())
+    }
+
+    /// `<topic>-<index>.<random>-delete`
+    pub(super) fn deleted_dir(&self, partition: &Partition) -> PathBuf {
+        let name = format!("{}.{:016x}{:016x}", partition.dir_name(), self.rt.next_u64(), self.rt.next_u64());
+        self.options.data_dir.join(format!("{name}{DELETED_SUFFIX}"))
+    }
+
+    pub(super) fn remove_later(self: &Rc<Self>, dir: PathBuf)
+    where
+        R: Runtime,
+    {
+        let rt = self.rt.clone();
+        drop(self.rt.spawn(TaskGroup::Background, "remove deleted partition", async move {
+            if let Err(error) = rt.remove_dir_all(&dir).await {
+                tracing::warn!(%error, "a deleted partition stays on disk until the next start");
+            }
+        }));
+    }
+
+    /// Removes what deletions left behind when the process died.
+    pub(super) async fn remove_leftovers(self: Rc<Self>) {
+        let Ok(entries) = self.rt.list_dir(&self.options.data_dir).await else { return };
+        for entry in entries.iter().filter(|e| e.is_dir && e.name.ends_with(DELETED_SUFFIX)) {
+            // Another deletion may have it in hand.
+            let _ = self.rt.remove_dir_all(&self.options.data_dir.join(&entry.name)).await;
+        }
+    }
+
+    /// Keeps commits, flushes and direct writes away from a partition. Undone by [`LogStore::let_go`].
+    async fn hold(&self, partition: &Rc<Partition>) {
+        loop {
+            let changed = partition.changed.notified();
+            let idle = partition.with(|log| {
+                log.held = true;
+                let idle = log.commit == Commit::Idle && !log.flushing;
+                log.flushing |= idle;
+                idle
+            });
+            if idle.unwrap_or(true) {
+                return;
+            }
+            changed.await;
+        }
+    }
+
+    fn let_go(&self, partition: &Rc<Partition>) {
+        partition.with(|log| {
+            log.held = false;
+            log.flushing = false;
+        });
+        partition.changed.notify_all();
+        self.queue_commit(partition);
+    }
+
+    pub(super) async fn move_log_start(self: &Rc<Self>, id: PartitionId, to: Offset) -> Result<Offset, ReadError> {
+        let partition = self.loaded(id).await?;
+        let start = self.with_log(&partition, |log, _| {
+            let to = if to.0 == -1 { log.high_watermark } else { to.0 };
+            if to < log.log_start || to > log.high_watermark {
+                let message = format!("offset {to} is not in {}..={}", log.log_start, log.high_watermark);
+                return Err(with_ends(ReadError::new(ErrorCode::OffsetOutOfRange, message), log));
+            }
+            Ok(to)
+        })??;
+        let entry = Entry::LogStart { partition: id, start: Offset(start) };
+        self.journal_entry(entry).await.map_err(|code| ReadError::new(code, "the new start could not be journaled"))?;
+        let removed = self.with_log(&partition, |log, _| {
+            log.log_start = log.log_start.max(start);
+            log.log_start_dirty = true;
+            log.epochs_dirty |= log.epochs.truncate_from_start(Offset(log.log_start));
+            log.assert_invariants();
+            take_dead_segments(log, self.next_generation())
+        })?;
+        let dir = self.dir(&partition);
+        for base in removed {
+            for kind in FileKind::ALL {
+                let path = dir.join(file_name(base, kind));
+                self.files.forget(&path);
+                // What cannot be removed now is before the log's start, and goes with the partition.
+                let _ = self.rt.remove_file(&path).await;
+            }
+        }
+        Ok(Offset(start))
+    }
+
+    /// Cuts the log: everything into segments, cut those, then the journal, then load again.
+    ///
+    /// ```text
+    /// batches 0..=9 10..=24 25..=30, truncate to 17 → the batch that holds 17 goes whole: the log ends at 10
+    /// ```
+    pub(super) async fn cut_log(self: &Rc<Self>, id: PartitionId, to: Offset) -> Result<EndOffsets, ReadError> {
+        let partition = self.loaded(id).await?;
+        partition.with(|log| log.held = true);
+        self.write_out(&partition, super::flush::Limit::Committed, true).await.map_err(super::read::read_failed)?;
+        self.hold(&partition).await;
+        let result = self.cut_held(&partition, to).await;
+        self.let_go(&partition);
+        result?;
+        self.load(&partition).await?;
+        self.with_log(&partition, |log, _| log.ends())
+    }
+
+    async fn cut_held(self: &Rc<Self>, partition: &Rc<Partition>, to: Offset) -> Result<(), ReadError> {
+        let state = self.with_log(partition, |log, _| {
+            log.undo_uncommitted(ErrorCode::NotLeaderOrFollower, "the log is being truncated");
+            (log.log_end, log.flushed_end, log.log_start, log.segments[log.segment_of(to.0)].base)
+        })?;
+        let (end, flushed, start, segment) = state;
+        if to.0 >= end {
+            return Ok(());
+        }
+        assert_eq!(end, flushed, "a held log that was flushed is flushed");
+        let to = to.0.max(start);
+        let (mut cut_offset, mut cut_position) = (segment, 0);
+        let scanned = self.scan_segment(partition, segment, 0, |header, position| {
+            if header.next_offset().0 <= to {
+                cut_offset = header.next_offset().0;
+                cut_position = position + header.size_in_bytes() as u64;
+            }
+        });
+        scanned.await.map_err(failed)?;
+        self.cut_files(partition, segment, cut_offset, cut_position).await?;
+        let entry = Entry::Truncate { partition: partition.id, to: Offset(cut_offset) };
+        self.journal_entry(entry).await.map_err(|code| ReadError::new(code, "the cut could not be journaled"))?;
+        partition.with_phase(|phase| *phase = Phase::Unloaded);
+        self.journal.release(partition.id, cut_offset, false);
+        Ok(())
+    }
+
+    /// Removes what is after `offset`: newest files first, so that a crash leaves a log without a hole.
+    async fn cut_files(
+        self: &Rc<Self>,
+        partition: &Rc<Partition>,
+        segment: i64,
+        offset: i64,
+        position: u64,
+    ) -> Result<(), ReadError> {
+        let (later, snapshots, epochs) = self.with_log(partition, |log, _| {
+            log.generation = self.next_generation();
+            let later: Vec<i64> = log.segments.iter().map(|s| s.base).filter(|b| *b > segment).collect();
+            let snapshots: Vec<i64> = log.snapshots.iter().copied().filter(|s| *s > offset).collect();
+            let mut epochs: LeaderEpochs = log.epochs.clone();
+            epochs.truncate_from_end(Offset(offset));
+            (later, snapshots, epochs)
+        })?;
+        let dir = self.dir(partition);
+        let mut gone: Vec<PathBuf> = Vec::new();
+        for base in later.into_iter().rev() {
+            gone.extend(
+                [FileKind::Log, FileKind::OffsetIndex, FileKind::TimeIndex].map(|k| dir.join(file_name(base, k))),
+            );
+        }
+        gone.extend(snapshots.into_iter().map(|s| dir.join(file_name(s, FileKind::Snapshot))));
+        gone.extend([FileKind::OffsetIndex, FileKind::TimeIndex].map(|k| dir.join(file_name(segment, k))));
+        for path in gone {
+            self.files.forget(&path);
+            self.indexes.borrow_mut().forget(&path);
+            match self.rt.remove_file(&path).await {
+                Err(error) if error.kind != IoErrorKind::NotFound => return Err(super::read::read_failed(error)),
+                _ => {}
+            }
+        }
+        self.rt.sync_dir(&dir).await.map_err(|e| super::read::read_failed(self.sync_failed(e)))?;
+        let path = dir.join(file_name(segment, FileKind::Log));
+        let file = self.files.get(&self.rt, &path, false).await.map_err(super::read::read_failed)?;
+        file.truncate(position).await.map_err(|e| super::read::read_failed(self.write_failed(e)))?;
+        file.sync_data().await.map_err(|e| super::read::read_failed(self.sync_failed(e)))?;
+        let text = epochs.encode();
+        self.rt.write_file_atomic(&dir.join(EPOCHS_FILE), text.as_bytes()).await.map_err(super::read::read_failed)
+    }
+}
+
+/// Takes sealed segments that are wholly before the log's start out of the log. Their files are to be removed.
+fn take_dead_segments(log: &mut Log, generation: u64) -> Vec<i64> {
+    let dead =
+        log.segments.windows(2).take_while(|pair| pair[1].base <= log.log_start && pair[0].index.is_none()).count();
+    if dead > 0 {
+        log.generation = generation;
+        log.hints.clear();
+    }
+    log.segments.drain(..dead).map(|s| s.base).collect()
+}
+
+fn failed(error: StoreError) -> ReadError {
+    let error = AppendError::new(ErrorCode::KafkaStorageError, error.to_string());
+    ReadError::new(error.code, error.message)
+}

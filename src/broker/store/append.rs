@@ -1,0 +1,295 @@
+//! Appends: validation, idempotence, offsets, the tail. Everything here happens in the call, in the order of calls.
+
+use super::partition::{AppendResult, Log, Partition, Phase, QueuedAppend, Segment};
+use super::types::{Acks, AppendError, AppendOrigin, Appended, PartitionSpec};
+use super::{LogStore, StoreState};
+use crate::error_code::ErrorCode;
+use crate::ids::{Offset, PartitionId};
+use crate::log::batch::{self, BatchError, Compression, RecordBatchHeader, ValidationRules};
+use crate::log::log_config::{LogConfig, TimestampType};
+use crate::log::producer_state::Check;
+use bytes::{Bytes, BytesMut};
+use coreline_io::Runtime;
+use coreline_io::sync::{OneshotReceiver, OneshotSender, oneshot};
+use std::ops::Range;
+use std::rc::Rc;
+
+/// Record bytes after which a snapshot of producer state is due: what a load after a crash may have to scan.
+const SNAPSHOT_INTERVAL_BYTES: u64 = 16 << 20;
+
+impl<R: Runtime> LogStore<R> {
+    /// See [`LogStore::append`].
+    pub(super) fn enqueue(
+        self: &Rc<Self>,
+        id: PartitionId,
+        records: BytesMut,
+        origin: AppendOrigin,
+    ) -> OneshotReceiver<AppendResult> {
+        let (sender, receiver) = oneshot();
+        let Some(partition) = self.partition(id) else {
+            sender.send(Err(unknown_partition(id)));
+            return receiver;
+        };
+        if self.state.get() != StoreState::Open {
+            sender.send(Err(AppendError::new(ErrorCode::KafkaStorageError, "the store is stopping")));
+            return receiver;
+        }
+        let mut append = Some(QueuedAppend { records, origin, sender });
+        let load = partition.with_phase(|phase| match phase {
+            Phase::Unloaded => {
+                *phase = Phase::Loading(append.take().into_iter().collect());
+                true
+            }
+            Phase::Loading(queue) => {
+                queue.extend(append.take());
+                false
+            }
+            Phase::Ready(_) | Phase::Deleted => false,
+        });
+        if load {
+            self.spawn_load(partition);
+        } else if let Some(append) = append {
+            self.append_now(&partition, append);
+        }
+        receiver
+    }
+
+    /// Appends to a partition that is loaded (or deleted).
+    pub(super) fn append_now(self: &Rc<Self>, partition: &Rc<Partition>, append: QueuedAppend) {
+        let QueuedAppend { records, origin, sender } = append;
+        if self.state.get() != StoreState::Open {
+            sender.send(Err(AppendError::new(ErrorCode::KafkaStorageError, "the store is stopping")));
+            return;
+        }
+        let spec = partition.spec.borrow().clone();
+        let mut sender = Some(sender);
+        let bytes = records.len();
+        let expiration_ms = self.options.producer_id_expiration_ms;
+        let result = partition.with(|log| {
+            let done = append_to_log(log, &spec, records, &origin, expiration_ms)?;
+            let sender = sender.take().expect("not answered yet");
+            answer(log, &done, &origin, sender);
+            Ok(done)
+        });
+        match result {
+            None => answer_error(sender, unknown_partition(partition.id)),
+            Some(Err(error)) => answer_error(sender, error),
+            Some(Ok(done)) => {
+                self.count(|s| {
+                    s.batches += done.batches;
+                    s.bytes += if done.batches > 0 { bytes as u64 } else { 0 };
+                });
+                self.queue_commit(partition);
+            }
+        }
+    }
+}
+
+fn answer_error(sender: Option<OneshotSender<AppendResult>>, error: AppendError) {
+    if let Some(sender) = sender {
+        sender.send(Err(error));
+    }
+}
+
+fn answer(log: &mut Log, done: &Done, origin: &AppendOrigin, sender: OneshotSender<AppendResult>) {
+    match origin.acks {
+        Acks::None => sender.send(Ok(done.appended)),
+        Acks::Local => log.wait_for(done.end, done.appended, sender),
+    }
+}
+
+pub(super) fn unknown_partition(id: PartitionId) -> AppendError {
+    AppendError::new(ErrorCode::UnknownTopicOrPartition, format!("partition {id} is not on this shard"))
+}
+
+/// What an append did.
+struct Done {
+    appended: Appended,
+    /// The offset after its last record (of a duplicate: the original's).
+    end: i64,
+    /// Batches added: 0 for a duplicate.
+    batches: u64,
+}
+
+fn batch_error(error: &BatchError) -> AppendError {
+    AppendError::new(error.error_code(), error.to_string())
+}
+
+/// Validates all batches, then adds all of them, or none.
+fn append_to_log(
+    log: &mut Log,
+    spec: &PartitionSpec,
+    records: BytesMut,
+    origin: &AppendOrigin,
+    expiration_ms: i64,
+) -> Result<Done, AppendError> {
+    let config = &spec.config;
+    let batches = validate_all(&records, config, origin)?;
+    let stamp = match config.message_timestamp_type {
+        TimestampType::CreateTime => None,
+        TimestampType::LogAppendTime => Some(origin.now_ms),
+    };
+    let appended = |base: i64, start| Appended {
+        base_offset: Offset(base),
+        log_append_time_ms: stamp.unwrap_or(-1),
+        log_start_offset: Offset(start),
+    };
+    if let [(header, _)] = batches.as_slice()
+        && let Ok(Check::Duplicate(original)) = log.producers.check(header)
+    {
+        let done = appended(original.first_offset().0, log.log_start);
+        return Ok(Done { appended: done, end: original.last_offset.0 + 1, batches: 0 });
+    }
+    let first = log.log_end;
+    let stamped = check_producers(log, &batches, stamp)?;
+    add_all(log, spec, records, &stamped, stamp, origin, expiration_ms);
+    log.assert_invariants();
+    Ok(Done { appended: appended(first, log.log_start), end: log.log_end, batches: batches.len() as u64 })
+}
+
+fn validate_all(
+    records: &BytesMut,
+    config: &LogConfig,
+    origin: &AppendOrigin,
+) -> Result<Vec<(RecordBatchHeader, Range<usize>)>, AppendError> {
+    let rules = ValidationRules {
+        max_bytes: config.max_message_bytes,
+        timestamp_type: config.message_timestamp_type,
+        before_max_ms: config.message_timestamp_before_max_ms,
+        after_max_ms: config.message_timestamp_after_max_ms,
+        now_ms: origin.now_ms,
+    };
+    let mut found = Vec::with_capacity(1);
+    let mut at = 0;
+    while at < records.len() {
+        let header = batch::validate(&records[at..], &rules).map_err(|e| batch_error(&e))?;
+        let range = at..at + header.size_in_bytes();
+        if range.len() as u64 > config.segment_bytes {
+            let message = format!("batch of {} bytes, segment.bytes is {}", range.len(), config.segment_bytes);
+            return Err(AppendError::new(ErrorCode::RecordListTooLarge, message));
+        }
+        if config.compacted {
+            check_keys(&header, &records[range.clone()])?;
+        }
+        at = range.end;
+        found.push((header, range));
+    }
+    if found.is_empty() {
+        return Err(AppendError::new(ErrorCode::InvalidRecord, "the request holds no batch for this partition"));
+    }
+    Ok(found)
+}
+
+/// A compacted topic needs a key in each record. Compressed batches are taken at their word.
+fn check_keys(header: &RecordBatchHeader, bytes: &[u8]) -> Result<(), AppendError> {
+    if header.compression() != Ok(Compression::None) {
+        return Ok(());
+    }
+    for (index, record) in batch::records(header, bytes).enumerate() {
+        if record.map_err(|e| batch_error(&e))?.key.is_none() {
+            let message = "a compacted topic needs a key in each record";
+            let mut error = AppendError::new(ErrorCode::InvalidRecord, message);
+            error.record_errors =
+                vec![super::types::RecordError { batch_index: index as i32, message: message.to_owned() }];
+            return Err(error);
+        }
+    }
+    Ok(())
+}
+
+/// Checks each batch with its producer, the ones before it in the request included, and gives each its offset.
+fn check_producers(
+    log: &mut Log,
+    batches: &[(RecordBatchHeader, Range<usize>)],
+    stamp: Option<i64>,
+) -> Result<Vec<RecordBatchHeader>, AppendError> {
+    let mut next = log.log_end;
+    let mut undo = Vec::new();
+    let mut checked = Ok(Vec::with_capacity(batches.len()));
+    for (header, _) in batches {
+        let mut header = *header;
+        header.base_offset = Offset(next);
+        header.max_timestamp = stamp.unwrap_or(header.max_timestamp);
+        next = header.next_offset().0;
+        let refused = match log.producers.check(&header) {
+            Ok(Check::Append) => None,
+            Ok(Check::Duplicate(_)) => {
+                let message = format!("producer {}: a duplicate among several batches", header.producer_id);
+                Some(AppendError::new(ErrorCode::DuplicateSequenceNumber, message))
+            }
+            Err(error) => Some(AppendError::new(error.code, error.message)),
+        };
+        if let Some(error) = refused {
+            checked = Err(error);
+            break;
+        }
+        undo.extend(log.producers.update(&header));
+        checked.iter_mut().for_each(|c| c.push(header));
+    }
+    // Noted for good batch by batch, so that a snapshot at a roll holds exactly what is before it.
+    undo.into_iter().rev().for_each(|u| log.producers.undo(u));
+    checked
+}
+
+fn add_all(
+    log: &mut Log,
+    spec: &PartitionSpec,
+    mut records: BytesMut,
+    headers: &[RecordBatchHeader],
+    stamp: Option<i64>,
+    origin: &AppendOrigin,
+    expiration_ms: i64,
+) {
+    for header in headers {
+        let len = header.size_in_bytes();
+        let mut bytes = records.split_to(len);
+        batch::assign(&mut bytes, header.base_offset, spec.leader_epoch, stamp);
+        if log.epochs.note(spec.leader_epoch, header.base_offset) {
+            log.epochs_dirty = true;
+        }
+        if wants_roll(log, &spec.config, header, len as u64) || log.bytes_since_snapshot >= SNAPSHOT_INTERVAL_BYTES {
+            log.producers.expire(origin.now_ms, expiration_ms);
+        }
+        add_batch(log, &spec.config, header, bytes.freeze());
+        let undo = log.producers.update(header);
+        log.producers.touch(header.producer_id, origin.now_ms);
+        log.remember_undo(header.base_offset.0, undo);
+        log.touched = true;
+        log.waiting_bytes += len;
+    }
+}
+
+/// Adds a batch that has its offset: at the end of the tail, in the active segment or a new one.
+pub(super) fn add_batch(log: &mut Log, config: &LogConfig, header: &RecordBatchHeader, bytes: Bytes) {
+    let (base, last, len) = (header.base_offset.0, header.last_offset().0, bytes.len() as u64);
+    assert_eq!(base, log.log_end, "offsets are contiguous");
+    let roll = wants_roll(log, config, header, len);
+    if roll || log.bytes_since_snapshot >= SNAPSHOT_INTERVAL_BYTES {
+        log.pending_snapshots.push_back((base, log.producers.encode_snapshot()));
+        log.bytes_since_snapshot = 0;
+    }
+    if roll {
+        log.segments.push(Segment::new(base));
+    }
+    let segment = log.active();
+    let position = segment.size;
+    segment.size += len;
+    segment.first_timestamp.get_or_insert(header.max_timestamp);
+    log.tail.push(base, last, header.max_timestamp, position, bytes);
+    log.log_end = last + 1;
+    log.bytes_since_snapshot += len;
+}
+
+/// `segment.bytes`, `segment.ms` (by record time, as Kafka does it), a full index, or offsets too far for one.
+fn wants_roll(log: &Log, config: &LogConfig, header: &RecordBatchHeader, len: u64) -> bool {
+    let active = log.segments.last().expect("a log has a segment");
+    if active.size == 0 {
+        return false;
+    }
+    let waited = active.first_timestamp.map_or(0, |first| header.max_timestamp.saturating_sub(first));
+    let entries_max = config.segment_index_bytes / 8;
+    active.size + len > config.segment_bytes.min(i32::MAX as u64)
+        || waited > config.segment_ms
+        || active.size / config.index_interval_bytes.max(1) >= entries_max
+        || header.last_offset().0 - active.base > i64::from(i32::MAX)
+}

@@ -1,0 +1,128 @@
+//! The end of a store, and what becomes of journals when the core count changes.
+
+use super::flush::FLUSH_WORKERS;
+use super::partition::Partition;
+use super::recovery;
+use super::types::{PartitionSpec, StoreError, StoreOptions};
+use super::{LogStore, StoreState};
+use crate::ids::PartitionId;
+use coreline_io::{IoErrorKind, Runtime};
+use futures_util::StreamExt;
+use futures_util::stream;
+use std::collections::BTreeSet;
+use std::rc::Rc;
+
+/// Partitions that are closed at a time.
+const CLOSE_CONCURRENCY: usize = 16;
+const _: () = assert!(CLOSE_CONCURRENCY >= FLUSH_WORKERS);
+
+impl<R: Runtime> LogStore<R> {
+    /// Flushes everything and marks the journal clean.
+    pub(super) async fn close(self: &Rc<Self>) -> Result<(), StoreError> {
+        if !matches!(self.state.get(), StoreState::Open) {
+            return Err(StoreError::Stopped);
+        }
+        self.state.set(StoreState::Closing);
+        self.flusher.wake.notify_all();
+        self.wait_for_commits().await?;
+        self.sync_journal().await?;
+        let partitions: Vec<_> = self.partitions.borrow().values().cloned().collect();
+        let recovered: BTreeSet<PartitionId> = self.recovered.borrow().keys().copied().collect();
+        let due = partitions.into_iter().filter(|p| p.is_ready() || recovered.contains(&p.id));
+        let mut closing = stream::iter(due.map(|p| self.close_partition(p))).buffer_unordered(CLOSE_CONCURRENCY);
+        let mut result = Ok(());
+        while let Some(closed) = closing.next().await {
+            result = result.and(closed);
+        }
+        drop(closing);
+        if self.state.get() != StoreState::Closing {
+            return Err(StoreError::Stopped);
+        }
+        self.journal.finish();
+        // What is left over belongs to partitions that could not be flushed: the next start must look.
+        if result.is_ok() && self.journal.all_live().is_empty() {
+            result = recovery::write_clean(&self.rt, &self.journal.dir, self.journal.last_lap()).await;
+        }
+        self.state.set(StoreState::Stopped);
+        self.writer.wake.notify_all();
+        result
+    }
+
+    /// Waits until no append is under way.
+    async fn wait_for_commits(&self) -> Result<(), StoreError> {
+        loop {
+            let progress = self.progress.notified();
+            if !self.is_running() {
+                return Err(StoreError::Stopped);
+            }
+            let partitions: Vec<_> = self.partitions.borrow().values().cloned().collect();
+            let busy = partitions.iter().any(|p| p.with(|log| log.committed_end < log.log_end) == Some(true));
+            if !busy && !self.writer.busy.get() {
+                return Ok(());
+            }
+            progress.await;
+        }
+    }
+
+    async fn close_partition(self: &Rc<Self>, partition: Rc<Partition>) -> Result<(), StoreError> {
+        let context = || format!("close {}", partition.dir_name());
+        self.flush_partition(&partition).await.map_err(|e| StoreError::io(context())(e))?;
+        if partition.with(|log| log.touched) != Some(true) || !self.take_segments(&partition).await {
+            return Ok(());
+        }
+        let base = partition.with(|log| {
+            let end = log.log_end;
+            if log.snapshots.last() != Some(&end) {
+                let snapshot = log.producers.encode_snapshot();
+                log.pending_snapshots.push_back((end, snapshot));
+            }
+            log.active().base
+        });
+        let closed = async {
+            if let Some(base) = base {
+                self.complete_files(&partition, base).await?;
+            }
+            self.write_snapshots(&partition).await
+        };
+        let closed = closed.await;
+        partition.with(|log| log.flushing = false);
+        closed.map_err(|e| StoreError::io(context())(e))
+    }
+}
+
+/// See [`LogStore::drain_foreign_journals`].
+pub(super) async fn drain_foreign_journals<R: Runtime>(
+    rt: &R,
+    options: &StoreOptions,
+    shards: u16,
+    names: &dyn Fn(PartitionId) -> Option<PartitionSpec>,
+) -> Result<(), StoreError> {
+    let root = options.data_dir.join("journal");
+    let entries = match rt.list_dir(&root).await {
+        Ok(entries) => entries,
+        Err(error) if error.kind == IoErrorKind::NotFound => return Ok(()),
+        Err(error) => return Err(StoreError::io("list the journals")(error)),
+    };
+    let found: BTreeSet<u16> =
+        entries.iter().filter_map(|e| e.name.strip_prefix("shard-").and_then(|n| n.parse().ok())).collect();
+    if found.is_empty() || found.iter().copied().eq(0..shards) {
+        return Ok(());
+    }
+    tracing::info!(journals = found.len(), shards, "the number of cores has changed, journals are drained");
+    for shard in found {
+        let options = StoreOptions { shard, ..options.clone() };
+        let store = LogStore::open(rt.clone(), options).await?;
+        let ids: Vec<PartitionId> = store.recovered.borrow().keys().copied().collect();
+        for spec in ids.into_iter().filter_map(names) {
+            store.assign(spec);
+        }
+        store.assignments_complete();
+        store.shutdown().await?;
+        if !store.journal.all_live().is_empty() {
+            return Err(StoreError::Corrupt(format!("the journal of shard {shard} could not be moved to segments")));
+        }
+        let dir = root.join(format!("shard-{shard:04}"));
+        rt.remove_dir_all(&dir).await.map_err(StoreError::io("remove a drained journal"))?;
+    }
+    rt.sync_dir(&root).await.map_err(StoreError::io("remove drained journals"))
+}

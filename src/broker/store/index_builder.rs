@@ -1,0 +1,178 @@
+//! The indexes of a segment that still grows: what is to be added to `.index` and `.timeindex`.
+//!
+//! Only whole blocks are written while the segment grows; the rest follows when it is sealed or the store is closed.
+//! After a crash the rest is found again by scanning from the last entry that was written.
+
+use crate::log::index::{OffsetEntry, TimeEntry};
+use coreline_io::BLOCK;
+
+/// A file of entries: a written part, always whole blocks, and what follows it.
+#[derive(Debug, Default)]
+pub(super) struct GrowingIndex {
+    /// Bytes in the file that are final; a multiple of the block.
+    pub(super) written: u64,
+    pub(super) pending: Vec<u8>,
+}
+
+impl GrowingIndex {
+    /// Takes over the valid bytes of a file.
+    pub(super) fn from_bytes(bytes: &[u8]) -> Self {
+        let written = bytes.len() / BLOCK * BLOCK;
+        Self { written: written as u64, pending: bytes[written..].to_vec() }
+    }
+
+    pub(super) fn len(&self) -> u64 {
+        self.written + self.pending.len() as u64
+    }
+
+    /// The whole blocks to write, and where.
+    pub(super) fn blocks(&self) -> Option<(u64, Vec<u8>)> {
+        let whole = self.pending.len() / BLOCK * BLOCK;
+        (whole > 0).then(|| (self.written, self.pending[..whole].to_vec()))
+    }
+
+    /// Everything, padded to a block, and where.
+    pub(super) fn rest(&self) -> Option<(u64, Vec<u8>)> {
+        if self.pending.is_empty() {
+            return None;
+        }
+        let mut bytes = self.pending.clone();
+        bytes.resize(bytes.len().next_multiple_of(BLOCK), 0);
+        Some((self.written, bytes))
+    }
+
+    /// `bytes` (whole blocks) from the front of `pending` are in the file.
+    pub(super) fn blocks_written(&mut self, bytes: usize) {
+        assert!(bytes.is_multiple_of(BLOCK));
+        self.pending.drain(..bytes);
+        self.pending.shrink_to_fit();
+        self.written += bytes as u64;
+    }
+}
+
+/// Both indexes of one segment.
+#[derive(Debug)]
+pub(super) struct IndexBuilder {
+    base: i64,
+    pub(super) offsets: GrowingIndex,
+    pub(super) times: GrowingIndex,
+    bytes_since_entry: u64,
+    last_offset_entry: Option<OffsetEntry>,
+    last_time_entry: Option<TimeEntry>,
+    /// The largest timestamp so far and the last offset of the first batch that has it.
+    pub(super) max: Option<TimeEntry>,
+}
+
+impl IndexBuilder {
+    pub(super) fn new(base: i64) -> Self {
+        Self {
+            base,
+            offsets: GrowingIndex::default(),
+            times: GrowingIndex::default(),
+            bytes_since_entry: 0,
+            last_offset_entry: None,
+            last_time_entry: None,
+            max: None,
+        }
+    }
+
+    /// Takes over valid index bytes found on disk.
+    pub(super) fn from_files(base: i64, offsets: &[u8], times: &[u8]) -> Self {
+        let last_offset = (offsets.len() / 8).checked_sub(1).and_then(|n| OffsetEntry::get(offsets, base, n));
+        let last_time = (times.len() / 12).checked_sub(1).and_then(|n| TimeEntry::get(times, base, n));
+        Self {
+            base,
+            offsets: GrowingIndex::from_bytes(offsets),
+            times: GrowingIndex::from_bytes(times),
+            bytes_since_entry: 0,
+            last_offset_entry: last_offset,
+            last_time_entry: last_time,
+            max: last_time,
+        }
+    }
+
+    /// Notes a batch. Batches that the entries already cover are passed over, so a scan may begin before the last entry.
+    pub(super) fn on_batch(
+        &mut self,
+        base: i64,
+        last: i64,
+        max_timestamp: i64,
+        position: u64,
+        len: u32,
+        interval: u64,
+    ) {
+        assert!(base >= self.base, "batch {base} in segment {}", self.base);
+        if self.max.is_none_or(|m| max_timestamp > m.timestamp) {
+            self.max = Some(TimeEntry { timestamp: max_timestamp, offset: last });
+        }
+        let position = u32::try_from(position).expect("a segment is smaller than 4 GiB");
+        if self.last_offset_entry.is_some_and(|e| position <= e.position) {
+            self.bytes_since_entry = 0;
+        }
+        let covered = self.last_offset_entry.is_some_and(|e| position <= e.position);
+        if !covered && self.bytes_since_entry > interval && position > 0 {
+            self.push_offset(OffsetEntry { offset: last, position });
+            self.push_time();
+            self.bytes_since_entry = 0;
+        }
+        self.bytes_since_entry += u64::from(len);
+    }
+
+    fn push_offset(&mut self, entry: OffsetEntry) {
+        let Some(bytes) = entry.encode(self.base) else { return };
+        self.offsets.pending.extend_from_slice(&bytes);
+        self.last_offset_entry = Some(entry);
+    }
+
+    /// Adds the largest timestamp so far, if it is news.
+    pub(super) fn push_time(&mut self) {
+        let Some(max) = self.max else { return };
+        let news = self.last_time_entry.is_none_or(|l| max.timestamp > l.timestamp && max.offset > l.offset);
+        if !news || max.timestamp < 0 {
+            return;
+        }
+        let Some(bytes) = max.encode(self.base) else { return };
+        self.times.pending.extend_from_slice(&bytes);
+        self.last_time_entry = Some(max);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn build(batches: i64) -> IndexBuilder {
+        let mut index = IndexBuilder::new(100);
+        for i in 0..batches {
+            index.on_batch(100 + i * 10, 109 + i * 10, 5000 + i, i as u64 * 3000, 3000, 4096);
+        }
+        index
+    }
+
+    #[test]
+    fn an_entry_each_interval() {
+        let index = build(6);
+        // 6000 bytes before batch 2, and 6000 more before batch 4.
+        let entry = |n| OffsetEntry::get(&index.offsets.pending, 100, n);
+        assert_eq!(entry(0), Some(OffsetEntry { offset: 129, position: 6000 }));
+        assert_eq!(entry(1), Some(OffsetEntry { offset: 149, position: 12_000 }));
+        assert_eq!(entry(2), None);
+        assert_eq!(TimeEntry::get(&index.times.pending, 100, 0), Some(TimeEntry { timestamp: 5002, offset: 129 }));
+    }
+
+    #[test]
+    fn a_scan_over_known_entries_adds_none() {
+        let whole = build(2000);
+        assert!(whole.offsets.pending.len() > BLOCK);
+        let (at, blocks) = whole.offsets.blocks().expect("a whole block");
+        assert_eq!((at, blocks.len()), (0, BLOCK));
+        // After a crash: the file has one block, the rest comes from a scan that begins a bit earlier.
+        let mut again = IndexBuilder::from_files(100, &whole.offsets.pending[..BLOCK], &[]);
+        let from = OffsetEntry::get(&whole.offsets.pending, 100, BLOCK / 8 - 1).expect("an entry").position / 3000 - 4;
+        for i in i64::from(from)..2000 {
+            again.on_batch(100 + i * 10, 109 + i * 10, 5000 + i, i as u64 * 3000, 3000, 4096);
+        }
+        assert_eq!(again.offsets.written, BLOCK as u64);
+        assert_eq!(again.offsets.pending, whole.offsets.pending[BLOCK..]);
+    }
+}

@@ -1,0 +1,390 @@
+//! The group commit: one task a shard takes everything that waits, writes it as one frame, then answers.
+//!
+//! No linger: when idle, a batch is written at once; while a write is under way, the next group gathers. A partition
+//! with much waiting goes straight to its segment instead (see [`super::flush`]), in parallel with the journal.
+
+use super::flush::Limit;
+use super::journal_files::{Live, WriteError};
+use super::partition::{Commit, Partition};
+use super::types::{FatalReason, StoreError};
+use super::{LogStore, StoreState};
+use crate::error_code::ErrorCode;
+use crate::ids::{Offset, PartitionId};
+use crate::log::journal::{Entry, FrameBuilder};
+use coreline_io::sync::{Notify, OneshotSender, oneshot};
+use coreline_io::{IoError, IoErrorKind, Monotonic, Runtime, TaskGroup};
+use futures_util::future::{Either, select};
+use std::cell::{Cell, RefCell};
+use std::collections::VecDeque;
+use std::pin::pin;
+use std::rc::Rc;
+use std::time::Duration;
+
+/// What waits for the writer.
+#[derive(Debug, Default)]
+pub(super) struct WriterQueue {
+    partitions: RefCell<VecDeque<Rc<Partition>>>,
+    control: RefCell<VecDeque<Control>>,
+    pub(super) wake: Notify,
+    /// When the oldest acknowledged but unsynced record must be synced (`flush.ms`).
+    sync_due: Cell<Option<Monotonic>>,
+    /// Partitions with acknowledged, unsynced records in the journal.
+    unsynced: RefCell<Vec<Rc<Partition>>>,
+    /// A group commit is under way.
+    pub(super) busy: Cell<bool>,
+}
+
+/// A change that is not a batch: durable before it is answered.
+#[derive(Debug)]
+struct Control {
+    entry: Entry,
+    done: OneshotSender<Result<(), ErrorCode>>,
+}
+
+/// A group commit.
+#[derive(Default)]
+struct Group {
+    frame: FrameBuilder,
+    members: Vec<Member>,
+    control: Vec<Control>,
+    sync: bool,
+}
+
+struct Member {
+    partition: Rc<Partition>,
+    bytes: usize,
+    end: i64,
+}
+
+impl<R: Runtime> LogStore<R> {
+    /// Puts a partition with uncommitted batches in the writer's queue.
+    pub(super) fn queue_commit(&self, partition: &Rc<Partition>) {
+        let ready =
+            partition.with(|log| log.bytes_to_submit() > 0 && log.commit == Commit::Idle && !log.held).unwrap_or(false);
+        if ready && !partition.commit_queued.replace(true) {
+            self.writer.partitions.borrow_mut().push_back(partition.clone());
+            self.writer.wake.notify_all();
+        }
+    }
+
+    /// Journals an entry; returns once it is durable.
+    pub(super) async fn journal_entry(&self, entry: Entry) -> Result<(), ErrorCode> {
+        let (done, receiver) = oneshot();
+        self.writer.control.borrow_mut().push_back(Control { entry, done });
+        self.writer.wake.notify_all();
+        receiver.await.unwrap_or(Err(ErrorCode::KafkaStorageError))
+    }
+
+    /// The writer's task. Ends when the store has stopped.
+    pub(super) async fn run_writer(self: Rc<Self>) {
+        loop {
+            self.wait_for_work().await;
+            if matches!(self.state.get(), StoreState::Stopped | StoreState::Dead) {
+                return;
+            }
+            self.sync_if_due().await;
+            if !self.has_work() {
+                continue;
+            }
+            self.writer.busy.set(true);
+            self.wait_for_flush_room().await;
+            let group = self.take_group();
+            if !group.frame.is_empty() {
+                self.commit(group).await;
+            }
+            self.writer.busy.set(false);
+            self.progress.notify_all();
+        }
+    }
+
+    fn has_work(&self) -> bool {
+        !self.writer.partitions.borrow().is_empty() || !self.writer.control.borrow().is_empty()
+    }
+
+    async fn wait_for_work(&self) {
+        while !self.has_work() && matches!(self.state.get(), StoreState::Open | StoreState::Closing) {
+            let woken = self.writer.wake.notified();
+            let Some(due) = self.writer.sync_due.get() else {
+                woken.await;
+                continue;
+            };
+            let now = self.rt.now();
+            if due <= now {
+                return;
+            }
+            let timer = self.rt.sleep(due.since(now));
+            if let Either::Right(_) = select(pin!(woken), pin!(timer)).await {
+                return;
+            }
+        }
+    }
+
+    /// Back-pressure: what is acknowledged and not in segments is bounded.
+    async fn wait_for_flush_room(&self) {
+        let max = self.options.unflushed_bytes_max;
+        while self.unflushed.get() > max && self.is_running() && !self.full.get() {
+            let progress = self.progress.notified();
+            self.queue_flush_all(self.journal.all_live());
+            progress.await;
+        }
+    }
+
+    /// Takes what waits: small amounts into one frame, large ones straight to their segments.
+    fn take_group(self: &Rc<Self>) -> Group {
+        let mut group = Group::default();
+        while group.frame.bytes() < self.options.group_bytes_max {
+            let Some(partition) = self.writer.partitions.borrow_mut().pop_front() else { break };
+            partition.commit_queued.set(false);
+            let waiting = partition.with(|log| {
+                let idle = log.commit == Commit::Idle && !log.held;
+                if idle { log.bytes_to_submit() } else { 0 }
+            });
+            let Some(waiting) = waiting.filter(|w| *w > 0) else { continue };
+            if waiting >= self.options.direct_bytes_min {
+                self.start_direct(partition);
+            } else {
+                self.add_member(&mut group, partition);
+            }
+        }
+        for control in self.writer.control.borrow_mut().drain(..) {
+            group.frame.push(&control.entry);
+            group.control.push(control);
+            group.sync = true;
+        }
+        group
+    }
+
+    fn add_member(&self, group: &mut Group, partition: Rc<Partition>) {
+        let spec = partition.spec.borrow().clone();
+        let taken = partition.with(|log| {
+            let (base, gathered) = log.submit_to_journal();
+            group.sync |= log.needs_sync(&spec, log.submitted_end);
+            (base, gathered, log.submitted_end)
+        });
+        let Some((base, gathered, end)) = taken else { return };
+        group.frame.batches(partition.id, Offset(base), &gathered.parts);
+        group.members.push(Member { partition, bytes: gathered.bytes, end });
+    }
+
+    async fn commit(self: &Rc<Self>, group: Group) {
+        if let Err(error) = self.make_room(group.frame_len()).await {
+            return self.group_failed(group, error);
+        }
+        let Group { mut frame, members, control, sync } = group;
+        if self.journal.at_start() {
+            frame.push(&Entry::LiveFrom { lap: self.journal.live_from() });
+        }
+        let (lap, sequence) = self.journal.next_frame();
+        let frame = frame.finish(lap, sequence);
+        let written = self.journal.write(&frame, sync).await;
+        let group = Group { frame: FrameBuilder::default(), members, control, sync };
+        if let Err(error) = written {
+            return match error {
+                WriteError::Write(error) => self.group_failed(group, error),
+                WriteError::Sync(error) => self.die(FatalReason::JournalSync, &error),
+            };
+        }
+        self.count(|s| {
+            s.groups += 1;
+            s.journal_bytes += frame.len as u64;
+        });
+        self.full.set(false);
+        self.group_done(group);
+        let store = self.clone();
+        self.journal.fill_ahead(move |error| store.fill_failed(&error));
+    }
+
+    /// Waits until the ring has room for a frame.
+    async fn make_room(self: &Rc<Self>, len: usize) -> Result<(), IoError> {
+        loop {
+            let changed = self.journal.changed.notified();
+            if self.journal.make_room(len).await? {
+                return Ok(());
+            }
+            if self.full.get() {
+                // Segments cannot grow, so the ring cannot be freed: refuse, rather than wait for somebody to make space.
+                return Err(storage_full());
+            }
+            if !self.is_running() {
+                std::future::pending::<()>().await;
+            }
+            self.queue_flush_all(self.journal.oldest_live());
+            let progress = self.progress.notified();
+            select(pin!(changed), pin!(progress)).await;
+        }
+    }
+
+    fn group_failed(self: &Rc<Self>, group: Group, error: IoError) {
+        if error.kind != IoErrorKind::StorageFull {
+            return self.die(FatalReason::JournalWrite, &error);
+        }
+        self.space_ran_out("journal", &error);
+        for member in group.members {
+            member.partition.with(|log| log.undo_uncommitted(ErrorCode::KafkaStorageError, &error.to_string()));
+            member.partition.changed.notify_all();
+        }
+        for control in group.control {
+            control.done.send(Err(ErrorCode::KafkaStorageError));
+        }
+    }
+
+    fn group_done(self: &Rc<Self>, group: Group) {
+        let now = self.rt.now();
+        for Member { partition, bytes, end } in group.members {
+            self.journal.note(partition.id, Live { end, log_start: false });
+            self.unflushed.set(self.unflushed.get() + bytes);
+            let progress = partition.with(|log| {
+                if !group.sync {
+                    log.unsynced_records += end - log.committed_end;
+                }
+                let progress = log.journal_done(bytes);
+                (progress, log.journaled_bytes >= self.options.flush_bytes)
+            });
+            let Some((progress, flush)) = progress else { continue };
+            if flush {
+                self.queue_flush(&partition);
+            }
+            if !group.sync {
+                self.not_durable.set(self.not_durable.get() + bytes as u64);
+                self.note_unsynced(&partition, now);
+            }
+            self.report(&partition, &progress);
+            partition.changed.notify_all();
+            self.queue_commit(&partition);
+        }
+        if group.sync {
+            self.all_synced();
+        }
+        for control in group.control {
+            self.note_control(&control.entry);
+            control.done.send(Ok(()));
+        }
+        self.arm_age_flush();
+        if self.unflushed.get() > self.options.unflushed_bytes_max / 2 {
+            self.queue_flush_all(self.journal.oldest_live());
+        }
+    }
+
+    fn note_control(&self, entry: &Entry) {
+        match entry {
+            Entry::LogStart { partition, .. } => self.journal.note(*partition, Live { end: 0, log_start: true }),
+            Entry::Truncate { partition, to } => self.journal.cut(*partition, to.0),
+            _ => {}
+        }
+    }
+
+    fn note_unsynced(&self, partition: &Rc<Partition>, now: Monotonic) {
+        let flush_ms = partition.spec.borrow().config.flush_ms;
+        let first = partition.with(|log| log.unsynced_since.replace(log.unsynced_since.unwrap_or(now)).is_none());
+        if first == Some(true) {
+            self.writer.unsynced.borrow_mut().push(partition.clone());
+        }
+        if let Ok(flush_ms) = u64::try_from(flush_ms)
+            && flush_ms < i64::MAX as u64
+        {
+            let due = now.plus(Duration::from_millis(flush_ms));
+            self.writer.sync_due.set(Some(self.writer.sync_due.get().map_or(due, |d| d.min(due))));
+        }
+    }
+
+    /// Every frame of the journal is on the device.
+    fn all_synced(&self) {
+        self.writer.sync_due.set(None);
+        self.not_durable.set(0);
+        for partition in self.writer.unsynced.take() {
+            partition.with(|log| {
+                log.unsynced_since = None;
+                log.unsynced_records = 0;
+            });
+        }
+    }
+
+    async fn sync_if_due(self: &Rc<Self>) {
+        if self.writer.sync_due.get().is_none_or(|due| due > self.rt.now()) {
+            return;
+        }
+        match self.journal.sync_frames().await {
+            Ok(()) => self.all_synced(),
+            Err(error) => self.die(FatalReason::JournalSync, &error),
+        }
+    }
+
+    /// Makes what `durability=written` acknowledged durable: at the end of the store.
+    pub(super) async fn sync_journal(self: &Rc<Self>) -> Result<(), StoreError> {
+        self.journal.sync_frames().await.map_err(StoreError::io("sync the journal"))?;
+        self.all_synced();
+        Ok(())
+    }
+
+    fn start_direct(self: &Rc<Self>, partition: Rc<Partition>) {
+        let started = partition.with(|log| {
+            log.commit = Commit::Direct;
+            log.submitted_end = log.log_end;
+            (log.submitted_end, log.waiting_bytes)
+        });
+        let Some((end, bytes)) = started else { return };
+        self.count(|s| s.direct_writes += 1);
+        let store = self.clone();
+        drop(self.rt.spawn(TaskGroup::Replication, "direct write", async move {
+            store.direct(&partition, end, bytes).await;
+        }));
+    }
+
+    /// Writes everything up to `end` to the segment, then answers.
+    async fn direct(self: &Rc<Self>, partition: &Rc<Partition>, end: i64, bytes: usize) {
+        let sync = {
+            let spec = partition.spec.borrow().clone();
+            partition.with(|log| log.needs_sync(&spec, end)).unwrap_or(true)
+        };
+        let result = self.write_out(partition, Limit::To(end), sync).await;
+        let progress = match result {
+            Ok(()) => partition.with(|log| {
+                log.commit = Commit::Idle;
+                log.commit_to(end, bytes)
+            }),
+            Err(error) if error.kind == IoErrorKind::StorageFull => {
+                self.space_ran_out("segment", &error);
+                partition.with(|log| {
+                    // Whole pieces that were written and synced stay; the rest is taken back.
+                    let kept = log.synced_end.clamp(log.committed_end, end);
+                    let bytes = log.bytes_between(log.committed_end, kept);
+                    let progress = log.commit_to(kept, bytes);
+                    log.undo_uncommitted(ErrorCode::KafkaStorageError, &error.to_string());
+                    progress
+                })
+            }
+            Err(_) => None,
+        };
+        if let Some(progress) = progress {
+            self.report(partition, &progress);
+        }
+        partition.changed.notify_all();
+        self.progress.notify_all();
+        self.queue_commit(partition);
+    }
+
+    /// Tells who watches that a high watermark moved.
+    pub(super) fn report(&self, partition: &Partition, progress: &super::partition::Progress) {
+        if let Some(to) = progress.high_watermark {
+            self.moved(partition.id, Offset(to));
+        }
+    }
+
+    fn moved(&self, id: PartitionId, to: Offset) {
+        let hooks = self.hooks.borrow().clone();
+        for hook in hooks {
+            hook(id, to);
+        }
+    }
+}
+
+impl Group {
+    /// Room for the frame and the entry that begins a lap.
+    fn frame_len(&self) -> usize {
+        self.frame.encoded_len() + coreline_io::BLOCK
+    }
+}
+
+fn storage_full() -> IoError {
+    IoError::new("write to the journal", std::io::Error::from(std::io::ErrorKind::StorageFull))
+}

@@ -1,0 +1,473 @@
+//! Loading a partition at first use: its directory, the valid end of its last segment, producers, then its part of
+//! the journal. Whoever appends meanwhile waits in line; whoever reads waits for the end.
+
+use super::append::add_batch;
+use super::flush::{EPOCHS_FILE, LOG_START_FILE, METADATA_FILE};
+use super::index_builder::IndexBuilder;
+use super::partition::{Log, Partition, Phase, Segment};
+use super::recovery::Recovered;
+use super::types::{AppendError, ReadError, StoreError};
+use super::{LogStore, StoreState};
+use crate::error_code::ErrorCode;
+use crate::log::batch::{self, RecordBatchHeader};
+use crate::log::index::{OffsetEntry, valid_offset_index, valid_time_index};
+use crate::log::leader_epochs::LeaderEpochs;
+use crate::log::partition_metadata;
+use crate::log::producer_state::ProducerStates;
+use crate::log::segment::{FileKind, ScanEnd, parse_file_name, scan};
+use bytes::BytesMut;
+use coreline_io::{DirEntry, File, IoErrorKind, Runtime, TaskGroup};
+use std::collections::{BTreeMap, BTreeSet};
+use std::ops::ControlFlow;
+use std::path::Path;
+use std::rc::Rc;
+
+const SCAN_BYTES: usize = 1 << 20;
+
+/// What is on disk, before the journal's part.
+struct OnDisk {
+    log: Log,
+    /// The scan found bytes to throw away, or the files may hold what no sync covers.
+    settle: bool,
+}
+
+/// A segment's files by what the directory says.
+#[derive(Debug, Default)]
+struct Listing {
+    logs: BTreeMap<i64, u64>,
+    indexes: BTreeSet<(i64, FileKind)>,
+    snapshots: BTreeSet<i64>,
+    metadata: bool,
+}
+
+impl<R: Runtime> LogStore<R> {
+    /// Starts to load; the phase is `Loading` already.
+    pub(super) fn spawn_load(self: &Rc<Self>, partition: Rc<Partition>) {
+        let store = self.clone();
+        drop(self.rt.spawn(TaskGroup::Requests, "load partition", async move {
+            store.load_now(&partition).await;
+        }));
+    }
+
+    /// Waits until the partition is loaded; loads it if nobody does.
+    pub(super) async fn load(self: &Rc<Self>, partition: &Rc<Partition>) -> Result<(), ReadError> {
+        loop {
+            let changed = partition.changed.notified();
+            let start = partition.with_phase(|phase| match phase {
+                Phase::Ready(_) => Some(Ok(())),
+                Phase::Deleted => {
+                    let error = super::append::unknown_partition(partition.id);
+                    Some(Err(ReadError::new(error.code, error.message)))
+                }
+                Phase::Loading(_) => None,
+                Phase::Unloaded => {
+                    *phase = Phase::Loading(Vec::new());
+                    self.spawn_load(partition.clone());
+                    None
+                }
+            });
+            match start {
+                Some(done) => return done,
+                None => changed.await,
+            }
+            if partition.with_phase(|phase| matches!(phase, Phase::Unloaded)) {
+                let message = format!("{} could not be loaded", partition.dir_name());
+                return Err(ReadError::new(ErrorCode::KafkaStorageError, message));
+            }
+        }
+    }
+
+    async fn load_now(self: &Rc<Self>, partition: &Rc<Partition>) {
+        let permit = self.loads.acquire(1).await;
+        let result = self.load_log(partition).await;
+        drop(permit);
+        let queued = partition.with_phase(|phase| {
+            let Phase::Loading(queued) = phase else { return None };
+            let queued = std::mem::take(queued);
+            if result.is_err() {
+                *phase = Phase::Unloaded;
+            }
+            Some(queued)
+        });
+        // Deleted meanwhile: its appends were answered by that.
+        let Some(queued) = queued else { return };
+        match result {
+            Ok(mut log) => {
+                log.generation = self.next_generation();
+                self.unflushed.set(self.unflushed.get() + log.journaled_bytes);
+                let synced = log.synced_end;
+                let flush = log.journaled_bytes > 0 || log.log_start_dirty;
+                partition.with_phase(|phase| *phase = Phase::Ready(Box::new(log)));
+                for append in queued {
+                    self.append_now(partition, append);
+                }
+                self.journal.release(partition.id, synced, !flush);
+                if flush {
+                    self.queue_flush(partition);
+                }
+            }
+            Err(error) => {
+                tracing::error!(partition = %partition.dir_name(), %error, "partition cannot be loaded");
+                for append in queued {
+                    append.sender.send(Err(AppendError::new(ErrorCode::KafkaStorageError, error.to_string())));
+                }
+            }
+        }
+        partition.changed.notify_all();
+    }
+
+    async fn load_log(self: &Rc<Self>, partition: &Rc<Partition>) -> Result<Log, StoreError> {
+        let mut on_disk = self.load_segments(partition).await?;
+        if on_disk.settle {
+            self.settle(partition, &on_disk.log).await?;
+        }
+        // Taken out only when the load is complete: a failed one can be tried again.
+        let recovered = self.recovered.borrow_mut().remove(&partition.id);
+        if let Some(recovered) = recovered {
+            let result = replay_into(&mut on_disk.log, partition, &recovered);
+            if result.is_err() {
+                self.recovered.borrow_mut().insert(partition.id, recovered);
+            }
+            result?;
+        }
+        on_disk.log.assert_invariants();
+        Ok(on_disk.log)
+    }
+
+    async fn load_segments(self: &Rc<Self>, partition: &Rc<Partition>) -> Result<OnDisk, StoreError> {
+        let dir = self.dir(partition);
+        let entries = match self.rt.list_dir(&dir).await {
+            Ok(entries) => entries,
+            Err(error) if error.kind == IoErrorKind::NotFound => {
+                return Ok(OnDisk { log: Log::new(0, 0, vec![Segment::new(0)]), settle: false });
+            }
+            Err(error) => return Err(StoreError::io("list the partition")(error)),
+        };
+        let mut listing = list(&entries);
+        if listing.metadata && !self.is_ours(partition, &dir).await? {
+            self.set_aside(partition, &dir).await?;
+            return Ok(OnDisk { log: Log::new(0, 0, vec![Segment::new(0)]), settle: false });
+        }
+        let start = self.read_log_start(&dir).await?;
+        if listing.logs.is_empty() {
+            // Made, and never written to: or all of it was deleted up to `start`.
+            let start = start.unwrap_or(0);
+            let mut log = Log::new(start, start, vec![Segment::new(start)]);
+            log.dir_made = listing.metadata;
+            return Ok(OnDisk { log, settle: false });
+        }
+        self.rebuild_indexes(partition, &mut listing).await?;
+        let mut log = self.load_end(partition, &listing).await?;
+        log.dir_made = listing.metadata;
+        log.log_start = log.log_start.max(start.unwrap_or(0)).min(log.log_end);
+        log.epochs.truncate_from_end(crate::ids::Offset(log.log_end));
+        Ok(OnDisk { log, settle: !self.clean_start || self.state.get() == StoreState::Dead })
+    }
+
+    /// After an unclean stop: makes sure that what the scan believed is on the device, names included.
+    async fn settle(&self, partition: &Rc<Partition>, log: &Log) -> Result<(), StoreError> {
+        let Some(segment) = log.segments.iter().rev().find(|s| s.on_disk) else { return Ok(()) };
+        let path = self.segment_path(partition, segment.base, FileKind::Log);
+        let file = self.files.get(&self.rt, &path, false).await.map_err(StoreError::io("open the last segment"))?;
+        let length = file.size().await.map_err(StoreError::io("size of the last segment"))?;
+        if length > segment.size {
+            // Stale batches behind the end must never follow new ones.
+            file.truncate(segment.size).await.map_err(StoreError::io("cut the last segment"))?;
+        }
+        file.sync_data().await.map_err(|e| StoreError::io("sync the last segment")(self.sync_failed(e)))?;
+        let dir = self.dir(partition);
+        for dir in [dir.as_path(), self.options.data_dir.as_path()] {
+            self.rt.sync_dir(dir).await.map_err(|e| StoreError::io("sync the directory")(self.sync_failed(e)))?;
+        }
+        Ok(())
+    }
+
+    /// The directory belongs to this topic, and not to one of the same name that was deleted.
+    async fn is_ours(&self, partition: &Partition, dir: &Path) -> Result<bool, StoreError> {
+        let text = self.rt.read_file(&dir.join(METADATA_FILE)).await.map_err(StoreError::io("read the topic's id"))?;
+        let id = std::str::from_utf8(&text).ok().and_then(partition_metadata::decode);
+        Ok(id.is_none_or(|id| id == partition.id.topic))
+    }
+
+    /// Renames a directory that belongs to a deleted topic; it is removed with the other leftovers.
+    async fn set_aside(self: &Rc<Self>, partition: &Partition, dir: &Path) -> Result<(), StoreError> {
+        tracing::warn!(dir = %dir.display(), "directory of a deleted topic of the same name is removed");
+        let target = self.deleted_dir(partition);
+        self.files.forget_dir(dir);
+        self.rt.rename(dir, &target).await.map_err(StoreError::io("set a stale directory aside"))?;
+        self.rt.sync_dir(&self.options.data_dir).await.map_err(StoreError::io("set a stale directory aside"))?;
+        self.remove_later(target);
+        Ok(())
+    }
+
+    async fn read_log_start(&self, dir: &Path) -> Result<Option<i64>, StoreError> {
+        match self.rt.read_file(&dir.join(LOG_START_FILE)).await {
+            Ok(text) => {
+                let text = String::from_utf8_lossy(&text);
+                Ok(text.lines().nth(2).and_then(|l| l.rsplit(' ').next()).and_then(|n| n.trim().parse().ok()))
+            }
+            Err(error) if error.kind == IoErrorKind::NotFound => Ok(None),
+            Err(error) => Err(StoreError::io("read the log's start")(error)),
+        }
+    }
+
+    /// The epochs file; none if it is missing or damaged.
+    async fn read_epochs(&self, dir: &Path) -> Result<Option<LeaderEpochs>, StoreError> {
+        match self.rt.read_file(&dir.join(EPOCHS_FILE)).await {
+            Ok(text) => Ok(std::str::from_utf8(&text).ok().and_then(LeaderEpochs::decode)),
+            Err(error) if error.kind == IoErrorKind::NotFound => Ok(None),
+            Err(error) => Err(StoreError::io("read the leader epochs")(error)),
+        }
+    }
+
+    /// Finds the end of the log: scans from the newest snapshot or index entry, whichever is earlier.
+    async fn load_end(&self, partition: &Rc<Partition>, listing: &Listing) -> Result<Log, StoreError> {
+        let dir = self.dir(partition);
+        let interval = partition.spec.borrow().config.index_interval_bytes;
+        let bases: Vec<i64> = listing.logs.keys().copied().collect();
+        let last = *bases.last().expect("there is a segment");
+        let epochs = self.read_epochs(&dir).await?;
+        let (mut producers, snapshot) = self.read_snapshot(partition, listing).await?;
+        let builder = self.read_indexes(partition, last, listing.logs[&last]).await?;
+        let mut segments: Vec<Segment> = bases
+            .iter()
+            .map(|base| Segment { size: listing.logs[base], on_disk: true, index: None, ..Segment::new(*base) })
+            .collect();
+        // Without epochs or a snapshot everything is read once.
+        let from = match (&epochs, snapshot) {
+            (Some(_), Some(offset)) => offset.max(bases[0]),
+            _ => bases[0],
+        };
+        let mut epochs = epochs.unwrap_or_default();
+        let mut index = builder;
+        let mut expected = from;
+        let first = segments.partition_point(|s| s.base <= from).saturating_sub(1);
+        for (at, segment) in segments.iter_mut().enumerate().skip(first) {
+            let is_last = segment.base == last;
+            let start = if at == first {
+                self.position_before(partition, segment.base, from, &index, is_last).await?
+            } else {
+                0
+            };
+            let end = self
+                .scan_segment(partition, segment.base, start, |header, position| {
+                    if is_last {
+                        index.on_batch(
+                            header.base_offset.0,
+                            header.last_offset().0,
+                            header.max_timestamp,
+                            position,
+                            header.size_in_bytes() as u32,
+                            interval,
+                        );
+                        segment.first_timestamp.get_or_insert(header.max_timestamp);
+                    }
+                    if header.base_offset.0 >= from {
+                        producers.update(header);
+                        epochs.note(header.partition_leader_epoch, header.base_offset);
+                    }
+                    expected = header.next_offset().0;
+                })
+                .await?;
+            if is_last {
+                segment.size = end;
+            } else if end < segment.size {
+                return Err(StoreError::Corrupt(format!(
+                    "{}: batch at byte {end} of segment {} is damaged, {} bytes are expected",
+                    dir.display(),
+                    segment.base,
+                    segment.size
+                )));
+            }
+        }
+        let tail = segments.last_mut().expect("there is a segment");
+        tail.index = Some(Box::new(index));
+        let end = expected.max(last);
+        let mut log = Log::new(bases[0], end, segments);
+        log.epochs = epochs;
+        log.producers = producers;
+        log.snapshots = listing.snapshots.iter().copied().filter(|s| *s <= end).collect();
+        log.bytes_since_snapshot = log.active().size;
+        Ok(log)
+    }
+
+    /// Where to begin a scan that must see `from` and what the last index lacks.
+    async fn position_before(
+        &self,
+        partition: &Rc<Partition>,
+        base: i64,
+        from: i64,
+        index: &IndexBuilder,
+        is_last: bool,
+    ) -> Result<u64, StoreError> {
+        let path = self.segment_path(partition, base, FileKind::OffsetIndex);
+        let known = match self.rt.read_file(&path).await {
+            Ok(bytes) => bytes,
+            Err(error) if error.kind == IoErrorKind::NotFound => return Ok(0),
+            Err(error) => return Err(StoreError::io("read an index")(error)),
+        };
+        if !is_last {
+            return Ok(u64::from(OffsetEntry::lookup(&known, base, from)));
+        }
+        let known = &known[..(index.offsets.len() as usize).min(known.len())];
+        Ok(u64::from(OffsetEntry::lookup(known, base, from)))
+    }
+
+    /// The valid part of a segment's indexes, checked against its batches.
+    async fn read_indexes(
+        &self,
+        partition: &Rc<Partition>,
+        base: i64,
+        log_bytes: u64,
+    ) -> Result<IndexBuilder, StoreError> {
+        let mut files = Vec::new();
+        for kind in [FileKind::OffsetIndex, FileKind::TimeIndex] {
+            match self.rt.read_file(&self.segment_path(partition, base, kind)).await {
+                Ok(bytes) => files.push(bytes),
+                Err(error) if error.kind == IoErrorKind::NotFound => return Ok(IndexBuilder::new(base)),
+                Err(error) => return Err(StoreError::io("read an index")(error)),
+            }
+        }
+        let offsets = &files[0][..valid_offset_index(&files[0], base, log_bytes)];
+        let times = &files[1][..valid_time_index(&files[1], base)];
+        let Some(entry) = (offsets.len() / 8).checked_sub(1).and_then(|n| OffsetEntry::get(offsets, base, n)) else {
+            return Ok(IndexBuilder::new(base));
+        };
+        // The last entry must name a batch: else the index is of other bytes.
+        let path = self.segment_path(partition, base, FileKind::Log);
+        let file = self.files.get(&self.rt, &path, false).await.map_err(StoreError::io("open a segment"))?;
+        let bytes = file.read_at(u64::from(entry.position), batch::HEADER_LEN).await;
+        let bytes = bytes.map_err(StoreError::io("read a segment"))?;
+        let names_it = batch::parse_header(&bytes).is_ok_and(|h| h.last_offset().0 == entry.offset);
+        Ok(if names_it { IndexBuilder::from_files(base, offsets, times) } else { IndexBuilder::new(base) })
+    }
+
+    /// The newest snapshot that can be read, and its offset.
+    async fn read_snapshot(
+        &self,
+        partition: &Rc<Partition>,
+        listing: &Listing,
+    ) -> Result<(ProducerStates, Option<i64>), StoreError> {
+        for offset in listing.snapshots.iter().rev() {
+            let path = self.segment_path(partition, *offset, FileKind::Snapshot);
+            let bytes = self.rt.read_file(&path).await.map_err(StoreError::io("read a snapshot"))?;
+            if let Some(states) = ProducerStates::decode_snapshot(&bytes) {
+                return Ok((states, Some(*offset)));
+            }
+            tracing::warn!(path = %path.display(), "snapshot is damaged, an older one is used");
+        }
+        Ok((ProducerStates::default(), None))
+    }
+
+    /// Calls `found(header, position)` for each valid batch from `start` on. Gives where they end.
+    pub(super) async fn scan_segment(
+        &self,
+        partition: &Rc<Partition>,
+        base: i64,
+        start: u64,
+        mut found: impl FnMut(&RecordBatchHeader, u64),
+    ) -> Result<u64, StoreError> {
+        let path = self.segment_path(partition, base, FileKind::Log);
+        let file = self.files.get(&self.rt, &path, false).await.map_err(StoreError::io("open a segment"))?;
+        let (mut position, mut expected, mut want) = (start, base, SCAN_BYTES);
+        let mut buffer = BytesMut::new();
+        loop {
+            let from = position + buffer.len() as u64;
+            let more = file.read_at(from, want).await.map_err(StoreError::io("read a segment"))?;
+            buffer.extend_from_slice(&more);
+            let (used, end) = scan(&buffer, expected, |header, at| {
+                found(header, position + at as u64);
+                expected = header.next_offset().0;
+                ControlFlow::Continue(())
+            });
+            let _ = buffer.split_to(used);
+            position += used as u64;
+            match end {
+                ScanEnd::Invalid => return Ok(position),
+                ScanEnd::More(_) if more.is_empty() => return Ok(position),
+                ScanEnd::More(needed) => want = needed.saturating_sub(buffer.len()).max(SCAN_BYTES),
+            }
+            if self.rt.should_yield() {
+                self.rt.yield_now().await;
+            }
+        }
+    }
+
+    /// Makes the indexes that are missing of sealed segments.
+    async fn rebuild_indexes(&self, partition: &Rc<Partition>, listing: &mut Listing) -> Result<(), StoreError> {
+        let sealed = listing.logs.len().saturating_sub(1);
+        let bases: Vec<i64> = listing.logs.keys().copied().take(sealed).collect();
+        let interval = partition.spec.borrow().config.index_interval_bytes;
+        for base in bases {
+            let whole =
+                [FileKind::OffsetIndex, FileKind::TimeIndex].iter().all(|k| listing.indexes.contains(&(base, *k)));
+            if whole {
+                continue;
+            }
+            tracing::info!(partition = %partition.dir_name(), segment = base, "index is missing, it is rebuilt");
+            let mut index = IndexBuilder::new(base);
+            self.scan_segment(partition, base, 0, |h, position| {
+                let len = h.size_in_bytes() as u32;
+                index.on_batch(h.base_offset.0, h.last_offset().0, h.max_timestamp, position, len, interval);
+            })
+            .await?;
+            index.push_time();
+            for (kind, bytes) in
+                [(FileKind::TimeIndex, &index.times.pending), (FileKind::OffsetIndex, &index.offsets.pending)]
+            {
+                let path = self.segment_path(partition, base, kind);
+                self.files.forget(&path);
+                self.rt.write_file_atomic(&path, bytes).await.map_err(StoreError::io("write a rebuilt index"))?;
+            }
+        }
+        Ok(())
+    }
+}
+
+fn list(entries: &[DirEntry]) -> Listing {
+    let mut listing = Listing::default();
+    for entry in entries {
+        listing.metadata |= entry.name == METADATA_FILE;
+        match parse_file_name(&entry.name) {
+            Some((base, FileKind::Log)) => drop(listing.logs.insert(base, entry.len)),
+            Some((offset, FileKind::Snapshot)) => drop(listing.snapshots.insert(offset)),
+            Some((base, kind)) => drop(listing.indexes.insert((base, kind))),
+            None => {}
+        }
+    }
+    listing
+}
+
+/// Adds what the journal has beyond the segments.
+fn replay_into(log: &mut Log, partition: &Partition, recovered: &Recovered) -> Result<(), StoreError> {
+    let config = partition.spec.borrow().config.clone();
+    for (base, last, bytes) in &recovered.batches {
+        if *last < log.log_end {
+            continue;
+        }
+        if *base != log.log_end {
+            return Err(StoreError::Corrupt(format!(
+                "{}: the journal goes on at offset {base}, the segments end at {}",
+                partition.dir_name(),
+                log.log_end
+            )));
+        }
+        let header = batch::parse_header(bytes).map_err(|e| StoreError::Corrupt(e.to_string()))?;
+        batch::check_crc(&header, bytes).map_err(|e| StoreError::Corrupt(format!("journal: {e}")))?;
+        if log.epochs.note(header.partition_leader_epoch, header.base_offset) {
+            log.epochs_dirty = true;
+        }
+        add_batch(log, &config, &header, bytes.clone());
+        log.producers.update(&header);
+        log.journaled_bytes += bytes.len();
+        log.touched = true;
+    }
+    log.committed_end = log.log_end;
+    log.submitted_end = log.log_end;
+    log.high_watermark = log.log_end;
+    if let Some(start) = recovered.log_start.filter(|s| *s > log.log_start) {
+        log.log_start = start.min(log.log_end);
+        log.log_start_dirty = true;
+    }
+    Ok(())
+}

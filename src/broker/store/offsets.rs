@@ -1,0 +1,236 @@
+//! ListOffsets, OffsetForLeaderEpoch, DescribeProducers: questions about a log.
+
+use super::LogStore;
+use super::partition::{Log, Partition};
+use super::read::{check_epoch, epoch_of};
+use super::types::{EpochEnd, Isolation, OffsetFound, OffsetQuery, ProducerInfo, ReadError, ReadRequest};
+use crate::ids::{LeaderEpoch, Offset, PartitionId};
+use crate::log::batch::{self, Compression, RecordBatchHeader};
+use crate::log::index::TimeEntry;
+use crate::log::segment::FileKind;
+use bytes::Bytes;
+use coreline_io::Runtime;
+use std::rc::Rc;
+
+const SEARCH_BYTES: usize = 512 << 10;
+
+/// The time index of a segment: its entries as far as they are known.
+struct Times {
+    segment: i64,
+    /// No file to read: it grows, these are its entries that are not in the file yet.
+    pending: Option<(u64, Vec<u8>, Option<TimeEntry>)>,
+}
+
+impl<R: Runtime> LogStore<R> {
+    pub(super) async fn find_offset(
+        self: &Rc<Self>,
+        id: PartitionId,
+        query: OffsetQuery,
+        current_leader_epoch: Option<LeaderEpoch>,
+    ) -> Result<Option<OffsetFound>, ReadError> {
+        let partition = self.loaded(id).await?;
+        let ends = self.with_log(&partition, |log, epoch| {
+            check_epoch(current_leader_epoch, epoch, log)?;
+            let found = |offset| OffsetFound { offset, timestamp: -1, leader_epoch: epoch_of(log, offset) };
+            Ok(match query {
+                OffsetQuery::Earliest => Some(found(Offset(log.log_start))),
+                // The epoch of the end is the leader's own.
+                OffsetQuery::Latest(Isolation::ReadUncommitted) => {
+                    Some(OffsetFound { leader_epoch: epoch, ..found(log.ends().high_watermark) })
+                }
+                OffsetQuery::Latest(Isolation::ReadCommitted) => {
+                    Some(OffsetFound { leader_epoch: epoch, ..found(log.ends().last_stable) })
+                }
+                OffsetQuery::MaxTimestamp | OffsetQuery::Timestamp(_) => None,
+            })
+        })??;
+        match query {
+            OffsetQuery::MaxTimestamp => self.max_timestamp(&partition).await,
+            OffsetQuery::Timestamp(at) => self.first_at_or_after(&partition, at).await,
+            _ => Ok(ends),
+        }
+    }
+
+    /// The first record at or after a time. Exact inside uncompressed batches. Of a compressed batch the first offset
+    /// is given, with the batch's largest timestamp: records of the batch before the time may come along.
+    async fn first_at_or_after(
+        self: &Rc<Self>,
+        partition: &Rc<Partition>,
+        time: i64,
+    ) -> Result<Option<OffsetFound>, ReadError> {
+        for times in self.segment_times(partition)? {
+            let Some(from) = self.time_lookup(partition, &times, time).await? else { continue };
+            let last = times.pending.is_some();
+            let found =
+                self.search(partition, from, times.segment, last, |header| header.max_timestamp >= time).await?;
+            if let Some((header, bytes)) = found {
+                return Ok(Some(self.record_at(partition, &header, &bytes, |t| t >= time)));
+            }
+        }
+        Ok(None)
+    }
+
+    /// The first record with the largest timestamp of the log.
+    async fn max_timestamp(self: &Rc<Self>, partition: &Rc<Partition>) -> Result<Option<OffsetFound>, ReadError> {
+        let mut best: Option<TimeEntry> = None;
+        for times in self.segment_times(partition)? {
+            let entry = match &times.pending {
+                Some((_, _, max)) => *max,
+                None => {
+                    let index = self.index_bytes(partition, times.segment, FileKind::TimeIndex, true).await?;
+                    (index.len() / 12).checked_sub(1).and_then(|n| TimeEntry::get(&index, times.segment, n))
+                }
+            };
+            if let Some(entry) = entry.filter(|e| best.is_none_or(|b| e.timestamp > b.timestamp)) {
+                best = Some(entry);
+            }
+        }
+        let resident = self.with_log(partition, |log, _| resident_max(log))?;
+        if let Some(entry) = resident.filter(|e| best.is_none_or(|b| e.timestamp > b.timestamp)) {
+            best = Some(entry);
+        }
+        let Some(best) = best.filter(|b| b.timestamp >= 0) else { return Ok(None) };
+        let found = self.search(partition, best.offset, i64::MIN, true, |h| h.max_timestamp == best.timestamp).await?;
+        Ok(found.map(|(header, bytes)| self.record_at(partition, &header, &bytes, |t| t == best.timestamp)))
+    }
+
+    fn segment_times(&self, partition: &Rc<Partition>) -> Result<Vec<Times>, ReadError> {
+        self.with_log(partition, |log, _| {
+            let times = |s: &super::partition::Segment| Times {
+                segment: s.base,
+                pending: s.index.as_ref().map(|i| (i.times.written, i.times.pending.clone(), i.max)),
+            };
+            log.segments.iter().filter(|s| s.size > 0).map(times).collect()
+        })
+    }
+
+    /// Where to begin in a segment; `None` if all of it is earlier.
+    async fn time_lookup(&self, partition: &Partition, times: &Times, time: i64) -> Result<Option<i64>, ReadError> {
+        let base = times.segment;
+        let sealed = times.pending.is_none();
+        let file = match &times.pending {
+            Some((0, _, _)) => Bytes::new(),
+            _ => self.index_bytes(partition, base, FileKind::TimeIndex, sealed).await?,
+        };
+        let Some((written, pending, _)) = &times.pending else {
+            let last = (file.len() / 12).checked_sub(1).and_then(|n| TimeEntry::get(&file, base, n));
+            // An empty index says nothing: records without timestamps.
+            return Ok(last.is_none_or(|l| l.timestamp >= time).then(|| TimeEntry::lookup(&file, base, time)));
+        };
+        let mut entries = file[..(*written as usize).min(file.len())].to_vec();
+        entries.extend_from_slice(pending);
+        Ok(Some(TimeEntry::lookup(&entries, base, time)))
+    }
+
+    /// The first committed batch from `from` on that is wanted; within the segment at `segment`, unless `beyond`.
+    async fn search(
+        self: &Rc<Self>,
+        partition: &Rc<Partition>,
+        from: i64,
+        segment: i64,
+        beyond: bool,
+        wanted: impl Fn(&RecordBatchHeader) -> bool,
+    ) -> Result<Option<(RecordBatchHeader, Bytes)>, ReadError> {
+        let next_segment = self.with_log(partition, |log, _| {
+            log.segments.iter().map(|s| s.base).find(|b| *b > segment).filter(|_| !beyond).unwrap_or(i64::MAX)
+        })?;
+        let start = self.with_log(partition, |log, _| log.log_start)?;
+        let mut offset = from.max(start);
+        while offset < next_segment {
+            let request = ReadRequest {
+                offset: Offset(offset),
+                max_bytes: SEARCH_BYTES,
+                at_least_one: true,
+                isolation: Isolation::ReadUncommitted,
+                current_leader_epoch: None,
+            };
+            let result = self.read_partition(partition.id, &request).await?;
+            let bytes = Bytes::from(result.records.concat());
+            if bytes.is_empty() {
+                return Ok(None);
+            }
+            for found in batch::batches(&bytes.clone()) {
+                let Ok((header, range)) = found else { return Ok(None) };
+                if wanted(&header) {
+                    return Ok(Some((header, bytes.slice(range))));
+                }
+                offset = header.next_offset().0;
+            }
+        }
+        Ok(None)
+    }
+
+    fn record_at(
+        &self,
+        partition: &Partition,
+        header: &RecordBatchHeader,
+        bytes: &[u8],
+        wanted: impl Fn(i64) -> bool,
+    ) -> OffsetFound {
+        let start = partition.with(|log| log.log_start).unwrap_or(0);
+        let mut found = OffsetFound {
+            offset: Offset(header.base_offset.0.max(start)),
+            timestamp: header.max_timestamp,
+            leader_epoch: header.partition_leader_epoch,
+        };
+        if header.compression() == Ok(Compression::None) {
+            let record = batch::records(header, bytes).flatten().find(|r| r.offset.0 >= start && wanted(r.timestamp));
+            if let Some(record) = record {
+                found.offset = record.offset;
+                found.timestamp = record.timestamp;
+            }
+        }
+        found
+    }
+
+    pub(super) async fn epoch_end(
+        self: &Rc<Self>,
+        id: PartitionId,
+        epoch: LeaderEpoch,
+        current_leader_epoch: Option<LeaderEpoch>,
+    ) -> Result<EpochEnd, ReadError> {
+        let partition = self.loaded(id).await?;
+        self.with_log(&partition, |log, ours| {
+            check_epoch(current_leader_epoch, ours, log)?;
+            // The leader's own epoch ends at the log end, also before its first record.
+            let end = if epoch == ours {
+                Some((ours, Offset(log.log_end)))
+            } else {
+                log.epochs.end_offset_for(epoch, Offset(log.log_end))
+            };
+            let (leader_epoch, end_offset) = end.unwrap_or((LeaderEpoch(-1), Offset(-1)));
+            Ok(EpochEnd { leader_epoch, end_offset })
+        })?
+    }
+
+    pub(super) async fn active_producers(self: &Rc<Self>, id: PartitionId) -> Result<Vec<ProducerInfo>, ReadError> {
+        let partition = self.loaded(id).await?;
+        self.with_log(&partition, |log, _| {
+            let mut found: Vec<_> = log
+                .producers
+                .iter()
+                .map(|(producer_id, p)| ProducerInfo {
+                    producer_id,
+                    producer_epoch: p.epoch,
+                    last_sequence: p.batches.back().map_or(-1, |b| b.last_sequence),
+                    last_timestamp: p.last_timestamp,
+                    coordinator_epoch: p.coordinator_epoch,
+                    current_txn_start_offset: p.current_txn_first_offset.unwrap_or(Offset(-1)),
+                })
+                .collect();
+            found.sort_by_key(|p| p.producer_id);
+            found
+        })
+    }
+}
+
+/// The largest timestamp of committed resident batches.
+fn resident_max(log: &Log) -> Option<TimeEntry> {
+    let mut best: Option<TimeEntry> = None;
+    for batch in (0..log.tail.len()).filter_map(|i| log.tail.get(i)).take_while(|b| b.last < log.high_watermark) {
+        if best.is_none_or(|b| batch.max_timestamp > b.timestamp) {
+            best = Some(TimeEntry { timestamp: batch.max_timestamp, offset: batch.last });
+        }
+    }
+    best
+}

@@ -1,0 +1,483 @@
+//! One partition: its phases (unloaded, loading, ready, deleted) and, when ready, the state of its log.
+//!
+//! No I/O here: the drivers (`journal_writer`, `flush`, `load`, `read`) ask for a plan, do it, and report back.
+
+use super::index_builder::IndexBuilder;
+use super::read::Hints;
+use super::tail::{Gathered, RunRef, Tail, TailBatch};
+use super::types::{AppendError, AppendOrigin, Appended, EndOffsets, PartitionSpec};
+use crate::error_code::ErrorCode;
+use crate::ids::{Offset, PartitionId};
+use crate::log::leader_epochs::LeaderEpochs;
+use crate::log::log_config::Durability;
+use crate::log::producer_state::{ProducerStates, Undo};
+use bytes::{Bytes, BytesMut};
+use coreline_io::sync::{Notify, OneshotSender};
+use coreline_io::{BLOCK, Monotonic};
+use std::cell::{Cell, RefCell};
+use std::collections::VecDeque;
+
+/// Bytes in one write to a segment, at most (one batch more).
+const PIECE_BYTES_MAX: usize = 4 << 20;
+
+/// A partition of this shard. Shared by the map of the store and the queues; lives until deleted.
+#[derive(Debug)]
+pub(super) struct Partition {
+    pub(super) id: PartitionId,
+    pub(super) spec: RefCell<PartitionSpec>,
+    phase: RefCell<Phase>,
+    /// Told at every change of phase, and when a flush or a direct write of this partition ends.
+    pub(super) changed: Notify,
+    /// Waits in the flusher's queue.
+    pub(super) flush_queued: Cell<bool>,
+    /// Waits in the journal writer's queue.
+    pub(super) commit_queued: Cell<bool>,
+}
+
+#[derive(Debug)]
+pub(super) enum Phase {
+    Unloaded,
+    /// Appends that came meanwhile, in order.
+    Loading(Vec<QueuedAppend>),
+    Ready(Box<Log>),
+    Deleted,
+}
+
+/// The answer of an append.
+pub(super) type AppendResult = Result<Appended, AppendError>;
+
+/// An append that came before the log was loaded.
+#[derive(Debug)]
+pub(super) struct QueuedAppend {
+    pub(super) records: BytesMut,
+    pub(super) origin: AppendOrigin,
+    pub(super) sender: OneshotSender<AppendResult>,
+}
+
+impl Partition {
+    pub(super) fn new(spec: PartitionSpec) -> Self {
+        Self {
+            id: spec.id,
+            spec: RefCell::new(spec),
+            phase: RefCell::new(Phase::Unloaded),
+            changed: Notify::default(),
+            flush_queued: Cell::new(false),
+            commit_queued: Cell::new(false),
+        }
+    }
+
+    /// `<topic>-<index>`
+    pub(super) fn dir_name(&self) -> String {
+        format!("{}-{}", self.spec.borrow().topic, self.id.index)
+    }
+
+    /// Runs `f` on the log if it is loaded. `f` must not call back into the store.
+    pub(super) fn with<T>(&self, f: impl FnOnce(&mut Log) -> T) -> Option<T> {
+        match &mut *self.phase.borrow_mut() {
+            Phase::Ready(log) => Some(f(log)),
+            _ => None,
+        }
+    }
+
+    pub(super) fn with_phase<T>(&self, f: impl FnOnce(&mut Phase) -> T) -> T {
+        f(&mut self.phase.borrow_mut())
+    }
+
+    pub(super) fn is_ready(&self) -> bool {
+        matches!(&*self.phase.borrow(), Phase::Ready(_))
+    }
+}
+
+/// Who works on the newest batches of a log.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Commit {
+    /// Nobody.
+    Idle,
+    /// They are in a group commit under way.
+    Journal,
+    /// They are being written straight to the segment.
+    Direct,
+}
+
+/// A file of the log, on disk or about to be.
+#[derive(Debug)]
+pub(super) struct Segment {
+    /// Offset of its first record, and its name.
+    pub(super) base: i64,
+    /// Bytes of all its batches, flushed or not.
+    pub(super) size: u64,
+    /// The largest timestamp of its first batch: `segment.ms` counts from it.
+    pub(super) first_timestamp: Option<i64>,
+    /// The file exists.
+    pub(super) on_disk: bool,
+    /// What is known of its indexes; none once it is sealed (the files are then complete).
+    pub(super) index: Option<Box<IndexBuilder>>,
+}
+
+impl Segment {
+    pub(super) fn new(base: i64) -> Self {
+        Self { base, size: 0, first_timestamp: None, on_disk: false, index: Some(Box::new(IndexBuilder::new(base))) }
+    }
+}
+
+/// Somebody who waits until offsets below `end` are committed.
+#[derive(Debug)]
+struct Waiter {
+    end: i64,
+    appended: Appended,
+    sender: OneshotSender<AppendResult>,
+}
+
+/// A loaded log.
+///
+/// ```text
+/// log_start ≤ high_watermark ≤ committed_end ≤ submitted_end ≤ log_end
+/// synced_end ≤ flushed_end ≤ log_end        what is flushed or committed is in the tail or in segments
+/// ```
+#[derive(Debug)]
+pub(super) struct Log {
+    pub(super) log_start: i64,
+    /// Acknowledged by this replica: durable, or written where that is what was promised.
+    pub(super) committed_end: i64,
+    /// Handed to a group commit or a direct write.
+    pub(super) submitted_end: i64,
+    pub(super) log_end: i64,
+    pub(super) high_watermark: i64,
+    /// Written to segments.
+    pub(super) flushed_end: i64,
+    /// Written to segments and synced.
+    pub(super) synced_end: i64,
+    pub(super) commit: Commit,
+    /// A flush or a direct write has the segments.
+    pub(super) flushing: bool,
+    /// No commit may begin: a truncation waits or works.
+    pub(super) held: bool,
+    pub(super) tail: Tail,
+    /// Oldest first; never empty.
+    pub(super) segments: Vec<Segment>,
+    pub(super) epochs: LeaderEpochs,
+    /// The checkpoint file is older than `epochs`.
+    pub(super) epochs_dirty: bool,
+    pub(super) producers: ProducerStates,
+    /// The start is newer than its checkpoint file.
+    pub(super) log_start_dirty: bool,
+    /// The directory and `partition.metadata` are there.
+    pub(super) dir_made: bool,
+    /// A failed write may have left bytes behind the end of the last segment.
+    pub(super) cut_before_write: bool,
+    /// Producer state at an offset, to be written once all below it is flushed.
+    pub(super) pending_snapshots: VecDeque<(i64, Vec<u8>)>,
+    /// Snapshot files that exist, oldest first.
+    pub(super) snapshots: Vec<i64>,
+    pub(super) bytes_since_snapshot: u64,
+    /// Bytes from `committed_end` to `log_end`.
+    pub(super) waiting_bytes: usize,
+    /// Committed through the journal and not flushed yet.
+    pub(super) journaled_bytes: usize,
+    /// Written to the segment, acknowledged, not synced.
+    pub(super) unsynced_bytes: u64,
+    /// Records acknowledged since the last sync, for `flush.messages`.
+    pub(super) unsynced_records: i64,
+    /// When the first of them was acknowledged, for `flush.ms`.
+    pub(super) unsynced_since: Option<Monotonic>,
+    /// Changes when bytes that a reader may be looking for are taken away.
+    pub(super) generation: u64,
+    pub(super) hints: Hints,
+    /// Something was appended since it was loaded.
+    pub(super) touched: bool,
+    undo: VecDeque<(i64, Undo)>,
+    waiters: VecDeque<Waiter>,
+}
+
+/// One write to a segment.
+#[derive(Debug)]
+pub(super) struct Piece {
+    pub(super) segment_base: i64,
+    /// The file is to be made.
+    pub(super) create: bool,
+    /// Where the new bytes begin in the segment.
+    pub(super) position: u64,
+    /// The bytes of the block before `position`, if they are resident.
+    pub(super) prefix: Option<Vec<Bytes>>,
+    pub(super) parts: Vec<Bytes>,
+    pub(super) bytes: usize,
+    /// The offset after the last batch.
+    pub(super) end: i64,
+    pub(super) batches: Vec<TailBatch>,
+}
+
+impl Piece {
+    /// Bytes of the block before `position`.
+    pub(super) fn prefix_len(&self) -> usize {
+        (self.position % BLOCK as u64) as usize
+    }
+}
+
+/// What a report of progress asks of the driver.
+#[derive(Debug, Default)]
+pub(super) struct Progress {
+    /// The new high watermark, if it moved.
+    pub(super) high_watermark: Option<i64>,
+}
+
+/// What a finished flush frees.
+#[derive(Debug, Default)]
+pub(super) struct Freed {
+    /// Bytes that no longer count as journaled and unflushed.
+    pub(super) journaled: usize,
+    /// Runs that may be evicted.
+    pub(super) runs: Vec<RunRef>,
+}
+
+impl Log {
+    /// A log that ends at `end`, all of it flushed and synced.
+    pub(super) fn new(log_start: i64, end: i64, segments: Vec<Segment>) -> Self {
+        assert!(!segments.is_empty(), "a log has a segment");
+        Self {
+            log_start,
+            committed_end: end,
+            submitted_end: end,
+            log_end: end,
+            high_watermark: end,
+            flushed_end: end,
+            synced_end: end,
+            commit: Commit::Idle,
+            flushing: false,
+            held: false,
+            tail: Tail::default(),
+            segments,
+            epochs: LeaderEpochs::default(),
+            epochs_dirty: false,
+            producers: ProducerStates::default(),
+            log_start_dirty: false,
+            dir_made: false,
+            cut_before_write: false,
+            pending_snapshots: VecDeque::new(),
+            snapshots: Vec::new(),
+            bytes_since_snapshot: 0,
+            waiting_bytes: 0,
+            journaled_bytes: 0,
+            unsynced_bytes: 0,
+            unsynced_records: 0,
+            unsynced_since: None,
+            generation: 0,
+            hints: Hints::default(),
+            touched: false,
+            undo: VecDeque::new(),
+            waiters: VecDeque::new(),
+        }
+    }
+
+    pub(super) fn assert_invariants(&self) {
+        assert!(
+            self.log_start <= self.high_watermark
+                && self.high_watermark <= self.committed_end
+                && self.committed_end <= self.submitted_end
+                && self.submitted_end <= self.log_end
+                && self.synced_end <= self.flushed_end
+                && self.flushed_end <= self.log_end,
+            "start {} hw {} committed {} submitted {} end {} synced {} flushed {}",
+            self.log_start,
+            self.high_watermark,
+            self.committed_end,
+            self.submitted_end,
+            self.log_end,
+            self.synced_end,
+            self.flushed_end
+        );
+        assert!(self.tail.last().is_none_or(|b| b.last + 1 == self.log_end), "the tail reaches the log end");
+        assert!(self.flushed_end == self.log_end || self.tail.start().is_some_and(|s| s <= self.flushed_end));
+    }
+
+    pub(super) fn ends(&self) -> EndOffsets {
+        EndOffsets {
+            log_start: Offset(self.log_start),
+            last_stable: Offset(self.high_watermark),
+            high_watermark: Offset(self.high_watermark),
+            log_end: Offset(self.log_end),
+        }
+    }
+
+    /// Bytes of all segments from the log's start on.
+    pub(super) fn size(&self) -> u64 {
+        self.segments.iter().map(|s| s.size).sum()
+    }
+
+    pub(super) fn active(&mut self) -> &mut Segment {
+        self.segments.last_mut().expect("a log has a segment")
+    }
+
+    /// The index of the segment that holds `offset`.
+    pub(super) fn segment_of(&self, offset: i64) -> usize {
+        self.segments.partition_point(|s| s.base <= offset).saturating_sub(1)
+    }
+
+    pub(super) fn remember_undo(&mut self, offset: i64, undo: Option<Undo>) {
+        self.undo.extend(undo.map(|u| (offset, u)));
+    }
+
+    /// Registers who waits for `end`. Answers at once if it is committed.
+    pub(super) fn wait_for(&mut self, end: i64, appended: Appended, sender: OneshotSender<AppendResult>) {
+        if end <= self.committed_end {
+            sender.send(Ok(appended));
+            return;
+        }
+        // Nearly always at the back; the duplicate of an older batch goes before newer ones.
+        let at = self.waiters.iter().rposition(|w| w.end <= end).map_or(0, |i| i + 1);
+        self.waiters.insert(at, Waiter { end, appended, sender });
+    }
+
+    /// Bytes that wait for a commit to take them.
+    pub(super) fn bytes_to_submit(&self) -> usize {
+        if self.submitted_end == self.committed_end { self.waiting_bytes } else { 0 }
+    }
+
+    /// Everything after `submitted_end`, for a group commit, and where it begins.
+    pub(super) fn submit_to_journal(&mut self) -> (i64, Gathered) {
+        assert_eq!(self.commit, Commit::Idle);
+        let from = self.tail.find(self.submitted_end).expect("what is not committed is resident");
+        let gathered = self.tail.gather(from, |_, _| true);
+        let base = self.submitted_end;
+        self.submitted_end = self.log_end;
+        self.commit = Commit::Journal;
+        (base, gathered)
+    }
+
+    /// A group commit is done: everything submitted is committed.
+    pub(super) fn journal_done(&mut self, bytes: usize) -> Progress {
+        assert_eq!(self.commit, Commit::Journal);
+        self.commit = Commit::Idle;
+        self.journaled_bytes += bytes;
+        let end = self.submitted_end;
+        self.commit_to(end, bytes)
+    }
+
+    /// Moves the committed end and answers who waited for it.
+    pub(super) fn commit_to(&mut self, end: i64, bytes: usize) -> Progress {
+        assert!(self.committed_end <= end && end <= self.submitted_end);
+        self.waiting_bytes -= bytes;
+        self.committed_end = end;
+        while self.undo.front().is_some_and(|(offset, _)| *offset < end) {
+            self.undo.pop_front();
+        }
+        while let Some(waiter) = self.waiters.pop_front_if(|w| w.end <= end) {
+            waiter.sender.send(Ok(waiter.appended));
+        }
+        // The seam for the ISR: with one replica what is committed here is committed.
+        self.advance_high_watermark(end)
+    }
+
+    /// Moves the high watermark; it never goes back here.
+    pub(super) fn advance_high_watermark(&mut self, to: i64) -> Progress {
+        let to = to.min(self.committed_end);
+        if to <= self.high_watermark {
+            return Progress::default();
+        }
+        self.high_watermark = to;
+        self.assert_invariants();
+        Progress { high_watermark: Some(to) }
+    }
+
+    /// Takes back everything that is not committed: nothing of it was acknowledged. Who waits is told why.
+    pub(super) fn undo_uncommitted(&mut self, code: ErrorCode, message: &str) {
+        let end = self.committed_end;
+        while let Some((offset, undo)) = self.undo.pop_back() {
+            assert!(offset >= end, "undo of a committed batch");
+            self.producers.undo(undo);
+        }
+        let first = self.tail.find(end).and_then(|i| self.tail.get(i)).copied();
+        if let Some(first) = first {
+            let segment = self.segment_of(first.base);
+            self.segments.truncate(segment + 1);
+            let active = self.active();
+            active.size = first.position;
+            if first.position == 0 {
+                active.first_timestamp = None;
+            }
+            // A segment of its own that nothing was written to: the roll is taken back, too.
+            let before = self.segments.len().checked_sub(2).map(|i| &self.segments[i]);
+            if first.position == 0 && before.is_some_and(|s| s.index.is_some()) && !self.segments[segment].on_disk {
+                self.segments.pop();
+            }
+        }
+        self.tail.truncate(end);
+        self.epochs.truncate_from_end(Offset(end));
+        self.pending_snapshots.retain(|(offset, _)| *offset <= end);
+        self.log_end = end;
+        self.submitted_end = end;
+        self.waiting_bytes = 0;
+        self.commit = Commit::Idle;
+        for waiter in std::mem::take(&mut self.waiters) {
+            waiter.sender.send(Err(AppendError::new(code, message)));
+        }
+        self.assert_invariants();
+    }
+
+    /// The next write to a segment: what is not flushed, up to `limit`, within one segment.
+    pub(super) fn next_piece(&self, limit: i64) -> Option<Piece> {
+        if self.flushed_end >= limit {
+            return None;
+        }
+        let from = self.tail.find(self.flushed_end).expect("what is not flushed is resident");
+        let first = *self.tail.get(from)?;
+        let segment = &self.segments[self.segment_of(first.base)];
+        let next_base = self.segments.get(self.segment_of(first.base) + 1).map_or(i64::MAX, |s| s.base);
+        let mut batches = Vec::new();
+        let gathered = self.tail.gather(from, |b, taken| {
+            let take = b.last < limit && b.base < next_base && taken < PIECE_BYTES_MAX;
+            if take {
+                batches.push(*b);
+            }
+            take
+        });
+        let end = batches.last()?.last + 1;
+        let prefix = self.tail.bytes_before(from, (first.position % BLOCK as u64) as usize);
+        Some(Piece {
+            segment_base: segment.base,
+            create: !segment.on_disk,
+            position: first.position,
+            prefix,
+            parts: gathered.parts,
+            bytes: gathered.bytes,
+            end,
+            batches,
+        })
+    }
+
+    /// A piece is in its segment.
+    pub(super) fn piece_written(&mut self, piece: &Piece, interval: u64) -> Freed {
+        assert_eq!(piece.batches[0].base, self.flushed_end);
+        let from = self.flushed_end;
+        let segment = self.segment_of(piece.segment_base);
+        let segment = &mut self.segments[segment];
+        segment.on_disk = true;
+        let index = segment.index.as_mut().expect("only the last segments are written, and they are not sealed");
+        for b in &piece.batches {
+            index.on_batch(b.base, b.last, b.max_timestamp, b.position, b.len, interval);
+        }
+        self.flushed_end = piece.end;
+        let journaled =
+            piece.batches.iter().filter(|b| b.last < self.committed_end).map(|b| b.len as usize).sum::<usize>();
+        let journaled = journaled.min(self.journaled_bytes);
+        self.journaled_bytes -= journaled;
+        Freed { journaled, runs: self.tail.newly_cached(from, self.flushed_end) }
+    }
+
+    /// Bytes of resident batches in `from..to`.
+    pub(super) fn bytes_between(&self, from: i64, to: i64) -> usize {
+        let Some(start) = self.tail.find(from) else { return 0 };
+        self.tail.gather(start, |b, _| b.last < to).bytes
+    }
+
+    /// The segment that is full, wholly flushed, and not sealed yet.
+    pub(super) fn to_seal(&self) -> Option<i64> {
+        let pair = self.segments.windows(2).find(|pair| pair[0].index.is_some())?;
+        (pair[1].base <= self.flushed_end).then_some(pair[0].base)
+    }
+
+    /// True when each answer to this partition's producer needs a sync: by its durability, or by `flush.messages`.
+    pub(super) fn needs_sync(&self, spec: &PartitionSpec, end: i64) -> bool {
+        spec.config.durability == Durability::Durable
+            || self.unsynced_records.saturating_add(end - self.committed_end) >= spec.config.flush_messages
+    }
+}

@@ -1,0 +1,227 @@
+//! Reading the journal when the store opens: which batches each partition had that may not be in its segments.
+//!
+//! ```text
+//! 1. first frame of each file → its lap; the newest lap's first frame says from which lap on anything counts
+//! 2. unless the store was closed cleanly at the newest lap: read the live laps in order, each to its first invalid frame
+//! 3. sync what was read: after `kill -9` it may be in the device's cache only, and readers will see it
+//! ```
+//! Partitions take their part when they are loaded. Nothing is written to the files that were read: the first frame
+//! of this process begins a new lap, so a torn frame stays where it is and what is behind it stays stale.
+
+use super::IdMap;
+use super::journal_files::{JournalFiles, LapState, Live, file_name, make_dir, parse_file_name};
+use super::types::{StoreError, StoreOptions};
+use crate::ids::PartitionId;
+use crate::log::batch;
+use crate::log::journal::{Entry, FRAME_HEADER_LEN, FrameHeader, Lap, decode_frame};
+use bytes::{Bytes, BytesMut};
+use coreline_io::{BLOCK, File, IoErrorKind, OpenOptions, Runtime};
+use std::collections::{BTreeMap, VecDeque};
+use std::path::Path;
+
+const READ_BYTES: usize = 1 << 20;
+/// Says that everything up to a lap is in segments: written when the store is closed.
+pub(super) const CLEAN_FILE: &str = "clean";
+
+/// What the journal holds of a partition.
+#[derive(Debug, Default)]
+pub(super) struct Recovered {
+    /// Base offset, last offset and bytes of each batch, in order; offsets may have holes where segments have the rest.
+    pub(super) batches: Vec<(i64, i64, Bytes)>,
+    /// A moved start.
+    pub(super) log_start: Option<i64>,
+}
+
+/// The journal as it was found.
+pub(super) struct Replay<R: Runtime> {
+    pub(super) files: JournalFiles<R>,
+    pub(super) partitions: IdMap<Recovered>,
+    /// The store was closed properly: nothing on disk is newer than its last sync.
+    pub(super) clean: bool,
+}
+
+struct Found {
+    file: usize,
+    lap: Option<Lap>,
+    live_from: Option<Lap>,
+}
+
+/// Reads the journal of `options.shard`.
+pub(super) async fn replay<R: Runtime>(rt: &R, options: &StoreOptions) -> Result<Replay<R>, StoreError> {
+    let dir = make_dir(rt, options).await?;
+    let mut found = Vec::new();
+    for entry in rt.list_dir(&dir).await.map_err(StoreError::io("list the journal"))? {
+        if let Some(file) = parse_file_name(&entry.name) {
+            found.push(first_frame(rt, &dir, file).await?);
+        }
+    }
+    // A file without a valid first frame holds nothing; it is used again before those that do.
+    found.sort_by_key(|f| (f.lap, f.file));
+    let newest = found.last().and_then(|f| f.lap).unwrap_or_default();
+    let clean = clean_lap(rt, &dir).await?.is_some_and(|lap| lap >= newest);
+    let live_from = found.last().and_then(|f| f.live_from).unwrap_or_default();
+    let mut partitions = IdMap::default();
+    let (mut laps, mut free) = (VecDeque::new(), VecDeque::new());
+    for file in &found {
+        match file.lap.filter(|lap| !clean && *lap >= live_from) {
+            Some(lap) => {
+                let live = read_lap(rt, &dir, file.file, lap, &mut partitions).await?;
+                laps.push_back(LapState { lap, file: file.file, full: true, live });
+            }
+            None => free.push_back(file.file),
+        }
+    }
+    keep_live(&mut laps, &partitions);
+    // Never begin a lap that is not newer than a clean mark.
+    let last = newest.max(clean_lap(rt, &dir).await?.unwrap_or_default());
+    let files = JournalFiles::new(rt.clone(), options, laps, free, last);
+    Ok(Replay { files, partitions, clean: clean || found.is_empty() })
+}
+
+/// The lap of the clean mark, if there is one.
+async fn clean_lap<R: Runtime>(rt: &R, dir: &Path) -> Result<Option<Lap>, StoreError> {
+    match rt.read_file(&dir.join(CLEAN_FILE)).await {
+        Ok(text) => Ok(std::str::from_utf8(&text).ok().and_then(|t| t.trim().parse().ok()).map(Lap)),
+        Err(error) if error.kind == IoErrorKind::NotFound => Ok(None),
+        Err(error) => Err(StoreError::io("read the clean mark")(error)),
+    }
+}
+
+/// Marks everything up to `lap` as flushed.
+pub(super) async fn write_clean<R: Runtime>(rt: &R, dir: &Path, lap: Lap) -> Result<(), StoreError> {
+    let text = format!("{}\n", lap.0);
+    rt.write_file_atomic(&dir.join(CLEAN_FILE), text.as_bytes()).await.map_err(StoreError::io("write the clean mark"))
+}
+
+async fn open<R: Runtime>(rt: &R, dir: &Path, file: usize) -> Result<R::File, StoreError> {
+    rt.open(&dir.join(file_name(file)), OpenOptions::default()).await.map_err(StoreError::io("open the journal"))
+}
+
+async fn first_frame<R: Runtime>(rt: &R, dir: &Path, number: usize) -> Result<Found, StoreError> {
+    let file = open(rt, dir, number).await?;
+    let mut reader = FrameReader::<R>::new(&file);
+    let none = Found { file: number, lap: None, live_from: None };
+    let Some((header, entries)) = reader.next(None).await? else { return Ok(none) };
+    let live_from = entries.iter().find_map(|e| if let Entry::LiveFrom { lap } = e { Some(*lap) } else { None });
+    Ok(if header.sequence == 0 { Found { file: number, lap: Some(header.lap), live_from } } else { none })
+}
+
+/// Reads frames of a lap into `partitions`. Gives what is live in it.
+async fn read_lap<R: Runtime>(
+    rt: &R,
+    dir: &Path,
+    number: usize,
+    lap: Lap,
+    partitions: &mut IdMap<Recovered>,
+) -> Result<IdMap<Live>, StoreError> {
+    let file = open(rt, dir, number).await?;
+    let mut reader = FrameReader::<R>::new(&file);
+    let mut live: IdMap<Live> = IdMap::default();
+    let mut sequence = 0;
+    while let Some((_, entries)) = reader.next(Some((lap, sequence))).await? {
+        sequence += 1;
+        for entry in entries {
+            apply(entry, partitions, &mut live)?;
+        }
+        if rt.should_yield() {
+            rt.yield_now().await;
+        }
+    }
+    file.sync_data().await.map_err(StoreError::io("sync the journal"))?;
+    Ok(live)
+}
+
+fn apply(entry: Entry, partitions: &mut IdMap<Recovered>, live: &mut IdMap<Live>) -> Result<(), StoreError> {
+    match entry {
+        Entry::Batches { partition, base_offset, bytes } => {
+            let recovered = partitions.entry(partition).or_default();
+            recovered.batches.retain(|(_, last, _)| *last < base_offset.0);
+            for found in batch::batches(&bytes.clone()) {
+                let (header, range) = found.map_err(|e| StoreError::Corrupt(format!("journal, {partition}: {e}")))?;
+                let last = header.last_offset().0;
+                recovered.batches.push((header.base_offset.0, last, bytes.slice(range)));
+                let live = live.entry(partition).or_default();
+                live.end = live.end.max(last + 1);
+            }
+        }
+        Entry::Truncate { partition, to } => {
+            partitions.entry(partition).or_default().batches.retain(|(_, last, _)| *last < to.0);
+        }
+        Entry::LogStart { partition, start } => {
+            let recovered = partitions.entry(partition).or_default();
+            recovered.log_start = recovered.log_start.max(Some(start.0));
+            live.entry(partition).or_default().log_start = true;
+        }
+        Entry::Deleted { partition } => drop(partitions.remove(&partition)),
+        Entry::HighWatermark { .. } | Entry::Flushed { .. } | Entry::LiveFrom { .. } => {}
+    }
+    Ok(())
+}
+
+/// What was cut or deleted later keeps no lap.
+fn keep_live(laps: &mut VecDeque<LapState>, partitions: &IdMap<Recovered>) {
+    let ends: BTreeMap<PartitionId, i64> = partitions
+        .iter()
+        .filter(|(_, r)| !r.batches.is_empty() || r.log_start.is_some())
+        .map(|(id, r)| (*id, r.batches.last().map_or(0, |b| b.1 + 1)))
+        .collect();
+    for lap in laps {
+        lap.live.retain(|id, live| match ends.get(id) {
+            Some(end) => {
+                live.end = live.end.min(*end);
+                true
+            }
+            None => false,
+        });
+    }
+}
+
+/// Walks the frames of a file, reading ahead in large pieces.
+struct FrameReader<'a, R: Runtime> {
+    file: &'a R::File,
+    /// Where `buffer` begins in the file.
+    position: u64,
+    buffer: Bytes,
+}
+
+impl<'a, R: Runtime> FrameReader<'a, R> {
+    fn new(file: &'a R::File) -> Self {
+        Self { file, position: 0, buffer: Bytes::new() }
+    }
+
+    /// The next frame, if it is valid and (lap, number) is as expected.
+    async fn next(&mut self, expected: Option<(Lap, u64)>) -> Result<Option<(FrameHeader, Vec<Entry>)>, StoreError> {
+        self.fill(BLOCK).await?;
+        let Some(header) = FrameHeader::parse(&self.buffer) else { return Ok(None) };
+        if expected.is_some_and(|e| e != (header.lap, header.sequence)) {
+            return Ok(None);
+        }
+        self.fill(header.encoded_len()).await?;
+        // The padding of the last frame may be past the end of a file that was cut by a crash.
+        let needed = FRAME_HEADER_LEN + header.length as usize;
+        if self.buffer.len() < needed {
+            return Ok(None);
+        }
+        let frame = self.buffer.split_to(header.encoded_len().min(self.buffer.len()));
+        self.position += frame.len() as u64;
+        Ok(decode_frame(&frame))
+    }
+
+    async fn fill(&mut self, len: usize) -> Result<(), StoreError> {
+        if self.buffer.len() >= len {
+            return Ok(());
+        }
+        let from = self.position + self.buffer.len() as u64;
+        let want = (len - self.buffer.len()).max(READ_BYTES);
+        let more = self.file.read_at(from, want).await.map_err(StoreError::io("read the journal"))?;
+        self.buffer = if self.buffer.is_empty() {
+            more
+        } else {
+            let mut joined = BytesMut::with_capacity(self.buffer.len() + more.len());
+            joined.extend_from_slice(&self.buffer);
+            joined.extend_from_slice(&more);
+            joined.freeze()
+        };
+        Ok(())
+    }
+}

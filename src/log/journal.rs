@@ -1,0 +1,349 @@
+//! The journal's format: frames of one group commit each, entries of all partitions of a shard.
+//!
+//! A frame begins on a block boundary and is padded to one:
+//!
+//! ```text
+//! frame  0 magic u32   4 crc u32 (CRC-32C of 8..32+length)   8 lap u64   16 sequence u64   24 length u32   28 entries u32   32 entries…   padding
+//! entry  0 kind u8     1 zero [3]   4 length u32   8 topic id [16]   24 partition i32   28 offset i64   36 data (`length` bytes)
+//! ```
+//! Integers are big-endian, as in Kafka's own formats.
+//!
+//! A file of the ring is used again and again; each use is a *lap* with a number of its own, larger than all before on
+//! this shard. Its low half is random, so that record bytes of an earlier lap cannot be made to look like a frame of
+//! a later one. Frames of a lap are numbered from 0. What does not carry on the lap and the numbers is stale: the end.
+
+use crate::ids::{Offset, PartitionId, PartitionIndex, TopicId};
+use bytes::{Buf, BufMut, Bytes, BytesMut};
+use uuid::Uuid;
+
+/// Alignment and granularity of frames.
+pub const BLOCK: usize = 4096;
+/// Bytes before the first entry.
+pub const FRAME_HEADER_LEN: usize = 32;
+/// Bytes of an entry before its data.
+pub const ENTRY_HEADER_LEN: usize = 36;
+/// Larger frames are not written and not believed.
+pub const FRAME_BYTES_MAX: usize = 64 << 20;
+const MAGIC: u32 = 0x434c_4a31;
+const CRC_START: usize = 8;
+static ZEROS: [u8; BLOCK] = [0; BLOCK];
+const _: () = assert!(FRAME_BYTES_MAX.is_multiple_of(BLOCK));
+
+/// The number of one use of a journal file.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Lap(pub u64);
+
+impl Lap {
+    /// The lap after this one; `salt` is random.
+    #[must_use]
+    pub const fn next(self, salt: u32) -> Self {
+        Self((((self.0 >> 32) + 1) << 32) | salt as u64)
+    }
+}
+
+/// What an entry says.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Entry {
+    /// Batches, contiguous from `base_offset`.
+    Batches {
+        /// Whose.
+        partition: PartitionId,
+        /// Offset of the first record.
+        base_offset: Offset,
+        /// Whole batches, back to back.
+        bytes: Bytes,
+    },
+    /// The log was cut: `to` is the next offset.
+    Truncate {
+        /// Whose.
+        partition: PartitionId,
+        /// The new end.
+        to: Offset,
+    },
+    /// The log's start moved.
+    LogStart {
+        /// Whose.
+        partition: PartitionId,
+        /// The new start.
+        start: Offset,
+    },
+    /// The high watermark was at least here.
+    HighWatermark {
+        /// Whose.
+        partition: PartitionId,
+        /// The offset.
+        offset: Offset,
+    },
+    /// Everything below is in segments, on the device.
+    Flushed {
+        /// Whose.
+        partition: PartitionId,
+        /// The offset.
+        to: Offset,
+    },
+    /// The partition was deleted: nothing before this counts.
+    Deleted {
+        /// Whose.
+        partition: PartitionId,
+    },
+    /// Laps before this one hold nothing that is needed.
+    LiveFrom {
+        /// The first lap that counts.
+        lap: Lap,
+    },
+}
+
+const BATCHES: u8 = 1;
+const TRUNCATE: u8 = 2;
+const LOG_START: u8 = 3;
+const HIGH_WATERMARK: u8 = 4;
+const FLUSHED: u8 = 5;
+const DELETED: u8 = 6;
+const LIVE_FROM: u8 = 7;
+
+/// Collects the entries of one group commit; record bytes are not copied.
+#[derive(Debug, Default)]
+pub struct FrameBuilder {
+    parts: Vec<Bytes>,
+    bytes: usize,
+    entries: u32,
+}
+
+/// A frame ready for one gathered write.
+#[derive(Debug)]
+pub struct EncodedFrame {
+    /// Back to back they are the frame, padding included.
+    pub parts: Vec<Bytes>,
+    /// Their total length, a multiple of [`BLOCK`].
+    pub len: usize,
+}
+
+impl FrameBuilder {
+    /// Bytes of entries so far.
+    #[must_use]
+    pub const fn bytes(&self) -> usize {
+        self.bytes
+    }
+
+    /// True without an entry.
+    #[must_use]
+    pub const fn is_empty(&self) -> bool {
+        self.entries == 0
+    }
+
+    /// Adds batches whose bytes are in `parts`.
+    pub fn batches(&mut self, partition: PartitionId, base_offset: Offset, parts: &[Bytes]) {
+        let length = parts.iter().map(Bytes::len).sum::<usize>();
+        self.entry(BATCHES, partition, base_offset.0, length);
+        self.parts.extend(parts.iter().cloned());
+        self.bytes += length;
+    }
+
+    /// Adds any entry.
+    pub fn push(&mut self, entry: &Entry) {
+        match entry {
+            Entry::Batches { partition, base_offset, bytes } => {
+                self.batches(*partition, *base_offset, std::slice::from_ref(bytes));
+            }
+            Entry::Truncate { partition, to } => self.entry(TRUNCATE, *partition, to.0, 0),
+            Entry::LogStart { partition, start } => self.entry(LOG_START, *partition, start.0, 0),
+            Entry::HighWatermark { partition, offset } => self.entry(HIGH_WATERMARK, *partition, offset.0, 0),
+            Entry::Flushed { partition, to } => self.entry(FLUSHED, *partition, to.0, 0),
+            Entry::Deleted { partition } => self.entry(DELETED, *partition, 0, 0),
+            Entry::LiveFrom { lap } => self.entry(LIVE_FROM, PartitionId::default(), lap.0 as i64, 0),
+        }
+    }
+
+    fn entry(&mut self, kind: u8, partition: PartitionId, offset: i64, length: usize) {
+        let mut header = BytesMut::with_capacity(ENTRY_HEADER_LEN);
+        header.put_u8(kind);
+        header.put_bytes(0, 3);
+        header.put_u32(u32::try_from(length).expect("an entry is smaller than a frame"));
+        header.put_slice(partition.topic.0.as_bytes());
+        header.put_i32(partition.index.0);
+        header.put_i64(offset);
+        self.parts.push(header.freeze());
+        self.bytes += ENTRY_HEADER_LEN;
+        self.entries += 1;
+    }
+
+    /// Bytes that the frame will take, padding included.
+    #[must_use]
+    pub const fn encoded_len(&self) -> usize {
+        (FRAME_HEADER_LEN + self.bytes).next_multiple_of(BLOCK)
+    }
+
+    /// The frame, as number `sequence` of `lap`.
+    #[must_use]
+    pub fn finish(self, lap: Lap, sequence: u64) -> EncodedFrame {
+        let len = self.encoded_len();
+        assert!(len <= FRAME_BYTES_MAX, "a frame of {len} bytes");
+        let mut rest = BytesMut::with_capacity(FRAME_HEADER_LEN - CRC_START);
+        rest.put_u64(lap.0);
+        rest.put_u64(sequence);
+        rest.put_u32(self.bytes as u32);
+        rest.put_u32(self.entries);
+        let mut crc = crc32c::crc32c(&rest);
+        for part in &self.parts {
+            crc = crc32c::crc32c_append(crc, part);
+        }
+        let mut header = BytesMut::with_capacity(FRAME_HEADER_LEN);
+        header.put_u32(MAGIC);
+        header.put_u32(crc);
+        header.put_slice(&rest);
+        let mut parts = Vec::with_capacity(self.parts.len() + 2);
+        parts.push(header.freeze());
+        parts.extend(self.parts);
+        let padding = len - FRAME_HEADER_LEN - self.bytes;
+        if padding > 0 {
+            parts.push(Bytes::from_static(&ZEROS[..padding]));
+        }
+        EncodedFrame { parts, len }
+    }
+}
+
+/// The place of a frame, from its first [`FRAME_HEADER_LEN`] bytes, nothing checked but the shape.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct FrameHeader {
+    /// The use of the file it belongs to.
+    pub lap: Lap,
+    /// Its number in the lap.
+    pub sequence: u64,
+    /// Bytes of entries.
+    pub length: u32,
+    /// Number of entries.
+    pub entries: u32,
+    crc: u32,
+}
+
+impl FrameHeader {
+    /// Reads a header; `None` if there is no frame here.
+    #[must_use]
+    pub fn parse(mut bytes: &[u8]) -> Option<Self> {
+        if bytes.len() < FRAME_HEADER_LEN || bytes.get_u32() != MAGIC {
+            return None;
+        }
+        let crc = bytes.get_u32();
+        let (lap, sequence) = (Lap(bytes.get_u64()), bytes.get_u64());
+        let (length, entries) = (bytes.get_u32(), bytes.get_u32());
+        let header = Self { lap, sequence, length, entries, crc };
+        let fits =
+            (length as usize) <= FRAME_BYTES_MAX - BLOCK && entries as usize <= length as usize / ENTRY_HEADER_LEN;
+        fits.then_some(header)
+    }
+
+    /// Bytes of the frame, padding included.
+    #[must_use]
+    pub const fn encoded_len(&self) -> usize {
+        (FRAME_HEADER_LEN + self.length as usize).next_multiple_of(BLOCK)
+    }
+}
+
+/// Decodes the frame at the start of `bytes`, which hold all of it. `None`: the checksum or the shape is wrong.
+#[must_use]
+pub fn decode_frame(bytes: &Bytes) -> Option<(FrameHeader, Vec<Entry>)> {
+    let header = FrameHeader::parse(bytes)?;
+    let end = FRAME_HEADER_LEN + header.length as usize;
+    if bytes.len() < end || crc32c::crc32c(&bytes[CRC_START..end]) != header.crc {
+        return None;
+    }
+    let mut rest = bytes.slice(FRAME_HEADER_LEN..end);
+    let mut entries = Vec::with_capacity(header.entries as usize);
+    for _ in 0..header.entries {
+        entries.push(decode_entry(&mut rest)?);
+    }
+    rest.is_empty().then_some((header, entries))
+}
+
+fn decode_entry(rest: &mut Bytes) -> Option<Entry> {
+    if rest.len() < ENTRY_HEADER_LEN {
+        return None;
+    }
+    let kind = rest.get_u8();
+    rest.advance(3);
+    let length = rest.get_u32() as usize;
+    let mut topic = [0; 16];
+    rest.copy_to_slice(&mut topic);
+    let partition = PartitionId { topic: TopicId(Uuid::from_bytes(topic)), index: PartitionIndex(rest.get_i32()) };
+    let offset = Offset(rest.get_i64());
+    if length > rest.len() {
+        return None;
+    }
+    let bytes = rest.split_to(length);
+    Some(match kind {
+        BATCHES => Entry::Batches { partition, base_offset: offset, bytes },
+        TRUNCATE => Entry::Truncate { partition, to: offset },
+        LOG_START => Entry::LogStart { partition, start: offset },
+        HIGH_WATERMARK => Entry::HighWatermark { partition, offset },
+        FLUSHED => Entry::Flushed { partition, to: offset },
+        DELETED => Entry::Deleted { partition },
+        LIVE_FROM => Entry::LiveFrom { lap: Lap(offset.0 as u64) },
+        _ => return None,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn partition(n: u128) -> PartitionId {
+        PartitionId { topic: TopicId(Uuid::from_u128(n)), index: PartitionIndex(n as i32) }
+    }
+
+    fn sample() -> Vec<Entry> {
+        vec![
+            Entry::Batches {
+                partition: partition(1),
+                base_offset: Offset(7),
+                bytes: Bytes::from_static(b"batch bytes"),
+            },
+            Entry::Truncate { partition: partition(2), to: Offset(3) },
+            Entry::LogStart { partition: partition(3), start: Offset(9) },
+            Entry::HighWatermark { partition: partition(4), offset: Offset(10) },
+            Entry::Flushed { partition: partition(5), to: Offset(11) },
+            Entry::Deleted { partition: partition(6) },
+            Entry::LiveFrom { lap: Lap(77) },
+        ]
+    }
+
+    fn encode(entries: &[Entry], lap: Lap, sequence: u64) -> Bytes {
+        let mut builder = FrameBuilder::default();
+        entries.iter().for_each(|e| builder.push(e));
+        let frame = builder.finish(lap, sequence);
+        let bytes = Bytes::from(frame.parts.concat());
+        assert_eq!(bytes.len(), frame.len);
+        assert_eq!(frame.len % BLOCK, 0);
+        bytes
+    }
+
+    #[test]
+    fn entries_come_back() {
+        let lap = Lap::default().next(0xabcd);
+        let (header, entries) = decode_frame(&encode(&sample(), lap, 42)).expect("a whole frame");
+        assert_eq!((header.lap, header.sequence, entries), (lap, 42, sample()));
+        assert!(lap.next(0) > lap, "a later lap is larger whatever the salt");
+    }
+
+    #[test]
+    fn any_flipped_bit_is_seen() {
+        let bytes = encode(&sample(), Lap(1), 0);
+        let used = FRAME_HEADER_LEN + FrameHeader::parse(&bytes).expect("a header").length as usize;
+        for bit in 0..used * 8 {
+            let mut broken = bytes.to_vec();
+            broken[bit / 8] ^= 1 << (bit % 8);
+            assert!(decode_frame(&Bytes::from(broken)).is_none(), "bit {bit}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn garbage_is_refused_without_panic(bytes in proptest::collection::vec(any::<u8>(), 0..300), frame in any::<bool>()) {
+            let mut bytes = bytes;
+            if frame && bytes.len() >= 4 {
+                bytes[..4].copy_from_slice(&MAGIC.to_be_bytes());
+            }
+            prop_assert!(decode_frame(&Bytes::from(bytes)).is_none());
+        }
+    }
+}

@@ -1,0 +1,343 @@
+//! Idempotent producers of one partition: last batches, epochs, sequence checks, Kafka's `.snapshot` format.
+
+use crate::error_code::ErrorCode;
+use crate::ids::{Offset, ProducerEpoch, ProducerId};
+use crate::log::batch::RecordBatchHeader;
+use bytes::{Buf, BufMut};
+use std::collections::{HashMap, VecDeque};
+
+/// Batches that are remembered of a producer: a client has at most this many requests in flight.
+pub const BATCHES_REMEMBERED: usize = 5;
+const SNAPSHOT_VERSION: i16 = 1;
+const SNAPSHOT_ENTRY_LEN: usize = 8 + 2 + 4 + 8 + 4 + 8 + 4 + 8;
+
+/// A batch of a producer, as far as duplicates need it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct BatchMetadata {
+    /// The last record's sequence number.
+    pub last_sequence: i32,
+    /// The last record's offset.
+    pub last_offset: Offset,
+    /// Records less one.
+    pub offset_delta: i32,
+    /// The largest timestamp.
+    pub timestamp: i64,
+}
+
+impl BatchMetadata {
+    /// The first record's sequence number.
+    #[must_use]
+    pub const fn first_sequence(&self) -> i32 {
+        let first = self.last_sequence as i64 - self.offset_delta as i64;
+        if first < 0 { (first + i32::MAX as i64 + 1) as i32 } else { first as i32 }
+    }
+
+    /// The first record's offset.
+    #[must_use]
+    pub const fn first_offset(&self) -> Offset {
+        Offset(self.last_offset.0 - self.offset_delta as i64)
+    }
+}
+
+/// What is known of a producer.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ProducerEntry {
+    /// Its newest epoch; -1 none.
+    pub epoch: ProducerEpoch,
+    /// Its last batches of that epoch, oldest first, at most [`BATCHES_REMEMBERED`].
+    pub batches: VecDeque<BatchMetadata>,
+    /// Time of its last batch, in milliseconds.
+    pub last_timestamp: i64,
+    /// The coordinator's epoch of its last marker, or -1.
+    pub coordinator_epoch: i32,
+    /// The first offset of its open transaction.
+    pub current_txn_first_offset: Option<Offset>,
+}
+
+/// What to do with a batch.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Check {
+    /// Append it.
+    Append,
+    /// It is in the log already.
+    Duplicate(BatchMetadata),
+}
+
+/// Why a producer's batch is refused.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{code}: {message}")]
+pub struct ProducerError {
+    /// Kafka's code.
+    pub code: ErrorCode,
+    /// Expected and received.
+    pub message: String,
+}
+
+/// The producers of one partition.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ProducerStates {
+    producers: HashMap<ProducerId, ProducerEntry>,
+}
+
+/// What undoes one [`ProducerStates::update`]: the producer and what was known of it before.
+#[derive(Clone, Debug)]
+pub struct Undo(ProducerId, Option<ProducerEntry>);
+
+impl ProducerStates {
+    /// Number of producers known.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.producers.len()
+    }
+
+    /// True if none is known.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.producers.is_empty()
+    }
+
+    /// One producer.
+    #[must_use]
+    pub fn get(&self, id: ProducerId) -> Option<&ProducerEntry> {
+        self.producers.get(&id)
+    }
+
+    /// All producers, in no order.
+    pub fn iter(&self) -> impl Iterator<Item = (ProducerId, &ProducerEntry)> {
+        self.producers.iter().map(|(id, entry)| (*id, entry))
+    }
+
+    /// Decides on a client's batch (KIP-98): a new one, a duplicate, or an error.
+    ///
+    /// ```text
+    /// last batch 5..=9: next 10 → append; 5..=9 → duplicate; 11 → OUT_OF_ORDER_SEQUENCE_NUMBER
+    /// newer epoch: must begin at 0;  older epoch → INVALID_PRODUCER_EPOCH;  unknown producer: any sequence
+    /// ```
+    ///
+    /// # Errors
+    /// `INVALID_PRODUCER_EPOCH`, `OUT_OF_ORDER_SEQUENCE_NUMBER`.
+    pub fn check(&self, batch: &RecordBatchHeader) -> Result<Check, ProducerError> {
+        if !batch.is_idempotent() {
+            return Ok(Check::Append);
+        }
+        let Some(known) = self.producers.get(&batch.producer_id) else { return Ok(Check::Append) };
+        if batch.producer_epoch < known.epoch {
+            return Err(ProducerError {
+                code: ErrorCode::InvalidProducerEpoch,
+                message: format!(
+                    "producer {} has epoch {}, the batch says {}",
+                    batch.producer_id, known.epoch, batch.producer_epoch
+                ),
+            });
+        }
+        let out_of_order = |expected: i64| ProducerError {
+            code: ErrorCode::OutOfOrderSequenceNumber,
+            message: format!(
+                "producer {} epoch {}: expected sequence {expected}, received {}",
+                batch.producer_id, batch.producer_epoch, batch.base_sequence
+            ),
+        };
+        if batch.producer_epoch > known.epoch {
+            let first = known.epoch.0 < 0 || batch.base_sequence == 0;
+            return if first { Ok(Check::Append) } else { Err(out_of_order(0)) };
+        }
+        let same =
+            |b: &&BatchMetadata| b.first_sequence() == batch.base_sequence && b.last_sequence == batch.last_sequence();
+        if let Some(original) = known.batches.iter().find(same) {
+            return Ok(Check::Duplicate(*original));
+        }
+        let Some(last) = known.batches.back() else { return Ok(Check::Append) };
+        let expected = if last.last_sequence == i32::MAX { 0 } else { last.last_sequence + 1 };
+        if batch.base_sequence == expected { Ok(Check::Append) } else { Err(out_of_order(i64::from(expected))) }
+    }
+
+    /// Notes a batch that is appended (or replayed); its offsets are the log's. Gives what undoes it.
+    pub fn update(&mut self, batch: &RecordBatchHeader) -> Option<Undo> {
+        if !batch.is_idempotent() || batch.is_control() {
+            return None;
+        }
+        let before = self.producers.get(&batch.producer_id).cloned();
+        let entry = self.producers.entry(batch.producer_id).or_insert_with(|| ProducerEntry {
+            epoch: batch.producer_epoch,
+            batches: VecDeque::with_capacity(1),
+            last_timestamp: batch.max_timestamp,
+            coordinator_epoch: -1,
+            current_txn_first_offset: None,
+        });
+        if entry.epoch != batch.producer_epoch {
+            entry.epoch = batch.producer_epoch;
+            entry.batches.clear();
+        }
+        if entry.batches.len() == BATCHES_REMEMBERED {
+            entry.batches.pop_front();
+        }
+        entry.batches.push_back(BatchMetadata {
+            last_sequence: batch.last_sequence(),
+            last_offset: batch.last_offset(),
+            offset_delta: batch.last_offset_delta,
+            timestamp: batch.max_timestamp,
+        });
+        entry.last_timestamp = batch.max_timestamp;
+        Some(Undo(batch.producer_id, before))
+    }
+
+    /// Notes that the broker heard of the producer at `now_ms`: records may carry times of long ago.
+    pub fn touch(&mut self, id: ProducerId, now_ms: i64) {
+        if let Some(entry) = self.producers.get_mut(&id) {
+            entry.last_timestamp = entry.last_timestamp.max(now_ms);
+        }
+    }
+
+    /// Takes back an update; undo in the reverse order of updates.
+    pub fn undo(&mut self, undo: Undo) {
+        match undo.1 {
+            Some(before) => self.producers.insert(undo.0, before),
+            None => self.producers.remove(&undo.0),
+        };
+    }
+
+    /// Forgets producers whose last batch is older than `expiration_ms` and that have no open transaction.
+    pub fn expire(&mut self, now_ms: i64, expiration_ms: i64) {
+        self.producers.retain(|_, p| {
+            p.current_txn_first_offset.is_some() || now_ms.saturating_sub(p.last_timestamp) < expiration_ms
+        });
+        self.producers.shrink_to_fit();
+    }
+
+    /// Kafka's snapshot file: the last batch of each producer.
+    #[must_use]
+    pub fn encode_snapshot(&self) -> Vec<u8> {
+        let mut entries: Vec<_> = self.producers.iter().collect();
+        entries.sort_by_key(|(id, _)| id.0);
+        let mut body = Vec::with_capacity(4 + entries.len() * SNAPSHOT_ENTRY_LEN);
+        body.put_i32(entries.len() as i32);
+        for (id, p) in entries {
+            let last = p.batches.back();
+            body.put_i64(id.0);
+            body.put_i16(p.epoch.0);
+            body.put_i32(last.map_or(-1, |b| b.last_sequence));
+            body.put_i64(last.map_or(-1, |b| b.last_offset.0));
+            body.put_i32(last.map_or(0, |b| b.offset_delta));
+            body.put_i64(p.last_timestamp);
+            body.put_i32(p.coordinator_epoch);
+            body.put_i64(p.current_txn_first_offset.map_or(-1, |o| o.0));
+        }
+        let mut out = Vec::with_capacity(6 + body.len());
+        out.put_i16(SNAPSHOT_VERSION);
+        out.put_u32(crc32c::crc32c(&body));
+        out.extend_from_slice(&body);
+        out
+    }
+
+    /// Reads a snapshot file; `None` if it is damaged.
+    #[must_use]
+    pub fn decode_snapshot(mut bytes: &[u8]) -> Option<Self> {
+        if bytes.len() < 10 || bytes.get_i16() != SNAPSHOT_VERSION || bytes.get_u32() != crc32c::crc32c(bytes) {
+            return None;
+        }
+        let count = usize::try_from(bytes.get_i32()).ok()?;
+        if bytes.len() != count.checked_mul(SNAPSHOT_ENTRY_LEN)? {
+            return None;
+        }
+        let mut states = Self::default();
+        for _ in 0..count {
+            let id = ProducerId(bytes.get_i64());
+            let epoch = ProducerEpoch(bytes.get_i16());
+            let last_sequence = bytes.get_i32();
+            let last_offset = Offset(bytes.get_i64());
+            let offset_delta = bytes.get_i32();
+            let last_timestamp = bytes.get_i64();
+            let coordinator_epoch = bytes.get_i32();
+            let txn = bytes.get_i64();
+            let batch = BatchMetadata { last_sequence, last_offset, offset_delta, timestamp: last_timestamp };
+            let batches = if last_sequence >= 0 { VecDeque::from([batch]) } else { VecDeque::new() };
+            let current_txn_first_offset = (txn >= 0).then_some(Offset(txn));
+            states.producers.insert(
+                id,
+                ProducerEntry { epoch, batches, last_timestamp, coordinator_epoch, current_txn_first_offset },
+            );
+        }
+        Some(states)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ids::LeaderEpoch;
+    use crate::log::batch::{BatchBuilder, parse_header};
+    use proptest::prelude::*;
+
+    fn batch(epoch: i16, sequence: i32, records: usize, offset: i64) -> RecordBatchHeader {
+        let mut builder = BatchBuilder::default().producer(ProducerId(7), ProducerEpoch(epoch), sequence);
+        for _ in 0..records {
+            builder.push(1000, None, Some(b"v"));
+        }
+        parse_header(&builder.build(Offset(offset), LeaderEpoch(0))).expect("well formed")
+    }
+
+    #[test]
+    fn sequences_table() {
+        let mut states = ProducerStates::default();
+        assert_eq!(states.check(&batch(3, 17, 1, 0)), Ok(Check::Append), "unknown producer: any sequence");
+        states.update(&batch(3, 0, 5, 100));
+        states.update(&batch(3, 5, 5, 105));
+        let code = |b: &RecordBatchHeader| states.check(b).map_err(|e| e.code);
+        assert_eq!(code(&batch(3, 10, 2, 0)), Ok(Check::Append));
+        assert!(matches!(code(&batch(3, 0, 5, 0)), Ok(Check::Duplicate(b)) if b.first_offset() == Offset(100)));
+        assert_eq!(
+            code(&batch(3, 0, 4, 0)),
+            Err(ErrorCode::OutOfOrderSequenceNumber),
+            "another length is no duplicate"
+        );
+        assert_eq!(code(&batch(3, 11, 1, 0)), Err(ErrorCode::OutOfOrderSequenceNumber));
+        assert_eq!(code(&batch(2, 10, 1, 0)), Err(ErrorCode::InvalidProducerEpoch));
+        assert_eq!(code(&batch(4, 10, 1, 0)), Err(ErrorCode::OutOfOrderSequenceNumber));
+        assert_eq!(code(&batch(4, 0, 1, 0)), Ok(Check::Append));
+    }
+
+    #[test]
+    fn sequences_wrap() {
+        let mut states = ProducerStates::default();
+        states.update(&batch(0, i32::MAX - 1, 4, 0));
+        assert_eq!(states.get(ProducerId(7)).and_then(|p| p.batches.back()).map(|b| b.last_sequence), Some(1));
+        assert_eq!(states.check(&batch(0, 2, 1, 4)), Ok(Check::Append));
+        assert!(matches!(states.check(&batch(0, i32::MAX - 1, 4, 4)), Ok(Check::Duplicate(_))));
+    }
+
+    #[test]
+    fn five_batches_are_remembered_and_undone() {
+        let mut states = ProducerStates::default();
+        for i in 0..6 {
+            states.update(&batch(0, i, 1, i64::from(i)));
+        }
+        assert!(states.check(&batch(0, 0, 1, 9)).is_err());
+        assert!(matches!(states.check(&batch(0, 1, 1, 9)), Ok(Check::Duplicate(_))));
+        let before = states.clone();
+        let undo = states.update(&batch(1, 0, 1, 9)).expect("idempotent");
+        states.undo(undo);
+        assert_eq!(states, before);
+    }
+
+    #[test]
+    fn snapshots_come_back() {
+        let mut states = ProducerStates::default();
+        states.update(&batch(2, 4, 3, 40));
+        let read = ProducerStates::decode_snapshot(&states.encode_snapshot()).expect("whole");
+        assert_eq!(read, states);
+        states.expire(1000 + 50, 50);
+        assert!(states.is_empty());
+    }
+
+    proptest! {
+        #[test]
+        fn damaged_snapshots_are_refused(at in 0usize..60, flip in 1u8..) {
+            let mut states = ProducerStates::default();
+            states.update(&batch(2, 4, 3, 40));
+            let mut bytes = states.encode_snapshot();
+            let at = at % bytes.len();
+            bytes[at] ^= flip;
+            prop_assert!(ProducerStates::decode_snapshot(&bytes).is_none());
+        }
+    }
+}
