@@ -6,12 +6,14 @@
 //! run*, until something else wakes it. With 1 ms that happened within seconds on a busy machine; so the queues have no
 //! latency of their own, and the timer is at glommio's 100 ms.
 //!
-//! Instead each poll of a task is timed anyway, and once tasks have run for [`SLICE`] without a look at the rings the
-//! bell is rung: a byte in a socketpair, whose other end is read through the latency ring. Only running tasks ring it,
-//! so it never precedes the first. What is left (a notification from another thread at that very moment) ends at the
-//! next heartbeat.
+//! Instead each poll of a task is timed anyway, and once tasks have run for [`SLICE`] without a look at the rings a bell
+//! is rung: a byte in a socketpair, whose other end is read through the latency ring. Only running tasks ring, so it
+//! never precedes the first. A bell that was heard is armed again when the rings are next looked at, and is heard one
+//! round late when the busy queue comes first again; hence [`BELLS`]. What is left (a notification from another thread
+//! at that very moment) ends at the next heartbeat.
 
 use super::UringRuntime;
+use super::file::cause_of;
 use crate::runtime::{Clock, TaskGroup};
 use std::cell::{Cell, RefCell};
 use std::io::{self, Read, Write};
@@ -26,21 +28,41 @@ const GAP: Duration = Duration::from_micros(3);
 /// The longest that a task which is ready can wait because glommio slept.
 const HEARTBEAT: Duration = Duration::from_millis(100);
 
+/// One is being rung, one waits to be heard, one waits to be armed.
+const BELLS: usize = 3;
+
 /// The slice of the running tasks.
 pub(super) struct Slice {
     started: Cell<Instant>,
     /// The end of the last poll of a task.
     last: Cell<Instant>,
-    /// The end of the pair that is written to. `None`: no descriptors were left, glommio's timer must do.
-    bell: RefCell<Option<UnixStream>>,
-    /// Rung, and not yet heard.
-    rung: Cell<bool>,
+    round: Cell<Round>,
+    bells: [Bell; BELLS],
 }
+
+#[derive(Default)]
+struct Bell {
+    /// The end of the pair that is written to. `None`: no descriptors were left, glommio's timer must do.
+    ours: RefCell<Option<UnixStream>>,
+    state: Cell<BellState>,
+}
+
+#[derive(Clone, Copy, Default, PartialEq, Eq)]
+enum BellState {
+    /// Rung and not yet heard, or not yet there.
+    #[default]
+    Waiting,
+    /// Its read was queued in this round, and reaches the ring at the end of it.
+    Queued(Round),
+}
+
+/// Counts looks at the rings.
+type Round = u64;
 
 impl Default for Slice {
     fn default() -> Self {
         let now = Instant::now();
-        Self { started: Cell::new(now), last: Cell::new(now), bell: RefCell::default(), rung: Cell::new(false) }
+        Self { started: Cell::new(now), last: Cell::new(now), round: Cell::new(0), bells: Default::default() }
     }
 }
 
@@ -65,17 +87,31 @@ impl Slice {
 
     fn check(&self, now: Instant) -> bool {
         let over = now.duration_since(self.started.get()) > SLICE;
-        if over && !self.rung.get() {
+        if over {
             self.ring();
+            self.started.set(now);
         }
         over
     }
 
+    /// The round this is. glommio adds to its total runtime once a round, and sets it to zero when it is asked for
+    /// it: so nobody else may ask.
+    fn round(&self) -> Round {
+        if !glommio::executor().executor_stats().total_runtime().is_zero() {
+            self.round.set(self.round.get() + 1);
+        }
+        self.round.get()
+    }
+
     #[cold]
     fn ring(&self) {
-        if let Some(bell) = &mut *self.bell.borrow_mut() {
+        let round = self.round();
+        let armed = |bell: &&Bell| matches!(bell.state.get(), BellState::Queued(queued) if queued != round);
+        let Some(bell) = self.bells.iter().find(armed) else { return };
+        if let Some(ours) = &mut *bell.ours.borrow_mut() {
             // One byte into an empty socket: nothing to fail.
-            self.rung.set(bell.write(&[1]).is_ok());
+            let _ = ours.write(&[1]);
+            bell.state.set(BellState::Waiting);
         }
     }
 }
@@ -83,32 +119,54 @@ impl Slice {
 /// Starts what keeps an executor going round.
 pub(super) fn start(runtime: &UringRuntime) {
     runtime.spawn_own(TaskGroup::Background, "heartbeat", heartbeat(runtime.clone()));
-    match pair() {
-        Ok((ours, heard)) => {
-            *runtime.0.slice.bell.borrow_mut() = Some(ours);
-            runtime.spawn_own(TaskGroup::Requests, "bell", listen(runtime.clone(), heard));
+    for (index, bell) in runtime.0.slice.bells.iter().enumerate() {
+        match pair() {
+            Ok((ours, heard)) => {
+                *bell.ours.borrow_mut() = Some(ours);
+                let task = listen(runtime.clone(), index, heard);
+                runtime.spawn_own_into(runtime.0.queues.bells(), "bell", task);
+            }
+            Err(error) => tracing::warn!(%error, "no descriptors for the preemption bell: slices may take 100 ms"),
         }
-        Err(error) => tracing::warn!(%error, "no descriptors for the preemption bell: slices may take 100 ms"),
     }
 }
 
 fn pair() -> io::Result<(UnixStream, UnixStream)> {
     let (ours, heard) = UnixStream::pair()?;
+    // Not `heard`: the ring does not wait on a descriptor that is non-blocking, it says EAGAIN.
     ours.set_nonblocking(true)?;
-    heard.set_nonblocking(true)?;
     Ok((ours, heard))
 }
 
 /// Hears the bell: its completion in the latency ring has made the executor stop and look; a new slice begins.
-async fn listen(runtime: UringRuntime, mut heard: UnixStream) {
-    let Ok(watched) = heard.try_clone() else { return };
-    // SAFETY: the descriptor was just made, and is given away here.
-    #[allow(unsafe_code)]
-    let watched = unsafe { glommio::net::UnixStream::from_raw_fd(watched.into_raw_fd()) };
-    while let Ok(1) = watched.peek(&mut [0; 1]).await {
-        let _ = heard.read(&mut [0; 16]);
-        let slice = &runtime.0.slice;
-        slice.rung.set(false);
+async fn listen(runtime: UringRuntime, index: usize, mut heard: UnixStream) {
+    let slice = &runtime.0.slice;
+    let bell = &slice.bells[index];
+    let error = match heard.try_clone() {
+        Ok(watched) => {
+            // SAFETY: the descriptor was just made, and is given away here.
+            #[allow(unsafe_code)]
+            let watched = unsafe { glommio::net::UnixStream::from_raw_fd(watched.into_raw_fd()) };
+            hear(slice, bell, &watched, &mut heard).await
+        }
+        Err(error) => error,
+    };
+    *bell.ours.borrow_mut() = None;
+    tracing::error!(%error, "the preemption bell is broken: slices may take 100 ms");
+}
+
+async fn hear(slice: &Slice, bell: &Bell, watched: &glommio::net::UnixStream, heard: &mut UnixStream) -> io::Error {
+    loop {
+        bell.state.set(BellState::Queued(slice.round()));
+        match watched.peek(&mut [0; 1]).await {
+            Ok(1) => {}
+            Ok(_) => return io::Error::from(io::ErrorKind::UnexpectedEof),
+            Err(error) => return cause_of(error),
+        }
+        // The byte that was seen is there to be read: this does not block.
+        if let Err(error) = heard.read_exact(&mut [0; 1]) {
+            return error;
+        }
         slice.started.set(Instant::now());
     }
 }

@@ -16,19 +16,30 @@ pub const STALL: Duration = Duration::from_millis(10);
 /// At most one log line a shard in this time; the counter counts all.
 const STALL_LOG_EVERY: Duration = Duration::from_secs(1);
 
-pub(super) struct Queues([TaskQueueHandle; TaskGroup::ALL.len()]);
+pub(super) struct Queues {
+    groups: [TaskQueueHandle; TaskGroup::ALL.len()],
+    bells: TaskQueueHandle,
+}
 
 impl Queues {
     /// Makes the queues in the executor of the calling task.
     pub(super) fn create() -> Self {
-        Self(TaskGroup::ALL.map(|group| {
-            let shares = Shares::Static(group.shares());
-            glommio::executor().create_task_queue(shares, Latency::NotImportant, &format!("{group:?}"))
-        }))
+        let create = |shares: usize, name: &str| {
+            glommio::executor().create_task_queue(Shares::Static(shares), Latency::NotImportant, name)
+        };
+        Self {
+            groups: TaskGroup::ALL.map(|group| create(group.shares(), &format!("{group:?}"))),
+            bells: create(TaskGroup::Requests.shares(), "bells"),
+        }
     }
 
     fn of(&self, group: TaskGroup) -> TaskQueueHandle {
-        self.0[group as usize]
+        self.groups[group as usize]
+    }
+
+    /// The queue of the preemption bells: it runs next to nothing, and so comes first.
+    pub(super) fn bells(&self) -> TaskQueueHandle {
+        self.bells
     }
 }
 
@@ -172,8 +183,22 @@ impl<F: Future<Output = ()>> Future for Timed<F> {
 impl UringRuntime {
     /// Starts a task of the runtime itself, which runs as long as the executor.
     pub(super) fn spawn_own(&self, group: TaskGroup, name: &'static str, task: impl Future<Output = ()> + 'static) {
+        self.spawn_own_into(self.0.queues.of(group), name, task);
+    }
+
+    pub(super) fn spawn_own_into(
+        &self,
+        queue: TaskQueueHandle,
+        name: &'static str,
+        task: impl Future<Output = ()> + 'static,
+    ) {
         self.0.tasks.own.set(self.0.tasks.own.get() + 1);
-        drop(self.spawn(group, name, task));
+        self.spawn_into(queue, name, task);
+    }
+
+    fn spawn_into(&self, queue: TaskQueueHandle, name: &'static str, task: impl Future<Output = ()> + 'static) {
+        let timed = Timed::new(self.clone(), name, task);
+        glommio::spawn_local_into(timed, queue).expect("the queues live as long as the executor").detach();
     }
 }
 
@@ -185,10 +210,7 @@ impl Tasks for UringRuntime {
         task: impl Future<Output = T> + 'static,
     ) -> JoinHandle<T> {
         let (sender, receiver) = oneshot();
-        let timed = Timed::new(self.clone(), name, async move { sender.send(task.await) });
-        glommio::spawn_local_into(timed, self.0.queues.of(group))
-            .expect("the queues live as long as the executor")
-            .detach();
+        self.spawn_into(self.0.queues.of(group), name, async move { sender.send(task.await) });
         JoinHandle::new(async move {
             match receiver.await {
                 Some(output) => output,
@@ -199,11 +221,8 @@ impl Tasks for UringRuntime {
     }
 
     async fn yield_now(&self) {
-        if glommio::executor().need_preempt() {
-            glommio::executor().yield_task_queue_now().await;
-        } else {
-            glommio::executor().yield_now().await;
-        }
+        // Other groups too, by their shares: a yield within the queue would go on until glommio's timer ends.
+        glommio::executor().yield_task_queue_now().await;
     }
 
     fn should_yield(&self) -> bool {
