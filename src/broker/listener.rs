@@ -103,8 +103,7 @@ pub async fn serve<R: Runtime, V: Service>(
     let mut stop = pin!(stop);
     let accepting = accept(&runtime, &listener, &service, &options, &table);
     let sweeping = sweep(&runtime, &table, options.idle);
-    drop(select(select(pin!(accepting), pin!(sweeping)), &mut stop).await);
-    drop(listener);
+    select(select(pin!(accepting), pin!(sweeping)), &mut stop).await;
     table.each(Connection::close_soon);
     let (finished, too_long) = (pin!(table.empty()), pin!(runtime.sleep(STOP_WAIT)));
     if matches!(select(finished, too_long).await, Either::Right(_)) {

@@ -1,6 +1,8 @@
 //! What shards say to each other. One request kind, one reply kind; the owner of a conversation names both.
 
+use super::handlers::remote::{Ask, Told};
 use crate::controller::{ClusterImage, Command, CommandError, Outcome};
+use crate::ids::{Offset, PartitionId};
 use coreline_shards::MeshProtocol;
 use std::sync::Arc;
 
@@ -24,6 +26,8 @@ pub enum Request {
     },
     /// From shard 0, once: all shards are ready, accept connections.
     Serve,
+    /// About partitions of the shard that is asked.
+    Data(Ask),
 }
 
 /// The answer to a [`Request`].
@@ -35,11 +39,32 @@ pub enum Reply {
     Done,
     /// To `Start`: why this shard cannot.
     Failed(String),
+    /// To `Data`.
+    Data(Told),
 }
 
 /// One-way news.
 #[derive(Debug)]
-pub enum Event {}
+pub enum Event {
+    /// A fetch of the sender waits for the high watermark of one of these to go beyond what it saw. Told once, by
+    /// `Fired`.
+    Watch {
+        /// The sender's name for it.
+        id: u64,
+        /// Partitions of the receiver.
+        partitions: Vec<(PartitionId, Offset)>,
+    },
+    /// It waits no more.
+    Unwatch {
+        /// As in `Watch`.
+        id: u64,
+    },
+    /// What the receiver waits for has happened.
+    Fired {
+        /// As in `Watch`.
+        id: u64,
+    },
+}
 
 impl MeshProtocol for BrokerMesh {
     type Request = Request;

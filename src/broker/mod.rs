@@ -3,6 +3,7 @@
 pub mod connection;
 pub mod fatal;
 pub mod frames;
+pub mod handlers;
 pub mod listener;
 pub mod messages;
 pub mod metadata;

@@ -290,13 +290,6 @@ impl FetchSessions {
         }
     }
 
-    /// True if the response to this plan would tell something before any new record arrives: then it must not wait.
-    /// Only errors and records count, as for Kafka.
-    #[must_use]
-    pub fn must_answer(reads: &[Read]) -> bool {
-        reads.iter().any(|read| read.error.is_error())
-    }
-
     fn create(
         &mut self,
         now_ms: i64,

@@ -229,11 +229,9 @@ mod tests {
     }
 
     type Tags = std::collections::BTreeMap<i32, Vec<u8>>;
+    type GeneratedTopic = (String, u128, Vec<(i32, Option<Vec<u8>>, Tags)>);
 
-    fn codec_topic(
-        version: i16,
-        (name, id, partitions): (String, u128, Vec<(i32, Option<Vec<u8>>, Tags)>),
-    ) -> TopicProduceData {
+    fn codec_topic(version: i16, (name, id, partitions): GeneratedTopic) -> TopicProduceData {
         let topic = TopicProduceData::default().with_partition_data(
             partitions
                 .into_iter()

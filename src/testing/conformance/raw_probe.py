@@ -417,7 +417,7 @@ def api_versions_unknown_version(w):
     def read(r):
         error, listed = versions(r)
         return f"error {error}, ApiVersions {[v for v in listed if v[0] == 18]}, {len(listed) > 1 and 'others listed' or 'only this'}"
-    return w.once(header(18, 99) + b"garbage", read)
+    return w.once(header(18, 99, True) + b"garbage", read)
 
 
 @probe
@@ -480,7 +480,7 @@ def array_absurd(w): return w.once(header(3, 1) + i32(0x7FFFFFFF), lambda r: "an
 
 
 @probe
-def array_absurd_compact(w): return w.once(header(3, 12, True) + b"\xff\xff\xff\xff\x0f\0\0\0", lambda r: "answer")
+def array_absurd_compact(w): return w.once(header(3, 12, True) + b"\xff\xff\xff\xff\x07\0\0\0", lambda r: "answer")
 
 
 @probe

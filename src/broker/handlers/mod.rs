@@ -1,0 +1,133 @@
+//! One file an API. [`Handlers`] takes what a connection read to the handler of its API, and its answer back.
+//!
+//! A handler is `async fn handle(shard, context, request) -> response`, with the codec's structures on both sides; its
+//! errors are Kafka's codes inside the response. Produce and Fetch, which carry records, and those that keep something
+//! between requests take what they need from [`Handlers`] itself.
+//!
+//! To serve another API: a file here, an arm in `Handlers::by_codec`, and its key, name and versions in `protocol/api.rs`
+//! (the shape of its requests is in `protocol/schema.rs`), and an arm in `protocol/fuzz.rs`.
+
+mod api_versions;
+mod describe_producers;
+mod fetch;
+mod find_coordinator;
+mod init_producer_id;
+mod list_offsets;
+mod metadata;
+mod offset_for_leader_epoch;
+mod produce;
+pub mod remote;
+mod resolve;
+mod watch;
+
+use super::Shard;
+use super::connection::{Answer, RequestContext, Service};
+use super::messages::Event;
+use super::pipeline::Close;
+use crate::protocol::api::ApiKey;
+use crate::protocol::fetch_session::FetchSessions;
+use crate::protocol::{Request, ResponseFrame, codec};
+use bytes::{Bytes, BytesMut};
+use coreline_io::Runtime;
+use coreline_shards::ShardId;
+use init_producer_id::ProducerIds;
+use kafka_protocol::protocol::{Encodable, Request as CodecRequest};
+use produce::MinInSync;
+use std::cell::RefCell;
+use std::rc::Rc;
+use watch::Watches;
+
+/// `min.incremental.fetch.session.eviction.ms`.
+const FETCH_SESSION_EVICTION_MS: i64 = 120_000;
+
+/// What handles the requests of one shard, and what it keeps between them. Lives as long as the shard.
+#[derive(Debug)]
+pub struct Handlers<R: Runtime> {
+    shard: Rc<Shard<R>>,
+    /// This shard's part of the broker's fetch sessions.
+    sessions: RefCell<FetchSessions>,
+    /// Who waits for records of this shard's partitions, and what this shard waits for.
+    watches: Rc<Watches>,
+    producer_ids: ProducerIds,
+    min_in_sync: MinInSync,
+}
+
+impl<R: Runtime> Handlers<R> {
+    /// The handlers of a shard. Call it once a shard: it listens to the store's high watermarks.
+    #[must_use]
+    pub fn new(shard: Rc<Shard<R>>) -> Rc<Self> {
+        let slots = shard.config.fetch_session_slots.div_ceil(shard.shards.max(1));
+        let watches = Watches::new(&shard);
+        Rc::new(Self {
+            sessions: RefCell::new(FetchSessions::new(slots, FETCH_SESSION_EVICTION_MS)),
+            watches,
+            producer_ids: ProducerIds::default(),
+            min_in_sync: MinInSync::default(),
+            shard,
+        })
+    }
+
+    /// The shard.
+    #[must_use]
+    pub fn shard(&self) -> &Rc<Shard<R>> {
+        &self.shard
+    }
+
+    /// Milliseconds of the monotonic clock: for what must not jump.
+    fn monotonic_ms(&self) -> i64 {
+        (self.shard.runtime.now().nanos / 1_000_000) as i64
+    }
+
+    /// News from another shard.
+    pub fn on_event(&self, from: ShardId, event: Event) {
+        match event {
+            Event::Watch { id, partitions } => self.watches.on_watch(from, id, &partitions),
+            Event::Unwatch { id } => self.watches.on_unwatch(from, id),
+            Event::Fired { id } => self.watches.on_fired(from, id),
+        }
+    }
+
+    async fn by_codec(&self, context: &RequestContext, body: Bytes) -> Result<ResponseFrame, Close> {
+        let (shard, request) = (&self.shard, &context.request);
+        let in_out = InOut { request, body };
+        match request.api.key {
+            ApiKey::ApiVersions => Ok(api_versions::handle(context, in_out.body)?),
+            ApiKey::Metadata => in_out.out(&metadata::handle(shard, context, in_out.decode()?).await?),
+            ApiKey::ListOffsets => in_out.out(&list_offsets::handle(shard, context, in_out.decode()?).await),
+            ApiKey::OffsetForLeaderEpoch => in_out.out(&offset_for_leader_epoch::handle(shard, in_out.decode()?).await),
+            ApiKey::FindCoordinator => in_out.out(&find_coordinator::handle(context, in_out.decode()?)),
+            ApiKey::InitProducerId => {
+                in_out.out(&init_producer_id::handle(shard, &self.producer_ids, in_out.decode()?).await)
+            }
+            ApiKey::DescribeProducers => in_out.out(&describe_producers::handle(shard, in_out.decode()?).await),
+            ApiKey::Fetch => self.fetch(context, in_out.decode()?).await,
+            ApiKey::Produce => unreachable!("Produce does not go through the codec"),
+        }
+    }
+}
+
+impl<R: Runtime> Service for Handlers<R> {
+    async fn handle(&self, context: RequestContext, body: BytesMut) -> Result<Answer, Close> {
+        if context.request.api.key == ApiKey::Produce {
+            return self.produce(context, body).await;
+        }
+        // Boxed: the handlers' futures are large, and most of a connection's life none of them runs.
+        Box::pin(self.by_codec(&context, body.freeze())).await.map(Answer::Now)
+    }
+}
+
+/// A request's body on its way through the codec, and its answer.
+struct InOut<'a> {
+    request: &'a Request,
+    body: Bytes,
+}
+
+impl InOut<'_> {
+    fn decode<T: CodecRequest>(&self) -> Result<T, Close> {
+        codec::decode(self.request, self.body.clone()).map_err(Close::because)
+    }
+
+    fn out<T: Encodable>(&self, response: &T) -> Result<ResponseFrame, Close> {
+        Ok(codec::encode(self.request, response))
+    }
+}

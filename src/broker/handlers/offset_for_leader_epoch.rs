@@ -1,0 +1,58 @@
+//! OffsetForLeaderEpoch: where an epoch ended, so that a reader can see that its records were truncated (KIP-101, KIP-320).
+
+use super::remote::{Ask, EpochOne, Told, scatter, stopping};
+use super::resolve::{believed_epoch, led_by_name};
+use crate::broker::Shard;
+use crate::broker::store::EpochEnd;
+use crate::error_code::ErrorCode;
+use crate::ids::{LeaderEpoch, Offset};
+use coreline_io::Runtime;
+use kafka_protocol::messages::offset_for_leader_epoch_response::{EpochEndOffset, OffsetForLeaderTopicResult};
+use kafka_protocol::messages::{OffsetForLeaderEpochRequest, OffsetForLeaderEpochResponse};
+
+pub(super) async fn handle<R: Runtime>(
+    shard: &Shard<R>,
+    request: OffsetForLeaderEpochRequest,
+) -> OffsetForLeaderEpochResponse {
+    let image = shard.image();
+    let unknown = EpochEnd { leader_epoch: LeaderEpoch(-1), end_offset: Offset(-1) };
+    let mut found: Vec<Result<EpochEnd, ErrorCode>> = Vec::new();
+    let (mut places, mut asks) = (Vec::new(), Vec::new());
+    for topic in &request.topics {
+        for partition in &topic.partitions {
+            match led_by_name(shard, &image, &topic.topic, partition.partition) {
+                Ok(resolved) => {
+                    places.push(found.len());
+                    let epoch = LeaderEpoch(partition.leader_epoch);
+                    let current_leader_epoch = believed_epoch(partition.current_leader_epoch);
+                    asks.push((resolved.shard, EpochOne { id: resolved.id, epoch, current_leader_epoch }));
+                    found.push(Ok(unknown));
+                }
+                Err(error) => found.push(Err(error)),
+            }
+        }
+    }
+    let unwrap = |told| match told {
+        Told::EpochEnds(ends) => ends,
+        other => unreachable!("a question for epochs is answered with epochs, not {other:?}"),
+    };
+    let answers = scatter(shard, asks, Ask::EpochEnds, unwrap, || Err(stopping())).await;
+    for (place, answer) in places.into_iter().zip(answers) {
+        found[place] = answer.map_err(|error| error.code);
+    }
+    let mut found = found.into_iter();
+    let topics = request.topics.into_iter().map(|topic| {
+        let partitions = topic.partitions.iter().map(|partition| {
+            let found = found.next().expect("an answer for each partition");
+            let (error, end) = found.map_or_else(|error| (error, unknown), |end| (ErrorCode::None, end));
+            EpochEndOffset::default()
+                .with_error_code(error.code())
+                .with_partition(partition.partition)
+                .with_leader_epoch(end.leader_epoch.0)
+                .with_end_offset(end.end_offset.0)
+        });
+        let partitions = partitions.collect();
+        OffsetForLeaderTopicResult::default().with_topic(topic.topic).with_partitions(partitions)
+    });
+    OffsetForLeaderEpochResponse::default().with_topics(topics.collect())
+}

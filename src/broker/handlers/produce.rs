@@ -1,0 +1,241 @@
+//! Produce: records to the shards that own their partitions, in order; the answer when the acknowledgement is due.
+//!
+//! Everything is enqueued before the next request of the connection is read, so that one connection's batches are in
+//! the log in the order in which they were sent, while the answers wait for their group commits together.
+
+use super::Handlers;
+use super::remote::{Appends, Ask, Told, append};
+use super::resolve::{Resolved, led_partition};
+use crate::broker::connection::{Answer, RequestContext};
+use crate::broker::messages::{Reply, Request as MeshRequest};
+use crate::broker::pipeline::Close;
+use crate::broker::shard::topic_config;
+use crate::broker::store::{Acks, AppendError, Appended};
+use crate::config::BrokerConfig;
+use crate::controller::{ClusterImage, TopicImage};
+use crate::error_code::ErrorCode;
+use crate::ids::TopicId;
+use crate::protocol::produce::{self, PartitionOutcome, ProduceRequest, ProduceTopic, TopicOutcome};
+use crate::protocol::{Request, ResponseFrame};
+use bytes::BytesMut;
+use coreline_io::Runtime;
+use coreline_shards::ShardId;
+use futures_util::future::LocalBoxFuture;
+use std::cell::RefCell;
+use std::collections::{BTreeMap, HashMap};
+
+/// `acks=all`.
+const ACKS_ALL: i16 = -1;
+/// Where a batch says how long it is after the first twelve bytes, and where its attributes are.
+const BATCH_LENGTH_AT: usize = 8;
+const BATCH_OVERHEAD: usize = 12;
+const ATTRIBUTES_AT: usize = 21;
+const TRANSACTIONAL: u16 = 0x10;
+
+/// `min.insync.replicas` by topic, of one image.
+#[derive(Debug, Default)]
+pub(super) struct MinInSync(RefCell<(u64, HashMap<TopicId, i32>)>);
+
+impl MinInSync {
+    fn get(&self, config: &BrokerConfig, image: &ClusterImage, topic: &TopicImage) -> i32 {
+        let (index, by_topic) = &mut *self.0.borrow_mut();
+        if *index != image.index {
+            *index = image.index;
+            by_topic.clear();
+        }
+        *by_topic.entry(topic.id).or_insert_with(|| topic_config(config, image, topic).1)
+    }
+}
+
+/// A refusal before the log was asked.
+type Refusal = (ErrorCode, Option<String>);
+
+/// Records on their way, by owning shard, and where in the answer each one's outcome goes.
+#[derive(Default)]
+struct Routed {
+    by_shard: BTreeMap<ShardId, Route>,
+}
+
+#[derive(Default)]
+struct Route {
+    /// (topic, partition) in the answer.
+    places: Vec<(usize, usize)>,
+    records: Vec<(crate::ids::PartitionId, BytesMut)>,
+}
+
+type Waiting = (Vec<(usize, usize)>, LocalBoxFuture<'static, Option<Vec<Result<Appended, AppendError>>>>);
+
+impl<R: Runtime> Handlers<R> {
+    pub(super) async fn produce(&self, context: RequestContext, body: BytesMut) -> Result<Answer, Close> {
+        let request = context.request;
+        let asked = produce::parse(&request, body).map_err(Close::because)?;
+        let acks = asked.acks;
+        let (outcomes, routed) = self.route(asked);
+        let waiting = self.enqueue(acks, routed).await;
+        Ok(Answer::Later(Box::pin(finish(request, acks, outcomes, waiting))))
+    }
+
+    /// Finds each partition's shard; what is refused has its outcome already.
+    fn route(&self, asked: ProduceRequest) -> (Vec<TopicOutcome>, Routed) {
+        let image = self.shard.image();
+        let judge = Judge { acks: asked.acks, transactional: asked.transactional_id.is_some() };
+        let mut routed = Routed::default();
+        let mut outcomes = Vec::with_capacity(asked.topics.len());
+        for (t, topic) in asked.topics.into_iter().enumerate() {
+            let ProduceTopic { name, id, partitions } = topic;
+            // Version 13 names topics by id only.
+            let (found, missing) = if name.is_empty() && !id.0.is_nil() {
+                (image.topic_by_id(id), ErrorCode::UnknownTopicId)
+            } else if name.is_empty() {
+                (None, ErrorCode::UnknownTopicId)
+            } else {
+                (image.topic(&name), ErrorCode::UnknownTopicOrPartition)
+            };
+            let mut outcome = TopicOutcome { name, id, partitions: Vec::with_capacity(partitions.len()) };
+            for (p, partition) in partitions.into_iter().enumerate() {
+                let judged = judge.records(partition.records).and_then(|records| {
+                    let topic = found.ok_or((missing, None))?;
+                    Ok((self.place(&judge, &image, topic, partition.index)?, records))
+                });
+                let (error, message) = match judged {
+                    Ok((resolved, records)) => {
+                        let route = routed.by_shard.entry(resolved.shard).or_default();
+                        route.places.push((t, p));
+                        route.records.push((resolved.id, records));
+                        (ErrorCode::None, None)
+                    }
+                    Err(refusal) => refusal,
+                };
+                outcome.partitions.push(PartitionOutcome::error(partition.index, error, message));
+            }
+            outcomes.push(outcome);
+        }
+        (outcomes, routed)
+    }
+
+    fn place(&self, judge: &Judge, image: &ClusterImage, topic: &TopicImage, index: i32) -> Result<Resolved, Refusal> {
+        let (resolved, partition) = led_partition(&self.shard, topic, index).map_err(|code| (code, None))?;
+        if judge.acks == ACKS_ALL {
+            let needed = self.min_in_sync.get(&self.shard.config, image, topic);
+            let in_sync = partition.isr.len();
+            if i64::from(needed) > in_sync as i64 {
+                let message = format!("min.insync.replicas={needed}, in sync: {in_sync}");
+                return Err((ErrorCode::NotEnoughReplicas, Some(message)));
+            }
+        }
+        Ok(resolved)
+    }
+
+    /// Gives every shard its records. Waits for the mesh first, if it is crowded, and then for nothing in between.
+    async fn enqueue(&self, acks: i16, routed: Routed) -> Vec<Waiting> {
+        let mesh = &self.shard.mesh;
+        let mut permits = BTreeMap::new();
+        for to in routed.by_shard.keys().filter(|to| **to != self.shard.id) {
+            permits.insert(*to, mesh.reserve(*to).await);
+        }
+        let acks = if acks == 0 { Acks::None } else { Acks::Local };
+        let now_ms = self.shard.runtime.wall_ms();
+        let send = |(to, route): (ShardId, Route)| -> Waiting {
+            let appends = Appends { acks, now_ms, records: route.records };
+            let Some(permit) = permits.remove(&to) else {
+                let wait = append(&self.shard.store, appends);
+                return (route.places, Box::pin(async move { Some(wait.await) }));
+            };
+            let call = permit.map(|permit| permit.call(MeshRequest::Data(Ask::Append(appends))));
+            let wait = async move {
+                match call.ok()?.await {
+                    Ok(Reply::Data(Told::Appended(results))) => Some(results),
+                    Ok(other) => unreachable!("an append is answered with its outcome, not {other:?}"),
+                    Err(_) => None,
+                }
+            };
+            (route.places, Box::pin(wait))
+        };
+        routed.by_shard.into_iter().map(send).collect()
+    }
+}
+
+/// What can be said of a partition's records without reading them.
+struct Judge {
+    acks: i16,
+    transactional: bool,
+}
+
+impl Judge {
+    fn records(&self, records: Option<BytesMut>) -> Result<BytesMut, Refusal> {
+        if !matches!(self.acks, ACKS_ALL..=1) {
+            let message = format!("acks={}: expected 0, 1 or -1 (all)", self.acks);
+            return Err((ErrorCode::InvalidRequiredAcks, Some(message)));
+        }
+        let invalid = |message: String| Err((ErrorCode::InvalidRecord, Some(message)));
+        let Some(records) = records else { return invalid("expected one record batch, found null".into()) };
+        let Some(length) = records.get(BATCH_LENGTH_AT..BATCH_OVERHEAD) else {
+            return invalid(format!("expected one record batch, found {} bytes", records.len()));
+        };
+        let length = i32::from_be_bytes(length.try_into().expect("four bytes"));
+        let end = usize::try_from(length).ok().and_then(|n| n.checked_add(BATCH_OVERHEAD));
+        if end != Some(records.len()) {
+            let found = records.len();
+            return invalid(format!(
+                "expected exactly one record batch, found {found} bytes of which it takes {end:?}"
+            ));
+        }
+        let attributes = records.get(ATTRIBUTES_AT..ATTRIBUTES_AT + 2).map(|b| u16::from_be_bytes([b[0], b[1]]));
+        if attributes.is_some_and(|a| a & TRANSACTIONAL != 0) || self.transactional {
+            // Kafka's words: a transaction that is not going on, or one that nobody named.
+            let code = if self.transactional {
+                ErrorCode::InvalidTxnState
+            } else {
+                ErrorCode::TransactionalIdAuthorizationFailed
+            };
+            return Err((code, Some("This version of Coreline has no transactions.".into())));
+        }
+        Ok(records)
+    }
+}
+
+/// Waits for the log and builds the answer.
+async fn finish(
+    request: Request,
+    acks: i16,
+    mut outcomes: Vec<TopicOutcome>,
+    waiting: Vec<Waiting>,
+) -> Result<ResponseFrame, Close> {
+    for (places, wait) in waiting {
+        let results = wait.await;
+        for (i, (t, p)) in places.into_iter().enumerate() {
+            let outcome = &mut outcomes[t].partitions[p];
+            match &results {
+                Some(results) => settle(outcome, &results[i]),
+                None => outcome.error = ErrorCode::NotLeaderOrFollower,
+            }
+        }
+    }
+    if acks != 0 {
+        return Ok(produce::encode(&request, &outcomes));
+    }
+    // Nobody waits for an answer: a closed connection is the only way to tell.
+    let mut failed = outcomes.iter().flat_map(|t| t.partitions.iter().map(move |p| (t, p)));
+    match failed.find(|(_, p)| p.error.is_error()) {
+        None => Ok(ResponseFrame::default()),
+        Some((topic, p)) => {
+            let name = if topic.name.is_empty() { topic.id.to_string() } else { topic.name.clone() };
+            Err(Close(format!("acks=0 and {} for {name}-{}", p.error, p.index)))
+        }
+    }
+}
+
+fn settle(outcome: &mut PartitionOutcome, result: &Result<Appended, AppendError>) {
+    match result {
+        Ok(appended) => {
+            outcome.base_offset = appended.base_offset.0;
+            outcome.log_append_time_ms = appended.log_append_time_ms;
+            outcome.log_start_offset = appended.log_start_offset.0;
+        }
+        Err(error) => {
+            outcome.error = error.code;
+            outcome.error_message = Some(error.message.clone());
+            outcome.record_errors = error.record_errors.iter().map(|e| (e.batch_index, e.message.clone())).collect();
+        }
+    }
+}

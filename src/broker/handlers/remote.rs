@@ -1,0 +1,236 @@
+//! What data handlers ask of the shard that owns a partition: the same words for this shard and for others, which are
+//! asked through the mesh.
+
+use super::Handlers;
+use crate::broker::Shard;
+use crate::broker::messages::{BrokerMesh, Reply, Request};
+use crate::broker::store::{
+    Acks, AppendError, AppendOrigin, Appended, EpochEnd, LogStore, OffsetFound, OffsetQuery, ProducerInfo, ReadError,
+    ReadRequest, ReadResult,
+};
+use crate::error_code::ErrorCode;
+use crate::ids::{LeaderEpoch, PartitionId};
+use bytes::BytesMut;
+use coreline_io::{Runtime, TaskGroup};
+use coreline_shards::{ReplyTo, ShardId};
+use futures_util::future::join_all;
+use std::collections::BTreeMap;
+use std::rc::Rc;
+
+/// Records for partitions of one shard.
+#[derive(Debug)]
+pub struct Appends {
+    /// When to answer.
+    pub acks: Acks,
+    /// The wall clock where they came in.
+    pub now_ms: i64,
+    /// One batch each, in the order in which they go into the log.
+    pub records: Vec<(PartitionId, BytesMut)>,
+}
+
+/// A read of one partition.
+#[derive(Clone, Copy, Debug)]
+pub struct ReadOne {
+    /// Of which.
+    pub id: PartitionId,
+    /// `max_bytes` is the partition's bound; the budget of all is in [`Ask::Read`].
+    pub request: ReadRequest,
+}
+
+/// ListOffsets for one partition.
+#[derive(Clone, Copy, Debug)]
+pub struct OffsetOne {
+    /// Of which.
+    pub id: PartitionId,
+    /// What is asked.
+    pub query: OffsetQuery,
+    /// The epoch the client believes in.
+    pub current_leader_epoch: Option<LeaderEpoch>,
+}
+
+/// OffsetForLeaderEpoch for one partition.
+#[derive(Clone, Copy, Debug)]
+pub struct EpochOne {
+    /// Of which.
+    pub id: PartitionId,
+    /// What is asked.
+    pub epoch: LeaderEpoch,
+    /// The epoch the client believes in.
+    pub current_leader_epoch: Option<LeaderEpoch>,
+}
+
+/// What is asked of the shard that owns the partitions.
+#[derive(Debug)]
+pub enum Ask {
+    /// Append.
+    Append(Appends),
+    /// Read, in this order, until the budget is used up; the first that has records gives at least a batch.
+    Read {
+        /// The partitions.
+        reads: Vec<ReadOne>,
+        /// Bytes for all of them.
+        max_bytes: usize,
+    },
+    /// Find offsets.
+    Offsets(Vec<OffsetOne>),
+    /// Find ends of epochs.
+    EpochEnds(Vec<EpochOne>),
+    /// List producers.
+    Producers(Vec<PartitionId>),
+}
+
+/// The answer, item by item in the order of the question.
+#[derive(Debug)]
+pub enum Told {
+    /// To [`Ask::Append`].
+    Appended(Vec<Result<Appended, AppendError>>),
+    /// To [`Ask::Read`].
+    Read(Vec<Result<ReadResult, ReadError>>),
+    /// To [`Ask::Offsets`].
+    Offsets(Vec<Result<Option<OffsetFound>, ReadError>>),
+    /// To [`Ask::EpochEnds`].
+    EpochEnds(Vec<Result<EpochEnd, ReadError>>),
+    /// To [`Ask::Producers`].
+    Producers(Vec<Result<Vec<ProducerInfo>, ReadError>>),
+}
+
+/// Enqueues appends now, in order; the future waits for them.
+pub(super) fn append<R: Runtime>(
+    store: &Rc<LogStore<R>>,
+    appends: Appends,
+) -> impl Future<Output = Vec<Result<Appended, AppendError>>> + 'static {
+    let origin = AppendOrigin { acks: appends.acks, now_ms: appends.now_ms };
+    let waits: Vec<_> = appends.records.into_iter().map(|(id, records)| store.append(id, records, origin)).collect();
+    async move {
+        let mut results = Vec::with_capacity(waits.len());
+        for wait in waits {
+            results.push(wait.await);
+        }
+        results
+    }
+}
+
+/// Answers for partitions of this shard.
+async fn answer<R: Runtime>(store: &Rc<LogStore<R>>, ask: Ask) -> Told {
+    match ask {
+        Ask::Append(appends) => Told::Appended(append(store, appends).await),
+        Ask::Read { reads, max_bytes } => Told::Read(read(store, reads, max_bytes).await),
+        Ask::Offsets(items) => {
+            let mut found = Vec::with_capacity(items.len());
+            for item in items {
+                found.push(store.list_offset(item.id, item.query, item.current_leader_epoch).await);
+            }
+            Told::Offsets(found)
+        }
+        Ask::EpochEnds(items) => {
+            let mut found = Vec::with_capacity(items.len());
+            for item in items {
+                found.push(store.offset_for_leader_epoch(item.id, item.epoch, item.current_leader_epoch).await);
+            }
+            Told::EpochEnds(found)
+        }
+        Ask::Producers(ids) => {
+            let mut found = Vec::with_capacity(ids.len());
+            for id in ids {
+                found.push(store.producers(id).await);
+            }
+            Told::Producers(found)
+        }
+    }
+}
+
+async fn read<R: Runtime>(
+    store: &Rc<LogStore<R>>,
+    reads: Vec<ReadOne>,
+    max_bytes: usize,
+) -> Vec<Result<ReadResult, ReadError>> {
+    let mut results = Vec::with_capacity(reads.len());
+    let (mut left, mut none_yet) = (max_bytes, true);
+    for ReadOne { id, request } in reads {
+        let request = ReadRequest { max_bytes: request.max_bytes.min(left), at_least_one: none_yet, ..request };
+        let result = store.read(id, request).await;
+        if let Ok(found) = &result {
+            let len: usize = found.records.iter().map(bytes::Bytes::len).sum();
+            left = left.saturating_sub(len);
+            none_yet &= len == 0;
+        }
+        results.push(result);
+    }
+    results
+}
+
+/// The error of a partition whose shard does not answer: the node stops.
+pub(super) fn stopping() -> ReadError {
+    ReadError::new(ErrorCode::NotLeaderOrFollower, "the node is stopping")
+}
+
+/// Asks each item's shard, all at a time; the answers in the order of the items.
+pub(super) async fn scatter<R: Runtime, Q, A>(
+    shard: &Shard<R>,
+    items: Vec<(ShardId, Q)>,
+    wrap: impl Fn(Vec<Q>) -> Ask,
+    unwrap: impl Fn(Told) -> Vec<A>,
+    stopping: impl Fn() -> A,
+) -> Vec<A> {
+    let count = items.len();
+    let mut by_shard: BTreeMap<ShardId, (Vec<usize>, Vec<Q>)> = BTreeMap::new();
+    for (place, (to, item)) in items.into_iter().enumerate() {
+        let (places, items) = by_shard.entry(to).or_default();
+        places.push(place);
+        items.push(item);
+    }
+    let mut gathered: Vec<Option<A>> = std::iter::repeat_with(|| None).take(count).collect();
+    let mut place_all = |places: Vec<usize>, answers: Option<Vec<A>>| {
+        let answers = answers.unwrap_or_else(|| places.iter().map(|_| stopping()).collect());
+        assert_eq!(answers.len(), places.len(), "an answer for each item");
+        for (place, answer) in places.into_iter().zip(answers) {
+            gathered[place] = Some(answer);
+        }
+    };
+    if by_shard.len() == 1 && by_shard.contains_key(&shard.id) {
+        // The usual case, once connections are where their partitions are.
+        let (places, items) = by_shard.remove(&shard.id).expect("just seen");
+        place_all(places, Some(unwrap(answer(&shard.store, wrap(items)).await)));
+    } else {
+        let calls = by_shard.into_iter().map(|(to, (places, items))| {
+            let ask = wrap(items);
+            async move { (places, ask_shard(shard, to, ask).await) }
+        });
+        for (places, told) in join_all(calls).await {
+            place_all(places, told.map(&unwrap));
+        }
+    }
+    gathered.into_iter().map(|answer| answer.expect("every place was filled")).collect()
+}
+
+async fn ask_shard<R: Runtime>(shard: &Shard<R>, to: ShardId, ask: Ask) -> Option<Told> {
+    if to == shard.id {
+        return Some(answer(&shard.store, ask).await);
+    }
+    match shard.mesh.call(to, Request::Data(ask)).await {
+        Ok(Reply::Data(told)) => Some(told),
+        Ok(other) => unreachable!("a question about data is answered with data, not {other:?}"),
+        Err(_) => None,
+    }
+}
+
+impl<R: Runtime> Handlers<R> {
+    /// Another shard asks. Records are in the log, in order, when this returns.
+    pub fn on_ask(&self, ask: Ask, reply: ReplyTo<BrokerMesh>) {
+        let runtime = &self.shard.runtime;
+        let _detached = match ask {
+            Ask::Append(appends) => {
+                let wait = append(&self.shard.store, appends);
+                runtime.spawn(TaskGroup::Requests, "remote-append", async move {
+                    reply.send(Reply::Data(Told::Appended(wait.await)));
+                })
+            }
+            ask => {
+                let store = Rc::clone(&self.shard.store);
+                runtime.spawn(TaskGroup::Requests, "remote-ask", async move {
+                    reply.send(Reply::Data(answer(&store, ask).await));
+                })
+            }
+        };
+    }
+}
