@@ -8,6 +8,7 @@ mod encoding;
 pub mod image;
 pub mod placement;
 pub mod raft_log;
+pub mod raft_node;
 pub mod raft_wire;
 pub mod records;
 
