@@ -26,6 +26,8 @@ pub enum Request {
     },
     /// From shard 0, once: all shards are ready, accept connections.
     Serve,
+    /// The sizes of partitions of this shard.
+    LogSizes(Vec<PartitionId>),
     /// About partitions of the shard that is asked.
     Data(Ask),
 }
@@ -39,6 +41,8 @@ pub enum Reply {
     Done,
     /// To `Start`: why this shard cannot.
     Failed(String),
+    /// To `LogSizes`: in bytes, those that could be read.
+    LogSizes(Vec<(PartitionId, u64)>),
     /// To `Data`.
     Data(Told),
 }

@@ -5,7 +5,7 @@ use super::metadata::ControllerHandle;
 use super::store::LogStore;
 use crate::config::{BrokerConfig, DynamicValues, resolve_topic};
 use crate::controller::{ClusterImage, TopicImage};
-use crate::ids::BrokerId;
+use crate::ids::{BrokerId, PartitionId};
 use crate::log::log_config::LogConfig;
 use coreline_io::Runtime;
 use coreline_shards::{Mesh, ShardId, Shutdown};
@@ -44,6 +44,17 @@ impl<R: Runtime> Shard<R> {
     #[must_use]
     pub fn image(&self) -> Arc<ClusterImage> {
         self.controller.image()
+    }
+
+    /// The sizes of some of this shard's partitions, in bytes; those that cannot be read are left out.
+    pub async fn log_sizes(&self, ids: Vec<PartitionId>) -> Vec<(PartitionId, u64)> {
+        let mut sizes = Vec::with_capacity(ids.len());
+        for id in ids {
+            if let Ok(size) = self.store.log_size(id).await {
+                sizes.push((id, size));
+            }
+        }
+        sizes
     }
 
     /// True if this shard owns what is placed on `shard`.

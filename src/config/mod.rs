@@ -3,6 +3,7 @@
 //! A key is in the table only if the code obeys it. Whatever else is set, by file, override or request, is an error
 //! that names the key: nothing is accepted and ignored.
 
+mod alter;
 mod broker;
 mod definitions;
 mod describe;
@@ -10,6 +11,7 @@ mod properties;
 mod topic;
 mod value;
 
+pub use alter::{AlterOperation, Refusal, Scope, alter};
 pub use broker::{BrokerConfig, CoreChoice, Endpoint, Override, parse_override};
 pub use definitions::{BROKER_KEYS, Definition, Kind, Rule, TOPIC_KEYS, TopicDefinition, broker_key, topic_key};
 pub use describe::{Described, DynamicValues, Source, Synonym, describe_broker, describe_topic, reference_markdown};

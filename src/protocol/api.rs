@@ -14,9 +14,19 @@ pub enum ApiKey {
     Metadata = 3,
     FindCoordinator = 10,
     ApiVersions = 18,
+    CreateTopics = 19,
+    DeleteTopics = 20,
     InitProducerId = 22,
     OffsetForLeaderEpoch = 23,
+    DescribeConfigs = 32,
+    AlterConfigs = 33,
+    DescribeLogDirs = 35,
+    CreatePartitions = 37,
+    IncrementalAlterConfigs = 44,
+    DescribeCluster = 60,
     DescribeProducers = 61,
+    ListConfigResources = 74,
+    DescribeTopicPartitions = 75,
 }
 
 impl ApiKey {
@@ -30,9 +40,19 @@ impl ApiKey {
             Self::Metadata => "Metadata",
             Self::FindCoordinator => "FindCoordinator",
             Self::ApiVersions => "ApiVersions",
+            Self::CreateTopics => "CreateTopics",
+            Self::DeleteTopics => "DeleteTopics",
             Self::InitProducerId => "InitProducerId",
             Self::OffsetForLeaderEpoch => "OffsetForLeaderEpoch",
+            Self::DescribeConfigs => "DescribeConfigs",
+            Self::AlterConfigs => "AlterConfigs",
+            Self::DescribeLogDirs => "DescribeLogDirs",
+            Self::CreatePartitions => "CreatePartitions",
+            Self::IncrementalAlterConfigs => "IncrementalAlterConfigs",
+            Self::DescribeCluster => "DescribeCluster",
             Self::DescribeProducers => "DescribeProducers",
+            Self::ListConfigResources => "ListConfigResources",
+            Self::DescribeTopicPartitions => "DescribeTopicPartitions",
         }
     }
 
@@ -71,7 +91,7 @@ const fn api(key: ApiKey, min: i16, max: i16, flexible_from: i16, schema: Schema
     Api { key, min, max, listed_min: min, flexible_from, schema }
 }
 
-/// Sorted by key. A line for each API that has a handler; `schema.rs` has the shapes of those that have none yet.
+/// Sorted by key.
 static APIS: &[Api] = &[
     Api { listed_min: 0, ..api(ApiKey::Produce, 3, 13, 9, schema::PRODUCE) },
     api(ApiKey::Fetch, 4, 17, 12, schema::FETCH),
@@ -79,9 +99,19 @@ static APIS: &[Api] = &[
     api(ApiKey::Metadata, 0, 13, 9, schema::METADATA),
     api(ApiKey::FindCoordinator, 0, 6, 3, schema::FIND_COORDINATOR),
     api(ApiKey::ApiVersions, 0, 4, 3, schema::API_VERSIONS),
+    api(ApiKey::CreateTopics, 2, 7, 5, schema::CREATE_TOPICS),
+    api(ApiKey::DeleteTopics, 1, 6, 4, schema::DELETE_TOPICS),
     api(ApiKey::InitProducerId, 0, 5, 2, schema::INIT_PRODUCER_ID),
     api(ApiKey::OffsetForLeaderEpoch, 2, 4, 4, schema::OFFSET_FOR_LEADER_EPOCH),
+    api(ApiKey::DescribeConfigs, 1, 4, 4, schema::DESCRIBE_CONFIGS),
+    api(ApiKey::AlterConfigs, 0, 2, 2, schema::ALTER_CONFIGS),
+    api(ApiKey::DescribeLogDirs, 1, 4, 2, schema::DESCRIBE_LOG_DIRS),
+    api(ApiKey::CreatePartitions, 0, 3, 2, schema::CREATE_PARTITIONS),
+    api(ApiKey::IncrementalAlterConfigs, 0, 1, 1, schema::INCREMENTAL_ALTER_CONFIGS),
+    api(ApiKey::DescribeCluster, 0, 2, 0, schema::DESCRIBE_CLUSTER),
     api(ApiKey::DescribeProducers, 0, 0, 0, schema::DESCRIBE_PRODUCERS),
+    api(ApiKey::ListConfigResources, 0, 1, 0, schema::LIST_CONFIG_RESOURCES),
+    api(ApiKey::DescribeTopicPartitions, 0, 0, 0, schema::DESCRIBE_TOPIC_PARTITIONS),
 ];
 
 impl Api {

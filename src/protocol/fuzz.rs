@@ -34,9 +34,19 @@ fn decodes(request: &Request, body: BytesMut) -> bool {
         ApiKey::Metadata => by_codec::<m::MetadataRequest>(request, body),
         ApiKey::FindCoordinator => by_codec::<m::FindCoordinatorRequest>(request, body),
         ApiKey::ApiVersions => by_codec::<m::ApiVersionsRequest>(request, body),
+        ApiKey::CreateTopics => by_codec::<m::CreateTopicsRequest>(request, body),
+        ApiKey::DeleteTopics => by_codec::<m::DeleteTopicsRequest>(request, body),
         ApiKey::InitProducerId => by_codec::<m::InitProducerIdRequest>(request, body),
         ApiKey::OffsetForLeaderEpoch => by_codec::<m::OffsetForLeaderEpochRequest>(request, body),
+        ApiKey::DescribeConfigs => by_codec::<m::DescribeConfigsRequest>(request, body),
+        ApiKey::AlterConfigs => by_codec::<m::AlterConfigsRequest>(request, body),
+        ApiKey::DescribeLogDirs => by_codec::<m::DescribeLogDirsRequest>(request, body),
+        ApiKey::CreatePartitions => by_codec::<m::CreatePartitionsRequest>(request, body),
+        ApiKey::IncrementalAlterConfigs => by_codec::<m::IncrementalAlterConfigsRequest>(request, body),
+        ApiKey::DescribeCluster => by_codec::<m::DescribeClusterRequest>(request, body),
         ApiKey::DescribeProducers => by_codec::<m::DescribeProducersRequest>(request, body),
+        ApiKey::ListConfigResources => by_codec::<m::ListConfigResourcesRequest>(request, body),
+        ApiKey::DescribeTopicPartitions => by_codec::<m::DescribeTopicPartitionsRequest>(request, body),
     }
 }
 

@@ -285,7 +285,6 @@ pub(super) const FIND_COORDINATOR: Schema =
 pub(super) const API_VERSIONS: Schema =
     &[text("client_software_name").from(3), text("client_software_version").from(3)];
 
-#[allow(dead_code, reason = "for the handler that comes")]
 pub(super) const CREATE_TOPICS: Schema = &[
     structs(
         "topics",
@@ -301,7 +300,6 @@ pub(super) const CREATE_TOPICS: Schema = &[
     int8("validate_only"),
 ];
 
-#[allow(dead_code, reason = "for the handler that comes")]
 pub(super) const DELETE_TOPICS: Schema = &[
     structs("topics", &[text("name"), uuid("topic_id")]).from(6),
     field("topic_names", Kind::Texts).to(5),
@@ -326,14 +324,12 @@ pub(super) const OFFSET_FOR_LEADER_EPOCH: Schema = &[
     ),
 ];
 
-#[allow(dead_code, reason = "for the handler that comes")]
 pub(super) const DESCRIBE_CONFIGS: Schema = &[
     structs("resources", &[int8("resource_type"), text("resource_name"), field("configuration_keys", Kind::Texts)]),
     int8("include_synonyms"),
     int8("include_documentation").from(3),
 ];
 
-#[allow(dead_code, reason = "for the handler that comes")]
 pub(super) const ALTER_CONFIGS: Schema = &[
     structs(
         "resources",
@@ -342,7 +338,6 @@ pub(super) const ALTER_CONFIGS: Schema = &[
     int8("validate_only"),
 ];
 
-#[allow(dead_code, reason = "for the handler that comes")]
 pub(super) const INCREMENTAL_ALTER_CONFIGS: Schema = &[
     structs(
         "resources",
@@ -355,17 +350,14 @@ pub(super) const INCREMENTAL_ALTER_CONFIGS: Schema = &[
     int8("validate_only"),
 ];
 
-#[allow(dead_code, reason = "for the handler that comes")]
 pub(super) const DESCRIBE_LOG_DIRS: Schema = &[structs("topics", &[text("topic"), int32s("partitions")])];
 
-#[allow(dead_code, reason = "for the handler that comes")]
 pub(super) const CREATE_PARTITIONS: Schema = &[
     structs("topics", &[text("name"), int32("count"), structs("assignments", &[int32s("broker_ids")])]),
     int32("timeout_ms"),
     int8("validate_only"),
 ];
 
-#[allow(dead_code, reason = "for the handler that comes")]
 pub(super) const DESCRIBE_CLUSTER: Schema = &[
     int8("include_cluster_authorized_operations"),
     int8("endpoint_type").from(1),
@@ -374,10 +366,8 @@ pub(super) const DESCRIBE_CLUSTER: Schema = &[
 
 pub(super) const DESCRIBE_PRODUCERS: Schema = &[structs("topics", &[text("name"), int32s("partition_indexes")])];
 
-#[allow(dead_code, reason = "for the handler that comes")]
 pub(super) const LIST_CONFIG_RESOURCES: Schema = &[field("resource_types", Kind::Numbers(1)).from(1)];
 
-#[allow(dead_code, reason = "for the handler that comes")]
 pub(super) const DESCRIBE_TOPIC_PARTITIONS: Schema = &[
     structs("topics", &[text("name")]),
     int32("response_partition_limit"),

@@ -7,11 +7,22 @@
 //! To serve another API: a file here, an arm in `Handlers::by_codec`, and its key, name and versions in `protocol/api.rs`
 //! (the shape of its requests is in `protocol/schema.rs`), and an arm in `protocol/fuzz.rs`.
 
+mod alter_configs;
 mod api_versions;
+mod config_resources;
+mod create_partitions;
+mod create_topics;
+mod delete_topics;
+mod describe_cluster;
+mod describe_configs;
+mod describe_log_dirs;
 mod describe_producers;
+mod describe_topic_partitions;
 mod fetch;
 mod find_coordinator;
+mod incremental_alter_configs;
 mod init_producer_id;
+mod list_config_resources;
 mod list_offsets;
 mod metadata;
 mod offset_for_leader_epoch;
@@ -101,6 +112,23 @@ impl<R: Runtime> Handlers<R> {
             }
             ApiKey::DescribeProducers => in_out.out(&describe_producers::handle(shard, in_out.decode()?).await),
             ApiKey::Fetch => self.fetch(context, in_out.decode()?).await,
+            ApiKey::CreateTopics => in_out.out(&create_topics::handle(shard, in_out.decode()?).await),
+            ApiKey::DeleteTopics => in_out.out(&delete_topics::handle(shard, in_out.decode()?).await),
+            ApiKey::CreatePartitions => in_out.out(&create_partitions::handle(shard, in_out.decode()?).await),
+            ApiKey::DescribeConfigs => in_out.out(&describe_configs::handle(shard, in_out.decode()?).await),
+            ApiKey::AlterConfigs => in_out.out(&alter_configs::handle(shard, in_out.decode()?).await),
+            ApiKey::IncrementalAlterConfigs => {
+                in_out.out(&incremental_alter_configs::handle(shard, in_out.decode()?).await)
+            }
+            ApiKey::ListConfigResources => {
+                let version = request.header.api_version;
+                in_out.out(&list_config_resources::handle(shard, version, in_out.decode()?).await)
+            }
+            ApiKey::DescribeCluster => in_out.out(&describe_cluster::handle(shard, in_out.decode()?).await),
+            ApiKey::DescribeTopicPartitions => {
+                in_out.out(&describe_topic_partitions::handle(shard, in_out.decode()?).await)
+            }
+            ApiKey::DescribeLogDirs => in_out.out(&describe_log_dirs::handle(shard, in_out.decode()?).await),
             ApiKey::Produce => unreachable!("Produce does not go through the codec"),
         }
     }

@@ -1,0 +1,59 @@
+//! Resources of configurations as requests name them, shared by the handlers that read and change them.
+
+use crate::broker::shard::{Shard, dynamic_values};
+use crate::config::{Described, Refusal, describe_broker, describe_topic};
+use crate::controller::ClusterImage;
+use crate::controller::commands::ResourceRef;
+use crate::error_code::ErrorCode;
+use crate::ids::BrokerId;
+use coreline_io::Runtime;
+
+/// ConfigResource.Type of Kafka's clients.
+pub(super) const TOPIC: i8 = 2;
+/// ConfigResource.Type of Kafka's clients.
+pub(super) const BROKER: i8 = 4;
+
+fn refuse<T>(code: ErrorCode, message: String) -> Result<T, Refusal> {
+    Err(Refusal { code, message })
+}
+
+/// The resource, if it is one of this node's.
+pub(super) fn resource<R: Runtime>(shard: &Shard<R>, kind: i8, name: &str) -> Result<ResourceRef, Refusal> {
+    match kind {
+        TOPIC => Ok(ResourceRef::Topic(name.to_owned())),
+        BROKER if name.is_empty() => Ok(ResourceRef::Broker(None)),
+        BROKER => match name.parse::<i32>() {
+            Ok(id) if id == shard.config.node_id => Ok(ResourceRef::Broker(Some(BrokerId(id)))),
+            Ok(id) => {
+                let here = shard.config.node_id;
+                let message = format!("Unexpected broker id, expected {here} or empty string, but received {id}");
+                refuse(ErrorCode::InvalidRequest, message)
+            }
+            Err(_) => refuse(ErrorCode::InvalidRequest, format!("Broker id must be an integer, but it is: {name}")),
+        },
+        other => refuse(ErrorCode::InvalidRequest, format!("Unsupported resource type: {other}")),
+    }
+}
+
+/// Every key of a resource.
+pub(super) fn describe<R: Runtime>(
+    shard: &Shard<R>,
+    image: &ClusterImage,
+    resource: &ResourceRef,
+) -> Result<Vec<Described>, Refusal> {
+    let dynamic = dynamic_values(image, shard.node_id());
+    match resource {
+        ResourceRef::Topic(name) => match image.topic(name) {
+            Some(topic) => Ok(describe_topic(&shard.config, dynamic, &topic.configs)),
+            None => refuse(ErrorCode::UnknownTopicOrPartition, format!("The topic '{name}' does not exist.")),
+        },
+        ResourceRef::Broker(Some(_)) => Ok(describe_broker(&shard.config, dynamic)),
+        // All brokers: only what was set for all of them.
+        ResourceRef::Broker(None) => {
+            let set = dynamic.default;
+            let mut all = describe_broker(&shard.config, crate::config::DynamicValues { broker: None, default: set });
+            all.retain(|d| set.is_some_and(|s| s.contains_key(d.name)));
+            Ok(all)
+        }
+    }
+}

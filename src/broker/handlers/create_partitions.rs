@@ -1,0 +1,41 @@
+//! CreatePartitions: more partitions for topics; never fewer.
+
+use crate::broker::Shard;
+use crate::controller::commands::MorePartitions;
+use crate::controller::{Command, Outcome};
+use crate::protocol::codec::text;
+use coreline_io::Runtime;
+use kafka_protocol::messages::create_partitions_request::CreatePartitionsTopic;
+use kafka_protocol::messages::create_partitions_response::CreatePartitionsTopicResult;
+use kafka_protocol::messages::{CreatePartitionsRequest, CreatePartitionsResponse};
+use std::rc::Rc;
+
+/// Answers one request.
+pub(super) async fn handle<R: Runtime>(
+    shard: &Rc<Shard<R>>,
+    request: CreatePartitionsRequest,
+) -> CreatePartitionsResponse {
+    let more = |t: &CreatePartitionsTopic| MorePartitions {
+        name: t.name.0.to_string(),
+        count: t.count,
+        assignments: t
+            .assignments
+            .as_ref()
+            .map(|all| all.iter().map(|a| a.broker_ids.iter().map(|b| b.0).collect()).collect()),
+    };
+    let topics = request.topics.iter().map(more).collect();
+    let command = Command::CreatePartitions { topics, validate_only: request.validate_only };
+    let outcomes = match shard.controller.submit(command).await {
+        Ok(Outcome::Topics(outcomes)) => outcomes.into_iter().map(|o| o.result.map(drop)).collect(),
+        Ok(other) => unreachable!("topics have outcomes of topics, not {other:?}"),
+        Err(e) => vec![Err(e); request.topics.len()],
+    };
+    let result = |(topic, outcome): (&CreatePartitionsTopic, Result<(), crate::controller::CommandError>)| {
+        let result = CreatePartitionsTopicResult::default().with_name(topic.name.clone());
+        match outcome {
+            Ok(()) => result.with_error_message(None),
+            Err(e) => result.with_error_code(e.code.code()).with_error_message(Some(text(&e.message))),
+        }
+    };
+    CreatePartitionsResponse::default().with_results(request.topics.iter().zip(outcomes).map(result).collect())
+}

@@ -1,0 +1,48 @@
+//! DescribeCluster: the cluster's id, its controller, its brokers.
+
+use crate::broker::Shard;
+use crate::error_code::ErrorCode;
+use crate::protocol::codec::text;
+use coreline_io::Runtime;
+use kafka_protocol::messages::describe_cluster_response::DescribeClusterBroker;
+use kafka_protocol::messages::{DescribeClusterRequest, DescribeClusterResponse};
+use std::rc::Rc;
+
+/// Endpoints of brokers; controllers (2) have none of their own here.
+const BROKERS: i8 = 1;
+/// The client did not ask.
+const NO_OPERATIONS: i32 = i32::MIN;
+
+/// Answers one request. Version 0 has no endpoint type, which the codec gives as brokers.
+pub(super) async fn handle<R: Runtime>(
+    shard: &Rc<Shard<R>>,
+    request: DescribeClusterRequest,
+) -> DescribeClusterResponse {
+    let image = shard.image();
+    let answer = DescribeClusterResponse::default()
+        .with_endpoint_type(request.endpoint_type)
+        .with_cluster_authorized_operations(NO_OPERATIONS);
+    if request.endpoint_type != BROKERS {
+        let message = format!("Unsupported endpoint type {}", request.endpoint_type);
+        let code = if request.endpoint_type == 2 {
+            ErrorCode::MismatchedEndpointType
+        } else {
+            ErrorCode::UnsupportedEndpointType
+        };
+        return answer
+            .with_endpoint_type(BROKERS)
+            .with_error_code(code.code())
+            .with_error_message(Some(text(&message)));
+    }
+    let broker = |(id, r): (&crate::ids::BrokerId, &crate::controller::Registration)| {
+        DescribeClusterBroker::default()
+            .with_broker_id(id.0.into())
+            .with_host(text(&r.host))
+            .with_port(i32::from(r.port))
+            .with_rack(r.rack.as_deref().map(text))
+    };
+    answer
+        .with_cluster_id(text(&image.cluster_id))
+        .with_controller_id(shard.config.node_id.into())
+        .with_brokers(image.brokers.iter().map(broker).collect())
+}
