@@ -1,3 +1,5 @@
 //! The `coreline` binary: a thin door to [`coreline::cli`].
 
-fn main() {}
+fn main() -> std::process::ExitCode {
+    coreline::cli::main()
+}

@@ -1,6 +1,7 @@
 //! The drivers: what one core runs, on any runtime of the io seam.
 
 pub mod connection;
+pub mod controller;
 pub mod fatal;
 pub mod frames;
 pub mod handlers;
@@ -8,6 +9,7 @@ pub mod listener;
 pub mod messages;
 pub mod metadata;
 pub mod pipeline;
+pub mod server;
 pub mod shard;
 pub mod store;
 

@@ -3,3 +3,71 @@
 mod cluster;
 pub mod consume;
 pub mod produce;
+#[cfg(feature = "uring")]
+pub mod start;
+pub mod topic;
+
+use clap::{Parser, Subcommand};
+use coreline_bench::load::{self, Workload};
+use std::io::{IsTerminal, Write};
+use std::process::ExitCode;
+
+/// A broker that speaks Kafka's protocol: thread-per-core, durable on every acknowledgement.
+#[derive(Debug, Parser)]
+#[command(name = "coreline", version, propagate_version = true)]
+struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Run a node.
+    #[cfg(feature = "uring")]
+    Start(start::StartArgs),
+    /// Create, list, describe, alter and delete topics.
+    Topic(topic::TopicArgs),
+    /// Send lines of standard input to a topic.
+    Produce(produce::ProduceArgs),
+    /// Write the records of a topic to standard output.
+    Consume(consume::ConsumeArgs),
+    /// Load any Kafka-protocol broker and say what it found.
+    Bench(Box<Workload>),
+}
+
+/// Runs the command line; the exit code is 0, or 1 for a command that failed, or one of `src/docs/operations.md`.
+#[must_use]
+pub fn main() -> ExitCode {
+    let arguments = Arguments::parse();
+    log_to_stderr();
+    let done = match arguments.command {
+        #[cfg(feature = "uring")]
+        Command::Start(args) => return start::run(&args),
+        Command::Topic(args) => topic::run(&args),
+        Command::Produce(args) => produce::run(&args),
+        Command::Consume(args) => consume::run(&args),
+        Command::Bench(workload) => load::run(&workload).map(|r| r.text()).map_err(|e| e.to_string()),
+    };
+    match done {
+        Ok(text) => {
+            // Whoever closed the pipe has read enough.
+            let _ = std::io::stdout().write_all(text.as_bytes());
+            ExitCode::SUCCESS
+        }
+        Err(problem) => {
+            eprintln!("coreline: {problem}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// Logs go to standard error; `CORELINE_LOG` filters them as `tracing` does (`info`, `coreline=debug`, …).
+fn log_to_stderr() {
+    let filter = tracing_subscriber::EnvFilter::try_from_env("CORELINE_LOG")
+        .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("info"));
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .with_ansi(std::io::stderr().is_terminal())
+        .init();
+}

@@ -55,10 +55,8 @@ pub enum HostProblem {
     },
 }
 
-/// Checks for io_uring and for enough locked memory. To be called before the process starts threads: what the kernel
-/// has to prepare once (see `register_membarrier`) is then for free.
+/// Checks for io_uring and for enough locked memory.
 pub fn check_host() -> Result<(), HostProblem> {
-    register_membarrier();
     let (soft, hard) = memlock_limit();
     if soft < MEMLOCK_MIN && !(hard >= MEMLOCK_MIN && raise_memlock(hard)) {
         return Err(HostProblem::MemlockTooLow { limit: soft, needed: MEMLOCK_MIN });
@@ -132,18 +130,6 @@ fn raise_memlock(hard: u64) -> bool {
     #[allow(unsafe_code)]
     let set = unsafe { libc::setrlimit(libc::RLIMIT_MEMLOCK, &raw const limit) };
     set == 0
-}
-
-/// An executor that goes to sleep asks for a memory barrier on all threads. The process must be registered for that,
-/// which glommio does when the first executor first sleeps; with threads running the kernel then waits for a grace
-/// period, and that sleep ends some 10 ms late. With one thread there is nothing to wait for.
-fn register_membarrier() {
-    const REGISTER_PRIVATE_EXPEDITED: libc::c_int = 1 << 4;
-    // SAFETY: no pointers involved. An old kernel says ENOSYS, and nothing is lost.
-    #[allow(unsafe_code)]
-    unsafe {
-        libc::syscall(libc::SYS_membarrier, REGISTER_PRIVATE_EXPEDITED, 0, 0);
-    }
 }
 
 /// Sets up a ring of two entries and closes it.

@@ -1,0 +1,433 @@
+//! A node: how its shards start, serve and stop. The same code runs on glommio and in the simulator.
+//!
+//! ```text
+//! shard 0: lock the data directory → load the metadata → (other shard count: drain all journals, place anew)
+//!          → bind → tell the others: Start(image, port) → open own log → all ready → register → tell: Serve
+//! others:  wait for Start → open own log → answer → wait for Serve
+//! all:     accept until asked to stop → stop accepting, finish what is under way → flush and close the log
+//! ```
+
+use super::connection::ConnectionLimits;
+use super::controller::{Controller, apply_image};
+use super::fatal::{ExitReason, FatalHandler};
+use super::frames::RequestMemory;
+use super::handlers::Handlers;
+use super::listener::{self, ConnectionCount, ListenerOptions};
+use super::messages::{BrokerMesh, Reply, Request};
+use super::metadata::ControllerHandle;
+use super::shard::{Shard, topic_config};
+use super::store::{LogStore, PartitionSpec, StoreError, StoreOptions};
+use crate::config::BrokerConfig;
+use crate::controller::{ClusterImage, Command};
+use crate::ids::{BrokerId, PartitionId};
+use coreline_io::sync::{OneshotReceiver, OneshotSender, oneshot};
+use coreline_io::{IoError, IoErrorKind, ListenOptions, Listener as _, Runtime, TaskGroup};
+use coreline_shards::{MeshHandler, ReplyTo, ShardContext, ShardId};
+use std::cell::{OnceCell, RefCell};
+use std::net::SocketAddr;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// Journal files a shard's journal is made of: one is written, the others are being flushed or wait.
+const JOURNAL_FILES: usize = 4;
+
+/// Why a node did not start or did not go on; the process ends with the reason's code.
+#[derive(Debug, thiserror::Error)]
+#[error("{message}")]
+pub struct ServerError {
+    /// The exit code.
+    pub reason: ExitReason,
+    /// What happened and what to do.
+    pub message: String,
+}
+
+impl ServerError {
+    fn new(reason: ExitReason, message: impl Into<String>) -> Self {
+        Self { reason, message: message.into() }
+    }
+}
+
+/// What a node tells when it serves.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Ready {
+    /// Where clients connect.
+    pub address: SocketAddr,
+    /// How many shards serve.
+    pub shards: usize,
+    /// The cluster's id.
+    pub cluster_id: String,
+}
+
+/// A node, as each of its shards sees it.
+#[derive(Clone)]
+pub struct Node {
+    /// What it was started with.
+    pub config: Arc<BrokerConfig>,
+    /// How it ends when it must.
+    pub fatal: FatalHandler,
+    /// Called once, on shard 0, when all shards accept connections.
+    pub on_ready: Arc<dyn Fn(&Ready) + Send + Sync>,
+    connections: ConnectionCount,
+}
+
+impl Node {
+    /// A node that has not started yet.
+    #[must_use]
+    pub fn new(config: Arc<BrokerConfig>, fatal: FatalHandler, on_ready: Arc<dyn Fn(&Ready) + Send + Sync>) -> Self {
+        let connections = ConnectionCount::new(config.connections_max);
+        Self { config, fatal, on_ready, connections }
+    }
+}
+
+impl std::fmt::Debug for Node {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Node").field("config", &self.config).finish_non_exhaustive()
+    }
+}
+
+/// The main of every shard: returns when the node was asked to stop and this shard's log is flushed.
+///
+/// # Errors
+/// What keeps the node from starting; all shards stop then.
+pub async fn run_shard<R: Runtime>(ctx: ShardContext<R, BrokerMesh>, node: Node) -> Result<(), ServerError> {
+    let (start, started) = oneshot();
+    let (serve, served) = oneshot();
+    let door = Rc::new(Door {
+        runtime: ctx.runtime.clone(),
+        handlers: OnceCell::new(),
+        start: RefCell::new(Some(start)),
+        serve: RefCell::new(Some(serve)),
+    });
+    ctx.mesh.serve(door.clone());
+    if ctx.shard == ShardId(0) { lead(ctx, node, &door).await } else { follow(ctx, node, &door, started, served).await }
+}
+
+/// A `Start` on its way from the mesh's handler to the shard's main.
+struct Start {
+    image: Arc<ClusterImage>,
+    port: u16,
+    reply: ReplyTo<BrokerMesh>,
+}
+
+/// Takes what other shards send: before the shard is there, only `Start`.
+struct Door<R: Runtime> {
+    runtime: R,
+    handlers: OnceCell<Rc<Handlers<R>>>,
+    start: RefCell<Option<OneshotSender<Start>>>,
+    serve: RefCell<Option<OneshotSender<()>>>,
+}
+
+impl<R: Runtime> Door<R> {
+    fn open(&self, shard: &Rc<Shard<R>>) -> Rc<Handlers<R>> {
+        let handlers = Handlers::new(shard.clone());
+        assert!(self.handlers.set(handlers.clone()).is_ok(), "a shard opens once");
+        handlers
+    }
+}
+
+impl<R: Runtime> MeshHandler<BrokerMesh> for Door<R> {
+    fn on_request(&self, _from: ShardId, request: Request, reply: ReplyTo<BrokerMesh>) {
+        match (request, self.handlers.get()) {
+            (Request::Start { image, port }, _) => {
+                if let Some(start) = self.start.borrow_mut().take() {
+                    start.send(Start { image, port, reply });
+                }
+            }
+            (Request::Serve, _) => {
+                if let Some(serve) = self.serve.borrow_mut().take() {
+                    serve.send(());
+                }
+                reply.send(Reply::Done);
+            }
+            (Request::Publish(image), Some(handlers)) => {
+                let shard = handlers.shard().clone();
+                self.runtime.spawn(TaskGroup::Requests, "publish", async move {
+                    obey(&shard, image).await;
+                    reply.send(Reply::Done);
+                });
+            }
+            (Request::Submit(command), Some(handlers)) => {
+                let controller = handlers.shard().controller.clone();
+                self.runtime.spawn(TaskGroup::Requests, "submit", async move {
+                    reply.send(Reply::Submitted(controller.submit(command).await));
+                });
+            }
+            (Request::LogSizes(ids), Some(handlers)) => {
+                let shard = handlers.shard().clone();
+                self.runtime.spawn(TaskGroup::Requests, "log sizes", async move {
+                    reply.send(Reply::LogSizes(shard.log_sizes(ids).await));
+                });
+            }
+            (Request::Data(ask), Some(handlers)) => handlers.on_ask(ask, reply),
+            // Dropping the reply tells the caller that nobody is here.
+            (_, None) => drop(reply),
+        }
+    }
+
+    fn on_event(&self, from: ShardId, event: super::messages::Event) {
+        if let Some(handlers) = self.handlers.get() {
+            handlers.on_event(from, event);
+        }
+    }
+}
+
+/// The log obeys the image, then the handlers see it.
+async fn obey<R: Runtime>(shard: &Rc<Shard<R>>, image: Arc<ClusterImage>) {
+    let old = shard.image();
+    if image.index <= old.index {
+        return;
+    }
+    apply_image(&shard.store, &shard.config, shard.id, &old, &image).await;
+    shard.controller.publish(image);
+}
+
+async fn lead<R: Runtime>(ctx: ShardContext<R, BrokerMesh>, node: Node, door: &Rc<Door<R>>) -> Result<(), ServerError> {
+    let rt = &ctx.runtime;
+    let config = &node.config;
+    rt.create_dir_all(&config.data_dir).await.map_err(|e| data_dir_error(config, &e))?;
+    let _lock = rt.try_lock(&config.data_dir.join(".lock")).map_err(|e| data_dir_error(config, &e))?;
+    let (controller, handle) = Controller::open(rt.clone(), config.clone(), node.fatal.clone())
+        .await
+        .map_err(|e| ServerError::new(ExitReason::Damaged, e.to_string()))?;
+    settle_shards(&ctx, &node, &handle).await?;
+    let port = probe_port(&ctx, config).await?;
+    let image = handle.image();
+    let mut starting = Vec::new();
+    for other in ShardId::all(ctx.shards).skip(1) {
+        let permit = ctx.mesh.reserve(other).await.map_err(|_| stopping())?;
+        starting.push(permit.call(Request::Start { image: image.clone(), port }));
+    }
+    let shard = open(&ctx, &node, handle).await?;
+    let handlers = door.open(&shard);
+    for answer in starting {
+        match answer.await.map_err(|_| stopping())? {
+            Reply::Done => {}
+            Reply::Failed(message) => return Err(ServerError::new(ExitReason::Shard, message)),
+            other => unreachable!("Start is answered with Done or Failed, not {other:?}"),
+        }
+    }
+    let local = shard.clone();
+    controller.run(
+        ctx.mesh.clone(),
+        Rc::new(move |image| {
+            let shard = local.clone();
+            Box::pin(async move { obey(&shard, image).await })
+        }),
+    );
+    let listener = bind(&ctx, config, port).await?;
+    let address = listener.local_addr();
+    register(&shard, config, address.port()).await?;
+    for other in ShardId::all(ctx.shards).skip(1) {
+        ctx.mesh.call(other, Request::Serve).await.map_err(|_| stopping())?;
+    }
+    let ready = Ready { address, shards: ctx.shards, cluster_id: shard.image().cluster_id.clone() };
+    let on_ready = node.on_ready.clone();
+    rt.spawn(TaskGroup::Requests, "ready", async move { on_ready(&ready) });
+    accept(&ctx, &node, handlers, listener).await;
+    close(&shard).await?;
+    controller.shutdown().await;
+    Ok(())
+}
+
+async fn follow<R: Runtime>(
+    ctx: ShardContext<R, BrokerMesh>,
+    node: Node,
+    door: &Rc<Door<R>>,
+    started: OneshotReceiver<Start>,
+    served: OneshotReceiver<()>,
+) -> Result<(), ServerError> {
+    let Some(Some(start)) = unless_stopped(&ctx, started).await else { return Ok(()) };
+    let handle = ControllerHandle::remote(start.image, ctx.mesh.clone());
+    let opened = match open(&ctx, &node, handle).await {
+        Ok(shard) => bind(&ctx, &node.config, start.port).await.map(|listener| (shard, listener)),
+        Err(e) => Err(e),
+    };
+    let (shard, listener) = match opened {
+        Ok(opened) => opened,
+        Err(e) => {
+            start.reply.send(Reply::Failed(format!("shard {}: {e}", ctx.shard)));
+            return Err(e);
+        }
+    };
+    let handlers = door.open(&shard);
+    start.reply.send(Reply::Done);
+    if unless_stopped(&ctx, served).await.is_some() {
+        accept(&ctx, &node, handlers, listener).await;
+    }
+    close(&shard).await
+}
+
+/// Memory for requests, a shard, where `queued.max.request.bytes` is not set.
+const REQUEST_MEMORY: usize = 64 << 20;
+
+/// Accepts connections until the node is asked to stop.
+async fn accept<R: Runtime>(
+    ctx: &ShardContext<R, BrokerMesh>,
+    node: &Node,
+    handlers: Rc<Handlers<R>>,
+    listener: R::Listener,
+) {
+    let config = &node.config;
+    let memory = config.queued_request_bytes.map_or(REQUEST_MEMORY, |all| all.div_ceil(ctx.shards));
+    let limits = ConnectionLimits { request_bytes_max: config.request_bytes_max, memory: RequestMemory::new(memory) };
+    let idle = config.connection_idle_ms.map(Duration::from_millis);
+    let options = ListenerOptions { limits, idle, count: node.connections.clone() };
+    listener::serve(ctx.runtime.clone(), listener, handlers, options, ctx.shutdown.requested()).await;
+}
+
+async fn close<R: Runtime>(shard: &Rc<Shard<R>>) -> Result<(), ServerError> {
+    shard.store.shutdown().await.map_err(|e| store_error(&e))
+}
+
+/// The future's value, or none if the node is asked to stop first.
+async fn unless_stopped<R, T>(ctx: &ShardContext<R, BrokerMesh>, future: impl Future<Output = T>) -> Option<T> {
+    let stop = std::pin::pin!(ctx.shutdown.requested());
+    match futures_util::future::select(std::pin::pin!(future), stop).await {
+        futures_util::future::Either::Left((value, _)) => Some(value),
+        futures_util::future::Either::Right(_) => None,
+    }
+}
+
+/// Gives every partition a shard when the count has changed: the journals of the old shards are emptied first, since
+/// after the change another shard owns what is in them.
+async fn settle_shards<R: Runtime>(
+    ctx: &ShardContext<R, BrokerMesh>,
+    node: &Node,
+    handle: &ControllerHandle,
+) -> Result<(), ServerError> {
+    let image = handle.image();
+    let shards = u16::try_from(ctx.shards).expect("at most 65,536 shards");
+    if image.shards == shards {
+        return Ok(());
+    }
+    if image.shards != 0 {
+        tracing::info!(from = image.shards, to = shards, "the number of shards has changed: emptying all journals");
+        let options = store_options(ctx, node);
+        let spec = |id: PartitionId| spec_of(&node.config, &image, id);
+        let drained = LogStore::drain_foreign_journals(&ctx.runtime, &options, shards, &spec).await;
+        drained.map_err(|e| store_error(&e))?;
+    }
+    let placed = handle.submit(Command::ChangeShards { shards }).await;
+    placed.map(drop).map_err(|e| ServerError::new(ExitReason::Damaged, format!("placing partitions: {e}")))
+}
+
+fn spec_of(config: &BrokerConfig, image: &ClusterImage, id: PartitionId) -> Option<PartitionSpec> {
+    let topic = image.topic_by_id(id.topic)?;
+    let partition = topic.partition(id.index.0)?;
+    let (log, _) = topic_config(config, image, topic);
+    Some(PartitionSpec { id, topic: topic.name.clone(), leader_epoch: partition.leader_epoch, config: Arc::new(log) })
+}
+
+fn store_options<R: Runtime>(ctx: &ShardContext<R, BrokerMesh>, node: &Node) -> StoreOptions {
+    let config = &node.config;
+    let fatal = node.fatal.clone();
+    let hook = Rc::new(move |reason: super::store::FatalReason, message: String| fatal(reason.into(), &message));
+    StoreOptions {
+        journal_files: JOURNAL_FILES,
+        journal_file_bytes: config.journal_bytes / JOURNAL_FILES as u64,
+        unflushed_bytes_max: config.unflushed_bytes,
+        cache_bytes_max: config.cache_bytes,
+        open_files_max: config.open_files,
+        producer_id_expiration_ms: config.producer_id_expiration_ms,
+        ..StoreOptions::new(&config.data_dir, ctx.shard.0, hook)
+    }
+}
+
+async fn open<R: Runtime>(
+    ctx: &ShardContext<R, BrokerMesh>,
+    node: &Node,
+    controller: ControllerHandle,
+) -> Result<Rc<Shard<R>>, ServerError> {
+    let store = LogStore::open(ctx.runtime.clone(), store_options(ctx, node)).await.map_err(|e| store_error(&e))?;
+    let image = controller.image();
+    apply_image(&store, &node.config, ctx.shard, &ClusterImage::default(), &image).await;
+    store.assignments_complete();
+    Ok(Rc::new(Shard {
+        runtime: ctx.runtime.clone(),
+        id: ctx.shard,
+        shards: ctx.shards,
+        config: node.config.clone(),
+        store,
+        mesh: ctx.mesh.clone(),
+        controller,
+        shutdown: ctx.shutdown.clone(),
+    }))
+}
+
+/// The address to bind; a name is resolved to what the host says first.
+fn address(config: &BrokerConfig, port: u16) -> Result<SocketAddr, ServerError> {
+    use std::net::ToSocketAddrs;
+    let host = if config.listener.host.is_empty() { "0.0.0.0" } else { &config.listener.host };
+    let invalid = |what: String| ServerError::new(ExitReason::Listen, format!("listeners: {host}: {what}"));
+    let mut found = (host, port).to_socket_addrs().map_err(|e| invalid(e.to_string()))?;
+    found.next().ok_or_else(|| invalid("the name has no address".to_owned()))
+}
+
+/// Binds without sharing, to see that the port is ours alone, and learns it where 0 was asked for.
+async fn probe_port<R: Runtime>(ctx: &ShardContext<R, BrokerMesh>, config: &BrokerConfig) -> Result<u16, ServerError> {
+    let wanted = address(config, config.listener.port)?;
+    let options = ListenOptions { reuse_port: false, backlog: 1 };
+    let listener = ctx.runtime.listen(wanted, options).await.map_err(|e| listen_error(wanted, &e))?;
+    Ok(listener.local_addr().port())
+}
+
+async fn bind<R: Runtime>(
+    ctx: &ShardContext<R, BrokerMesh>,
+    config: &BrokerConfig,
+    port: u16,
+) -> Result<R::Listener, ServerError> {
+    let wanted = address(config, port)?;
+    let options = ListenOptions { reuse_port: true, backlog: config.listen_backlog };
+    ctx.runtime.listen(wanted, options).await.map_err(|e| listen_error(wanted, &e))
+}
+
+async fn register<R: Runtime>(shard: &Rc<Shard<R>>, config: &BrokerConfig, port: u16) -> Result<(), ServerError> {
+    let advertised = config.advertised(port);
+    let id = BrokerId(config.node_id);
+    let command = Command::RegisterBroker { id, host: advertised.host, port: advertised.port };
+    let registered = shard.controller.submit(command).await;
+    registered.map(drop).map_err(|e| ServerError::new(ExitReason::Damaged, format!("registering this node: {e}")))
+}
+
+fn stopping() -> ServerError {
+    ServerError::new(ExitReason::Shard, "another shard stopped while the node was starting")
+}
+
+fn store_error(error: &StoreError) -> ServerError {
+    ServerError::new(ExitReason::Damaged, format!("the log does not open: {error}"))
+}
+
+fn listen_error(address: SocketAddr, error: &IoError) -> ServerError {
+    let message = match error.kind {
+        IoErrorKind::AddrInUse => format!(
+            "{address} is in use by another process; stop it (ss -ltnp 'sport = :{}' names it) or choose another \
+             address with --override listeners=PLAINTEXT://HOST:PORT",
+            address.port()
+        ),
+        IoErrorKind::PermissionDenied => {
+            format!("{address}: not allowed to listen there (ports below 1024 need CAP_NET_BIND_SERVICE)")
+        }
+        _ => format!("cannot listen on {address}: {error}"),
+    };
+    ServerError::new(ExitReason::Listen, message)
+}
+
+fn data_dir_error(config: &BrokerConfig, error: &IoError) -> ServerError {
+    let dir = config.data_dir.display();
+    match error.kind {
+        IoErrorKind::Locked => ServerError::new(
+            ExitReason::Locked,
+            format!(
+                "data directory {dir} is in use by another process; stop it, or choose another directory with --override log.dirs=DIR"
+            ),
+        ),
+        IoErrorKind::PermissionDenied => ServerError::new(
+            ExitReason::DataDirectory,
+            format!(
+                "data directory {dir} is not writable by this user; change its owner or choose another with --override log.dirs=DIR"
+            ),
+        ),
+        _ => ServerError::new(ExitReason::DataDirectory, format!("data directory {dir}: {error}")),
+    }
+}

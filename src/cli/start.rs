@@ -1,0 +1,117 @@
+//! `coreline start`: one node on this host.
+
+use crate::broker::fatal::{ExitReason, end_process};
+use crate::broker::messages::BrokerMesh;
+use crate::broker::server::{Node, Ready, ServerError, run_shard};
+use crate::config::{BrokerConfig, CoreChoice, parse_override, parse_properties};
+use crate::log::log_config::Durability;
+use coreline_io::uring::{UringOptions, check_directory, check_host};
+use coreline_shards::glommio_backend::{self, ShardsError, ShardsOptions};
+use coreline_shards::{CoreSelection, ShutdownHandle, install_panic_hook, signals};
+use std::io::Write;
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::sync::Arc;
+
+/// How to run a node. With no argument: 127.0.0.1:9092, data in ./data, all cores.
+#[derive(Debug, clap::Args)]
+pub struct StartArgs {
+    /// A file in the format of Kafka's server.properties.
+    #[arg(long, value_name = "FILE")]
+    pub config: Option<PathBuf>,
+    /// A setting that goes before the file; may be repeated.
+    #[arg(long = "override", value_name = "KEY=VALUE", value_parser = parse_override)]
+    pub overrides: Vec<(String, String)>,
+}
+
+fn fail(reason: ExitReason, message: &str) -> ExitCode {
+    eprintln!("coreline: {message}");
+    ExitCode::from(reason.code())
+}
+
+/// Runs the node until it is asked to stop.
+#[must_use]
+pub fn run(args: &StartArgs) -> ExitCode {
+    let config = match read_config(args) {
+        Ok(config) => Arc::new(config),
+        Err(message) => return fail(ExitReason::Configuration, &message),
+    };
+    if let Err(problem) = check_host() {
+        return fail(ExitReason::Host, &problem.to_string());
+    }
+    if let Err(cause) = std::fs::create_dir_all(&config.data_dir) {
+        let message = format!(
+            "data directory {} cannot be made: {cause}; choose another with --override log.dirs=DIR",
+            config.data_dir.display()
+        );
+        return fail(ExitReason::DataDirectory, &message);
+    }
+    let direct = check_directory(&config.data_dir);
+    if let Err(problem @ coreline_io::uring::HostProblem::Directory { .. }) = &direct {
+        return fail(ExitReason::DataDirectory, &format!("{problem}; choose another with --override log.dirs=DIR"));
+    }
+    if let Err(problem) = &direct {
+        tracing::warn!("{problem}; running buffered: for trials only");
+    }
+    install_panic_hook();
+    serve(&config, direct.is_err())
+}
+
+fn serve(config: &Arc<BrokerConfig>, allow_buffered: bool) -> ExitCode {
+    let shutdown = ShutdownHandle::new();
+    let asked = shutdown.clone();
+    if let Err(cause) = signals::on_terminate(move || asked.request()) {
+        return fail(ExitReason::Host, &format!("cannot wait for signals: {cause}"));
+    }
+    let options = ShardsOptions {
+        cores: match &config.cores {
+            CoreChoice::All => CoreSelection::All,
+            CoreChoice::Count(count) => CoreSelection::Count(*count),
+            CoreChoice::List(cores) => CoreSelection::List(cores.clone()),
+        },
+        shutdown,
+        runtime: UringOptions { allow_buffered, data_dir: Some(config.data_dir.clone()) },
+        ..ShardsOptions::default()
+    };
+    let told = config.clone();
+    let node = Node::new(config.clone(), Arc::new(end_process), Arc::new(move |ready| announce(&told, ready)));
+    let ran = glommio_backend::run::<BrokerMesh, _, _, ServerError>(options, move |ctx| run_shard(ctx, node.clone()));
+    match ran {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(ShardsError::Main { error, .. }) => fail(error.reason, &error.message),
+        Err(ShardsError::Cores(error)) => fail(ExitReason::Configuration, &format!("coreline.cores: {error}")),
+        Err(error) => fail(ExitReason::Host, &error.to_string()),
+    }
+}
+
+/// The one line of standard output: a script may wait for it.
+fn announce(config: &BrokerConfig, ready: &Ready) {
+    let durability = match config.durability {
+        Durability::Durable => "durable",
+        Durability::Written => "written",
+    };
+    let mut out = std::io::stdout().lock();
+    let _ = writeln!(
+        out,
+        "coreline {} ready on {} cores={} data={} durability={durability} cluster={}",
+        env!("CARGO_PKG_VERSION"),
+        ready.address,
+        ready.shards,
+        config.data_dir.display(),
+        ready.cluster_id,
+    );
+    let _ = out.flush();
+}
+
+fn read_config(args: &StartArgs) -> Result<BrokerConfig, String> {
+    let mut settings = Vec::new();
+    if let Some(path) = &args.config {
+        let text = std::fs::read_to_string(path).map_err(|e| format!("{}: {e}", path.display()))?;
+        settings = parse_properties(&text).map_err(|e| format!("{}: {e}", path.display()))?;
+    }
+    settings.extend(args.overrides.iter().cloned());
+    BrokerConfig::from_settings(settings).map_err(|errors| {
+        let lines: Vec<String> = errors.iter().map(ToString::to_string).collect();
+        lines.join("\ncoreline: ")
+    })
+}
