@@ -159,3 +159,6 @@ impl InOut<'_> {
         Ok(codec::encode(self.request, response))
     }
 }
+
+#[cfg(test)]
+mod tests;

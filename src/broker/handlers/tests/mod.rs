@@ -1,0 +1,6 @@
+//! Handlers against the real log, on several shards, in the simulator, asked as clients ask: through a connection.
+
+mod admin;
+mod fetching;
+mod harness;
+mod producing;
