@@ -80,10 +80,12 @@ fn child() {
                 if ctx.shard.0 == 0 {
                     println!("stopping");
                 }
-                while stubborn {
+                if !stubborn {
+                    return Ok(());
+                }
+                loop {
                     ctx.runtime.sleep(Duration::from_secs(1)).await;
                 }
-                Ok(())
             })
             .unwrap();
             println!("stopped in order");

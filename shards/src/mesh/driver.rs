@@ -2,7 +2,7 @@
 
 use super::inner::{Inner, Outgoing, Packet};
 use super::link::{LinkReceiver, LinkSender, queue};
-use super::{Mesh, MeshProtocol, RING_CAPACITY};
+use super::{Mesh, MeshProtocol, PACKET_MESSAGES_MAX, RING_CAPACITY};
 use crate::ShardId;
 use coreline_io::{Clock, Entropy, TaskGroup, Tasks};
 use std::future::poll_fn;
@@ -85,7 +85,8 @@ async fn send<R: Host, P: MeshProtocol>(runtime: R, inner: Rc<Inner<P>>, links: 
     }
 }
 
-/// Receives from one peer, a packet at a time, so that a peer that floods this shard gets no more than its turn.
+/// Receives from one peer. What is in the ring is handled in one go, so that its answers go out as one packet, but no
+/// more than [`PACKET_MESSAGES_MAX`] at a time: a peer that floods this shard gets no more than its turn.
 async fn receive<R: Host, P: MeshProtocol>(
     runtime: R,
     inner: Rc<Inner<P>>,
@@ -93,19 +94,31 @@ async fn receive<R: Host, P: MeshProtocol>(
     mut link: LinkReceiver<Packet<P>>,
     pace: Pace,
 ) {
+    let mut handled = 0;
     loop {
-        let packet = poll_fn(|cx| if inner.park_receiver(from, cx) { link.poll_recv(cx) } else { Poll::Ready(None) });
+        let packet = poll_fn(|cx| {
+            if !inner.park_receiver(from, cx) {
+                return Poll::Ready(None);
+            }
+            let packet = link.poll_recv(cx);
+            if packet.is_pending() {
+                // Others have their turn before the next packet.
+                handled = 0;
+            }
+            packet
+        });
         let Some(packet) = packet.await else { break };
         if pace == Pace::Seeded {
             seeded_delay(&runtime).await;
         }
         for message in packet {
             inner.receive(from, message);
-            if runtime.should_yield() {
+            handled += 1;
+            if handled >= PACKET_MESSAGES_MAX || runtime.should_yield() {
                 runtime.yield_now().await;
+                handled = 0;
             }
         }
-        runtime.yield_now().await;
     }
     inner.peer_gone(from);
 }
