@@ -56,9 +56,18 @@ async fn measure(ctx: ShardContext<UringRuntime, Cost>) -> Result<(), MeshClosed
     Ok(())
 }
 
+/// CPU time of this process so far, both shards together, to 10 ms.
+fn cpu() -> Duration {
+    let stat = std::fs::read_to_string("/proc/self/stat").expect("procfs");
+    let fields: Vec<&str> = stat.rsplit(')').next().expect("a name in brackets").split_whitespace().collect();
+    let ticks = |field: usize| fields[field].parse::<u64>().expect("ticks of 10 ms");
+    Duration::from_millis(10 * (ticks(11) + ticks(12)))
+}
+
 /// One call at a time: what a single request that crosses cores pays.
 async fn round_trips(ctx: &ShardContext<UringRuntime, Cost>, to: ShardId, name: &str) -> Result<(), MeshClosed> {
     let mut nanos = Vec::with_capacity(ROUND_TRIPS);
+    let cpu_before = cpu();
     for i in 0..ROUND_TRIPS {
         let before = ctx.runtime.now();
         ctx.mesh.call(to, i as u64).await?;
@@ -66,13 +75,19 @@ async fn round_trips(ctx: &ShardContext<UringRuntime, Cost>, to: ShardId, name: 
     }
     nanos.sort_unstable();
     let at = |per_mille: usize| nanos[(nanos.len() - 1) * per_mille / 1000] as f64 / 1e3;
-    println!("round trip to {name}: p50 {:.1} µs, p99 {:.1} µs, p99.9 {:.1} µs", at(500), at(990), at(999));
+    println!(
+        "round trip to {name}: p50 {:.1} µs, p99 {:.1} µs, p99.9 {:.1} µs, CPU {:.1} µs each",
+        at(500),
+        at(990),
+        at(999),
+        (cpu() - cpu_before).as_secs_f64() * 1e6 / ROUND_TRIPS as f64
+    );
     Ok(())
 }
 
 /// As many calls under way as there are credits.
 async fn calls(ctx: &ShardContext<UringRuntime, Cost>, to: ShardId, name: &str) -> Result<(), MeshClosed> {
-    let (before, counted) = (ctx.runtime.now(), ctx.mesh.counters());
+    let (before, cpu_before, counted) = (ctx.runtime.now(), cpu(), ctx.mesh.counters());
     let callers = (0..CALL_CREDITS).map(|_| {
         let mesh = ctx.mesh.clone();
         ctx.runtime.spawn(TaskGroup::Requests, "caller", async move {
@@ -87,8 +102,9 @@ async fn calls(ctx: &ShardContext<UringRuntime, Cost>, to: ShardId, name: &str) 
     }
     let (took, now) = (ctx.runtime.now().since(before), ctx.mesh.counters());
     println!(
-        "calls to {name}, {CALL_CREDITS} under way: {:.2} M/s, {:.1} messages a packet",
+        "calls to {name}, {CALL_CREDITS} under way: {:.2} M/s, CPU {:.2} µs each, {:.1} messages a packet",
         CALLS as f64 / took.as_secs_f64() / 1e6,
+        (cpu() - cpu_before).as_secs_f64() * 1e6 / CALLS as f64,
         (now.messages - counted.messages) as f64 / (now.packets - counted.packets) as f64
     );
     Ok(())
@@ -96,7 +112,7 @@ async fn calls(ctx: &ShardContext<UringRuntime, Cost>, to: ShardId, name: &str) 
 
 /// One way, as fast as credits come back.
 async fn events(ctx: &ShardContext<UringRuntime, Cost>, to: ShardId, name: &str) -> Result<(), MeshClosed> {
-    let (before, counted) = (ctx.runtime.now(), ctx.mesh.counters());
+    let (before, cpu_before, counted) = (ctx.runtime.now(), cpu(), ctx.mesh.counters());
     for i in 0..EVENTS {
         ctx.mesh.post(to, i as u64).await?;
     }
@@ -104,8 +120,9 @@ async fn events(ctx: &ShardContext<UringRuntime, Cost>, to: ShardId, name: &str)
     ctx.mesh.call(to, 0).await?;
     let (took, now) = (ctx.runtime.now().since(before), ctx.mesh.counters());
     println!(
-        "events to {name}: {:.2} M/s, {:.1} messages a packet",
+        "events to {name}: {:.2} M/s, CPU {:.2} µs each, {:.1} messages a packet",
         EVENTS as f64 / took.as_secs_f64() / 1e6,
+        (cpu() - cpu_before).as_secs_f64() * 1e6 / EVENTS as f64,
         (now.messages - counted.messages) as f64 / (now.packets - counted.packets) as f64
     );
     Ok(())
