@@ -204,23 +204,27 @@ impl ProducerStates {
         self.producers.shrink_to_fit();
     }
 
-    /// Kafka's snapshot file: the last batch of each producer.
+    /// Kafka's snapshot file. Kafka keeps the last batch of each producer; here each remembered batch is an entry of its
+    /// own, oldest first, so that all of them are recognised after a restart. Kafka's reader takes the last one.
     #[must_use]
     pub fn encode_snapshot(&self) -> Vec<u8> {
         let mut entries: Vec<_> = self.producers.iter().collect();
         entries.sort_by_key(|(id, _)| id.0);
         let mut body = Vec::with_capacity(4 + entries.len() * SNAPSHOT_ENTRY_LEN);
-        body.put_i32(entries.len() as i32);
+        body.put_i32(entries.iter().map(|(_, p)| p.batches.len().max(1)).sum::<usize>() as i32);
         for (id, p) in entries {
-            let last = p.batches.back();
-            body.put_i64(id.0);
-            body.put_i16(p.epoch.0);
-            body.put_i32(last.map_or(-1, |b| b.last_sequence));
-            body.put_i64(last.map_or(-1, |b| b.last_offset.0));
-            body.put_i32(last.map_or(0, |b| b.offset_delta));
-            body.put_i64(p.last_timestamp);
-            body.put_i32(p.coordinator_epoch);
-            body.put_i64(p.current_txn_first_offset.map_or(-1, |o| o.0));
+            let none = BatchMetadata { last_sequence: -1, last_offset: Offset(-1), offset_delta: 0, timestamp: -1 };
+            let batches = if p.batches.is_empty() { vec![none] } else { p.batches.iter().copied().collect() };
+            for batch in batches {
+                body.put_i64(id.0);
+                body.put_i16(p.epoch.0);
+                body.put_i32(batch.last_sequence);
+                body.put_i64(batch.last_offset.0);
+                body.put_i32(batch.offset_delta);
+                body.put_i64(p.last_timestamp);
+                body.put_i32(p.coordinator_epoch);
+                body.put_i64(p.current_txn_first_offset.map_or(-1, |o| o.0));
+            }
         }
         let mut out = Vec::with_capacity(6 + body.len());
         out.put_i16(SNAPSHOT_VERSION);
@@ -250,12 +254,24 @@ impl ProducerStates {
             let coordinator_epoch = bytes.get_i32();
             let txn = bytes.get_i64();
             let batch = BatchMetadata { last_sequence, last_offset, offset_delta, timestamp: last_timestamp };
-            let batches = if last_sequence >= 0 { VecDeque::from([batch]) } else { VecDeque::new() };
             let current_txn_first_offset = (txn >= 0).then_some(Offset(txn));
-            states.producers.insert(
-                id,
-                ProducerEntry { epoch, batches, last_timestamp, coordinator_epoch, current_txn_first_offset },
-            );
+            let fresh = ProducerEntry {
+                epoch,
+                batches: VecDeque::new(),
+                last_timestamp,
+                coordinator_epoch,
+                current_txn_first_offset,
+            };
+            let entry = states.producers.entry(id).or_insert_with(|| fresh.clone());
+            if entry.epoch != epoch {
+                *entry = fresh;
+            }
+            if last_sequence >= 0 {
+                entry.batches.push_back(batch);
+            }
+            if entry.batches.len() > BATCHES_REMEMBERED {
+                entry.batches.pop_front();
+            }
         }
         Some(states)
     }
@@ -323,6 +339,7 @@ mod tests {
     fn snapshots_come_back() {
         let mut states = ProducerStates::default();
         states.update(&batch(2, 4, 3, 40));
+        states.update(&batch(2, 7, 1, 43));
         let read = ProducerStates::decode_snapshot(&states.encode_snapshot()).expect("whole");
         assert_eq!(read, states);
         states.expire(1000 + 50, 50);

@@ -30,6 +30,7 @@ impl<R: Runtime> LogStore<R> {
             Phase::Ready(mut log) => {
                 let unknown = super::append::unknown_partition(id);
                 log.undo_uncommitted(unknown.code, &unknown.message);
+                self.not_durable_segments.set(self.not_durable_segments.get() - log.unsynced_bytes);
                 log.journaled_bytes
             }
             Phase::Loading(queued) => {

@@ -23,7 +23,6 @@ impl<R: Runtime> LogStore<R> {
             return Err(StoreError::Stopped);
         }
         self.state.set(StoreState::Closing);
-        self.flusher.wake.notify_all();
         self.wait_for_commits().await?;
         self.sync_journal().await?;
         let partitions: Vec<_> = self.partitions.borrow().values().cloned().collect();
@@ -45,6 +44,7 @@ impl<R: Runtime> LogStore<R> {
         }
         self.state.set(StoreState::Stopped);
         self.writer.wake.notify_all();
+        self.flusher.wake.notify_all();
         result
     }
 

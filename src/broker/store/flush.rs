@@ -4,9 +4,9 @@
 //! recovery relies on: epochs before the batches that begin them; a sync before index entries, snapshots, or the next
 //! segment's file; `partition.metadata` before the first segment.
 
+use super::LogStore;
 use super::partition::{Partition, Piece};
 use super::types::FatalReason;
-use super::{LogStore, StoreState};
 use crate::ids::PartitionId;
 use crate::log::partition_metadata;
 use crate::log::segment::{FileKind, file_name};
@@ -76,12 +76,13 @@ impl<R: Runtime> LogStore<R> {
             store.rt.sleep(FLUSH_AGE).await;
             store.flusher.age_armed.set(false);
             store.queue_flush_all(store.journal.all_live());
+            store.queue_flush_unsynced();
         }));
     }
 
-    /// One of the flusher's tasks. Ends when the store closes: the shutdown flushes what is left.
+    /// One of the flusher's tasks. Ends when the store has stopped.
     pub(super) async fn run_flusher(self: Rc<Self>) {
-        while self.state.get() == StoreState::Open {
+        while self.is_running() {
             let woken = self.flusher.wake.notified();
             let Some(partition) = self.flusher.due.borrow_mut().pop_front() else {
                 woken.await;
@@ -195,10 +196,7 @@ impl<R: Runtime> LogStore<R> {
         self.full.set(false);
         self.count(|s| s.segment_bytes += (total + padding) as u64);
         let interval = partition.spec.borrow().config.index_interval_bytes;
-        let freed = partition.with(|log| {
-            log.unsynced_bytes += piece.bytes as u64;
-            log.piece_written(&piece, interval)
-        });
+        let freed = partition.with(|log| log.piece_written(&piece, interval));
         if let Some(freed) = freed {
             self.unflushed.set(self.unflushed.get() - freed.journaled);
             self.cache_runs(partition, freed.runs);
@@ -236,10 +234,7 @@ impl<R: Runtime> LogStore<R> {
             let file = self.files.get(&self.rt, &path, false).await.map_err(|e| self.sync_failed(e))?;
             file.sync_data().await.map_err(|e| self.sync_failed(e))?;
             self.rt.sync_dir(&self.dir(partition)).await.map_err(|e| self.sync_failed(e))?;
-            partition.with(|log| {
-                log.synced_end = log.synced_end.max(end);
-                log.unsynced_bytes = 0;
-            });
+            self.segments_synced(partition, end);
         }
         self.cut_after_failure(partition).await?;
         self.write_snapshots(partition).await?;
@@ -249,6 +244,21 @@ impl<R: Runtime> LogStore<R> {
             self.journal.release(partition.id, end, start);
         }
         Ok(())
+    }
+
+    /// Everything below `end` is in segments, on the device.
+    fn segments_synced(&self, partition: &Partition, end: i64) {
+        let acknowledged = partition.with(|log| {
+            log.synced_end = log.synced_end.max(end);
+            if log.synced_end < log.flushed_end {
+                return 0;
+            }
+            log.unsynced_records = 0;
+            log.unsynced_since = None;
+            std::mem::take(&mut log.unsynced_bytes)
+        });
+        let acknowledged = acknowledged.unwrap_or(0);
+        self.not_durable_segments.set(self.not_durable_segments.get() - acknowledged);
     }
 
     /// After a write that found no room: what it left must go before anything else happens to the log.
@@ -380,12 +390,13 @@ impl<R: Runtime> LogStore<R> {
     /// Completes a segment: data and indexes durable, at their exact length. Before the next segment's file exists.
     pub(super) async fn seal(&self, partition: &Rc<Partition>, base: i64) -> IoResult<()> {
         self.complete_files(partition, base).await?;
-        partition.with(|log| {
+        let end = partition.with(|log| {
             let segment = log.segments.iter_mut().find(|s| s.base == base).expect("the segment that is sealed");
             segment.index = None;
             let end = log.segments.iter().map(|s| s.base).find(|b| *b > base).unwrap_or(log.flushed_end);
-            log.synced_end = log.synced_end.max(end.min(log.flushed_end));
+            end.min(log.flushed_end)
         });
+        self.segments_synced(partition, end.unwrap_or(0));
         self.write_snapshots(partition).await
     }
 

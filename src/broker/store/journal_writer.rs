@@ -20,6 +20,9 @@ use std::pin::pin;
 use std::rc::Rc;
 use std::time::Duration;
 
+/// Bytes of a partition with `durability=written` that are in its segment, acknowledged and not synced, at most.
+const UNSYNCED_BYTES_MAX: u64 = 8 << 20;
+
 /// What waits for the writer.
 #[derive(Debug, Default)]
 pub(super) struct WriterQueue {
@@ -137,10 +140,10 @@ impl<R: Runtime> LogStore<R> {
             partition.commit_queued.set(false);
             let waiting = partition.with(|log| {
                 let idle = log.commit == Commit::Idle && !log.held;
-                if idle { log.bytes_to_submit() } else { 0 }
+                if idle { (log.bytes_to_submit(), log.unsynced_bytes > 0) } else { (0, false) }
             });
-            let Some(waiting) = waiting.filter(|w| *w > 0) else { continue };
-            if waiting >= self.options.direct_bytes_min {
+            let Some((waiting, unsynced)) = waiting.filter(|w| w.0 > 0) else { continue };
+            if waiting >= self.options.direct_bytes_min || unsynced {
                 self.start_direct(partition);
             } else {
                 self.add_member(&mut group, partition);
@@ -245,7 +248,7 @@ impl<R: Runtime> LogStore<R> {
                 self.queue_flush(&partition);
             }
             if !group.sync {
-                self.not_durable.set(self.not_durable.get() + bytes as u64);
+                self.not_durable_journal.set(self.not_durable_journal.get() + bytes as u64);
                 self.note_unsynced(&partition, now);
             }
             self.report(&partition, &progress);
@@ -290,12 +293,28 @@ impl<R: Runtime> LogStore<R> {
     /// Every frame of the journal is on the device.
     fn all_synced(&self) {
         self.writer.sync_due.set(None);
-        self.not_durable.set(0);
+        self.not_durable_journal.set(0);
         for partition in self.writer.unsynced.take() {
-            partition.with(|log| {
-                log.unsynced_since = None;
-                log.unsynced_records = 0;
+            let in_segment = partition.with(|log| {
+                if log.unsynced_bytes == 0 {
+                    log.unsynced_since = None;
+                    log.unsynced_records = 0;
+                }
+                log.unsynced_bytes > 0
             });
+            if in_segment == Some(true) {
+                self.writer.unsynced.borrow_mut().push(partition);
+            }
+        }
+    }
+
+    /// Partitions with bytes in segments that are acknowledged and not synced.
+    pub(super) fn queue_flush_unsynced(&self) {
+        let partitions = self.writer.unsynced.borrow().clone();
+        for partition in partitions {
+            if partition.with(|log| log.unsynced_bytes > 0) == Some(true) {
+                self.queue_flush(&partition);
+            }
         }
     }
 
@@ -303,6 +322,7 @@ impl<R: Runtime> LogStore<R> {
         if self.writer.sync_due.get().is_none_or(|due| due > self.rt.now()) {
             return;
         }
+        self.queue_flush_unsynced();
         match self.journal.sync_frames().await {
             Ok(()) => self.all_synced(),
             Err(error) => self.die(FatalReason::JournalSync, &error),
@@ -338,10 +358,15 @@ impl<R: Runtime> LogStore<R> {
         };
         let result = self.write_out(partition, Limit::To(end), sync).await;
         let progress = match result {
-            Ok(()) => partition.with(|log| {
-                log.commit = Commit::Idle;
-                log.commit_to(end, bytes)
-            }),
+            Ok(()) => {
+                if !sync {
+                    self.note_direct_unsynced(partition, end, bytes);
+                }
+                partition.with(|log| {
+                    log.commit = Commit::Idle;
+                    log.commit_to(end, bytes)
+                })
+            }
             Err(error) if error.kind == IoErrorKind::StorageFull => {
                 self.space_ran_out("segment", &error);
                 partition.with(|log| {
@@ -361,6 +386,26 @@ impl<R: Runtime> LogStore<R> {
         partition.changed.notify_all();
         self.progress.notify_all();
         self.queue_commit(partition);
+    }
+
+    fn note_direct_unsynced(self: &Rc<Self>, partition: &Rc<Partition>, end: i64, bytes: usize) {
+        let unsynced = partition.with(|log| {
+            if log.synced_end >= end {
+                return 0;
+            }
+            log.unsynced_bytes += bytes as u64;
+            log.unsynced_records += end - log.committed_end;
+            log.unsynced_bytes
+        });
+        if unsynced.is_none_or(|u| u == 0) {
+            return;
+        }
+        self.not_durable_segments.set(self.not_durable_segments.get() + bytes as u64);
+        self.note_unsynced(partition, self.rt.now());
+        if unsynced.is_some_and(|u| u >= UNSYNCED_BYTES_MAX) {
+            self.queue_flush(partition);
+        }
+        self.arm_age_flush();
     }
 
     /// Tells who watches that a high watermark moved.

@@ -71,7 +71,8 @@ impl<R: Runtime> LogStore<R> {
                 None => changed.await,
             }
             if partition.with_phase(|phase| matches!(phase, Phase::Unloaded)) {
-                let message = format!("{} could not be loaded", partition.dir_name());
+                let why = partition.load_error.borrow().clone().unwrap_or_default();
+                let message = format!("{} could not be loaded: {why}", partition.dir_name());
                 return Err(ReadError::new(ErrorCode::KafkaStorageError, message));
             }
         }
@@ -107,6 +108,7 @@ impl<R: Runtime> LogStore<R> {
                 }
             }
             Err(error) => {
+                partition.load_error.replace(Some(error.to_string()));
                 tracing::error!(partition = %partition.dir_name(), %error, "partition cannot be loaded");
                 for append in queued {
                     append.sender.send(Err(AppendError::new(ErrorCode::KafkaStorageError, error.to_string())));

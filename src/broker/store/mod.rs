@@ -97,8 +97,10 @@ pub struct LogStore<R: Runtime> {
     cached_bytes: Cell<usize>,
     /// Bytes committed through the journal that are not in segments.
     unflushed: Cell<usize>,
-    /// Bytes acknowledged that no sync covers.
-    not_durable: Cell<u64>,
+    /// Bytes acknowledged that no sync of the journal covers.
+    not_durable_journal: Cell<u64>,
+    /// Bytes acknowledged that no sync of their segment covers.
+    not_durable_segments: Cell<u64>,
     /// The last write found no room.
     full: Cell<bool>,
     /// Told when a group commit, a flush or a direct write ends, and when space runs out.
@@ -138,7 +140,8 @@ impl<R: Runtime> LogStore<R> {
             cached: RefCell::default(),
             cached_bytes: Cell::new(0),
             unflushed: Cell::new(0),
-            not_durable: Cell::new(0),
+            not_durable_journal: Cell::new(0),
+            not_durable_segments: Cell::new(0),
             full: Cell::new(false),
             progress: Notify::default(),
             loads: Semaphore::new(LOADS_MAX),
@@ -324,7 +327,7 @@ impl<R: Runtime> LogStore<R> {
     #[must_use]
     pub fn stats(&self) -> StoreStats {
         StoreStats {
-            not_durable_bytes: self.not_durable.get(),
+            not_durable_bytes: self.not_durable_journal.get() + self.not_durable_segments.get(),
             unflushed_bytes: self.unflushed.get() as u64,
             cache_bytes: self.cached_bytes.get() as u64,
             open_files: self.files.len() as u64,

@@ -28,6 +28,8 @@ pub(super) struct Partition {
     phase: RefCell<Phase>,
     /// Told at every change of phase, and when a flush or a direct write of this partition ends.
     pub(super) changed: Notify,
+    /// Why the last load failed.
+    pub(super) load_error: RefCell<Option<String>>,
     /// Waits in the flusher's queue.
     pub(super) flush_queued: Cell<bool>,
     /// Waits in the journal writer's queue.
@@ -61,6 +63,7 @@ impl Partition {
             spec: RefCell::new(spec),
             phase: RefCell::new(Phase::Unloaded),
             changed: Notify::default(),
+            load_error: RefCell::default(),
             flush_queued: Cell::new(false),
             commit_queued: Cell::new(false),
         }
@@ -174,7 +177,8 @@ pub(super) struct Log {
     pub(super) waiting_bytes: usize,
     /// Committed through the journal and not flushed yet.
     pub(super) journaled_bytes: usize,
-    /// Written to the segment, acknowledged, not synced.
+    /// Written straight to the segment and acknowledged, not synced. While there are any, the journal is not used: what
+    /// it holds must follow what is durable in segments.
     pub(super) unsynced_bytes: u64,
     /// Records acknowledged since the last sync, for `flush.messages`.
     pub(super) unsynced_records: i64,

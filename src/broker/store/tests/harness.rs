@@ -22,7 +22,12 @@ pub(super) fn world(seed: u64) -> (SimWorld, SimNode) {
 }
 
 pub(super) fn world_with(seed: u64, crash: CrashKind) -> (SimWorld, SimNode) {
-    let options = SimOptions { crash, assert_no_write_after_failed_sync: true, ..SimOptions::default() };
+    let options = SimOptions {
+        crash,
+        assert_no_write_after_failed_sync: true,
+        steps_max: Some(3_000_000),
+        ..SimOptions::default()
+    };
     let world = SimWorld::new(seed, options);
     let node = world.node("a");
     (world, node)
