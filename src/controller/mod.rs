@@ -13,5 +13,6 @@ pub mod raft_wire;
 pub mod records;
 
 pub use commands::{Command, CommandError, Context, NewTopic, Outcome, TopicOutcome, evaluate};
+pub use encoding::DecodeError;
 pub use image::{ClusterImage, PartitionImage, Registration, TopicImage};
 pub use records::{ConfigResource, MetadataRecord};

@@ -67,7 +67,7 @@ pub fn encode_group(sequence: u64, entries: &[Entry], hard_state: Option<&HardSt
 pub fn replay(file: &Bytes) -> Result<Replayed, DecodeError> {
     let mut found = Replayed { next_sequence: 1, ..Replayed::default() };
     let mut at = 0;
-    while let Some(payload) = whole_group(file, at, found.next_sequence) {
+    while let Some(payload) = whole_group(file, at, |sequence| sequence == found.next_sequence) {
         let end = at + (HEADER + payload.len()).next_multiple_of(BLOCK);
         let mut d = Decoder::new(payload);
         while !d.is_done() {
@@ -88,11 +88,20 @@ pub fn replay(file: &Bytes) -> Result<Replayed, DecodeError> {
     Ok(found)
 }
 
-fn whole_group(file: &Bytes, at: usize, sequence: u64) -> Option<Bytes> {
+/// Where a whole group begins that comes after those of `found`, if there is one. A group is written when the one
+/// before it was flushed: then what lies between is not torn, but damaged.
+#[must_use]
+pub fn group_after(file: &Bytes, found: &Replayed) -> Option<u64> {
+    let end = usize::try_from(found.end).unwrap_or(usize::MAX);
+    let mut starts = (end..file.len()).step_by(BLOCK);
+    starts.find(|at| whole_group(file, *at, |sequence| sequence > found.next_sequence).is_some()).map(|at| at as u64)
+}
+
+fn whole_group(file: &Bytes, at: usize, wanted: impl Fn(u64) -> bool) -> Option<Bytes> {
     let header = file.get(at..at + HEADER)?;
     let number = |range: std::ops::Range<usize>| u32::from_be_bytes(header[range].try_into().expect("4 bytes"));
     let found = u64::from_be_bytes(header[4..12].try_into().expect("8 bytes"));
-    if number(0..4) != GROUP_MAGIC || found != sequence {
+    if number(0..4) != GROUP_MAGIC || !wanted(found) {
         return None;
     }
     let start = at + HEADER;
@@ -204,9 +213,10 @@ mod tests {
                 }
             }
             let intact = torn == whole;
-            let found = replay(&torn.into()).expect("decodes");
+            let found = replay(&torn.clone().into()).expect("decodes");
             let expected = if intact { groups.len() } else { groups.len() - 1 };
             prop_assert_eq!(found.next_sequence, expected as u64 + 1);
+            prop_assert_eq!(group_after(&torn.into(), &found), None);
             prop_assert_eq!(found.entries.len(), groups[..expected].iter().map(Vec::len).sum::<usize>());
         }
 
@@ -214,6 +224,20 @@ mod tests {
         fn arbitrary_bytes_do_not_panic(bytes in prop::collection::vec(any::<u8>(), 0..300)) {
             let _ = replay(&bytes.clone().into());
             let _ = decode_snapshot(bytes.into());
+        }
+    }
+
+    #[test]
+    fn damage_before_a_whole_group_is_told_from_a_torn_one() {
+        let (whole, ends) = file(&[vec![1, 2], vec![3], vec![4, 5]]);
+        for damaged in 0..3 {
+            let start = if damaged == 0 { 0 } else { ends[damaged - 1] };
+            let mut bytes = whole.to_vec();
+            bytes[start as usize + 30] ^= 1;
+            let bytes = Bytes::from(bytes);
+            let found = replay(&bytes).expect("decodes");
+            assert_eq!(found.end, start);
+            assert_eq!(group_after(&bytes, &found), ends.get(damaged).copied().filter(|_| damaged < 2));
         }
     }
 

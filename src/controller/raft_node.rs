@@ -1,253 +1,476 @@
-//! One voter of the metadata quorum, around the `raft` crate: inputs in, effects out, no I/O, no clock.
+//! One voter of the metadata quorum: Raft without I/O, clock or randomness of its own.
 //!
-//! The crate's only randomness is the election timeout; it is set from a hash of seed, id and term after every step,
-//! so a run is a function of its inputs.
+//! ```text
+//! step(input) → effects     Receive(message), Tick, Persisted(number), … → Send, Persist, Apply, Restore
+//! ```
+//! The caller carries the effects out in order. A [`Persist`] is written and flushed before `Persisted` comes back with
+//! its number; what must not leave before that (votes, acknowledgements) is held here until then. A quorum of one is
+//! the same machine: what it proposes is applied once its own disk has it.
+//!
+//! The only randomness of the `raft` crate, the election timeout, is replaced after every step by a hash of the seed,
+//! the node's id and the term, so that a run can be repeated.
 
-use super::raft_log::SnapshotFile;
-use raft::eraftpb::{ConfState, Entry, HardState, Message, Snapshot};
-use raft::storage::MemStorage;
-use raft::{Config, RawNode, StateRole};
-use std::collections::BTreeMap;
+use super::raft_log::{Replayed, SnapshotFile};
+use bytes::Bytes;
+use raft::eraftpb::{ConfState, Entry, EntryType, HardState, Message, Snapshot};
+use raft::storage::{GetEntriesContext, RaftState, Storage};
+use raft::{Config, RawNode, SnapshotStatus, StateRole, StorageError};
+use std::collections::VecDeque;
 
-const ELECTION_TICKS: usize = 10;
-const HEARTBEAT_TICKS: usize = 3;
+/// Ticks without a leader until a voter wants to lead: between one and two times this.
+pub const ELECTION_TICKS: usize = 10;
+/// Ticks between a leader's heartbeats.
+pub const HEARTBEAT_TICKS: usize = 2;
+/// Bytes of entries in one message.
 const MESSAGE_BYTES_MAX: u64 = 1 << 20;
-const IN_FLIGHT_MAX: usize = 256;
 
-/// What the disk had when the node came up.
+/// Who a voter is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RaftOptions {
+    /// Its number, not 0.
+    pub id: u64,
+    /// All voters, this one among them.
+    pub voters: Vec<u64>,
+    /// Decides election timeouts together with id and term.
+    pub seed: u64,
+}
+
+/// What a voter finds on its disk.
 #[derive(Clone, Debug, Default)]
-pub struct Recovered {
+pub struct Durable {
     /// The newest snapshot.
     pub snapshot: Option<SnapshotFile>,
-    /// Entries after it.
-    pub entries: Vec<Entry>,
-    /// The last vote.
-    pub hard_state: Option<HardState>,
+    /// The log after it.
+    pub log: Replayed,
 }
 
 /// What happens to a voter.
 #[derive(Clone, Debug)]
 pub enum Input {
-    /// Time passed.
+    /// Time passes.
     Tick,
-    /// Stand for election now: a quorum of one need not wait.
-    Campaign,
-    /// As leader: append this.
-    Propose(Vec<u8>),
-    /// From another voter.
-    Message(Box<Message>),
-    /// What [`Persist`] of this number said is on the disk.
+    /// Another voter says something.
+    Receive(Message),
+    /// This [`Persist`] is on the disk, and all before it.
     Persisted(u64),
+    /// A message could not be brought to this voter.
+    Unreachable(u64),
+    /// A snapshot was brought to this voter, or not.
+    SnapshotSent {
+        /// To whom.
+        to: u64,
+        /// Whether it arrived.
+        arrived: bool,
+    },
+    /// Become leader now, without waiting for the timeout. At once in a quorum of one.
+    Campaign,
 }
 
-/// To be written and flushed, in order, then confirmed by [`Input::Persisted`].
+/// What a voter wants done, in this order.
 #[derive(Clone, Debug)]
+pub enum Effect {
+    /// Bring this to another voter. It may be lost.
+    Send(Message),
+    /// Make this durable, then say [`Input::Persisted`].
+    Persist(Persist),
+    /// Start anew from this snapshot, which another voter sent; it is on the disk.
+    Restore(SnapshotFile),
+    /// An entry is committed.
+    Apply {
+        /// Its place in the log.
+        index: u64,
+        /// The term it was proposed in.
+        term: u64,
+        /// What was proposed; empty for an entry of Raft's own.
+        data: Bytes,
+    },
+}
+
+/// What must be on the disk before Raft goes on.
+#[derive(Clone, Debug, Default)]
 pub struct Persist {
-    /// For the confirmation.
+    /// Comes back in [`Input::Persisted`].
     pub number: u64,
-    /// Entries; the first takes the place of all with its index and above.
+    /// Replaces the snapshot and the whole log.
+    pub snapshot: Option<SnapshotFile>,
+    /// To be appended; an index that is there already cuts the log first.
     pub entries: Vec<Entry>,
-    /// The vote, if it changed.
-    pub hard_state: Option<HardState>,
-    /// A snapshot that takes the place of the log.
-    pub snapshot: Option<Snapshot>,
-    /// False when only the commit index moved, which need not be flushed.
-    pub must_sync: bool,
+    /// The term, the vote and what is known to be committed.
+    pub hard_state: HardState,
 }
 
-/// What a step asks for.
+/// Where a proposal went: it is committed when an [`Effect::Apply`] has this index and term, lost when one has this
+/// index and another term.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Proposed {
+    /// Its place in the log.
+    pub index: u64,
+    /// The leader's term.
+    pub term: u64,
+}
+
+/// A proposal that was not taken: this voter does not lead.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("this node does not lead the metadata quorum; the leader is {leader:?}")]
+pub struct NotLeader {
+    /// The voter that leads, where it is known.
+    pub leader: Option<u64>,
+}
+
+/// What is on a disk and cannot have been written by one voter.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("metadata log: {0}")]
+pub struct Inconsistent(pub String);
+
+/// What is held until the disk has something.
 #[derive(Debug, Default)]
-pub struct Effects {
-    /// To write.
-    pub persist: Vec<Persist>,
-    /// To send; they depend on nothing that is not on the disk.
-    pub messages: Vec<Message>,
-    /// Committed entries, in order, each once; empty ones mark a new leader.
-    pub committed: Vec<Entry>,
-    /// A snapshot from the leader to start again from.
-    pub snapshot: Option<Snapshot>,
+struct Held {
+    number: u64,
+    /// False if nothing of it needs the disk.
+    on_disk: bool,
+    messages: Vec<Message>,
+    snapshot: Option<SnapshotFile>,
 }
 
-/// One voter.
+/// A voter.
 pub struct RaftNode {
-    raw: RawNode<MemStorage>,
-    id: u64,
-    seed: u64,
-    /// Messages that may go once their ready is on the disk.
-    held: BTreeMap<u64, Vec<Message>>,
+    raw: RawNode<MemoryLog>,
+    options: RaftOptions,
+    /// In the order of their numbers.
+    held: VecDeque<Held>,
+    /// The last index that was given out in an effect.
+    applied: u64,
 }
 
 impl std::fmt::Debug for RaftNode {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("RaftNode").field("id", &self.id).field("term", &self.term()).finish_non_exhaustive()
+        f.debug_struct("RaftNode")
+            .field("options", &self.options)
+            .field("applied", &self.applied)
+            .finish_non_exhaustive()
     }
 }
 
 impl RaftNode {
-    /// A voter with what its disk had. `voters` are those of a fresh cluster; a snapshot knows its own.
+    /// A voter with what its disk holds. What is in the snapshot counts as applied; what comes after is applied again.
     ///
     /// # Errors
-    /// What the disk had makes no sense.
-    pub fn new(id: u64, voters: &[u64], recovered: Recovered, seed: u64) -> Result<Self, raft::Error> {
-        let storage = MemStorage::new_with_conf_state((voters.to_vec(), Vec::new()));
-        let mut applied = 0;
-        if let Some(file) = &recovered.snapshot {
-            applied = file.index;
-            storage.wl().apply_snapshot(snapshot_of(file))?;
-        }
-        let entries: Vec<Entry> = recovered.entries.into_iter().filter(|e| e.index > applied).collect();
-        storage.wl().append(&entries)?;
-        if let Some(mut state) = recovered.hard_state {
-            // The commit index is flushed with entries or not at all: it may lie on either side of what is there.
-            let last = entries.last().map_or(applied, |e| e.index);
-            state.commit = state.commit.clamp(applied, last);
-            storage.wl().set_hardstate(state);
-        }
+    /// A log that does not follow its snapshot, or that lacks what it says is committed.
+    pub fn new(options: RaftOptions, durable: Durable) -> Result<Self, Inconsistent> {
+        assert!(options.id != 0 && options.voters.contains(&options.id), "a voter is one of the voters");
+        let log = MemoryLog::new(&options, durable)?;
+        let applied = log.snapshot.index;
         let config = Config {
-            id,
+            id: options.id,
             election_tick: ELECTION_TICKS,
             heartbeat_tick: HEARTBEAT_TICKS,
             applied,
             max_size_per_msg: MESSAGE_BYTES_MAX,
-            max_inflight_msgs: IN_FLIGHT_MAX,
             check_quorum: true,
             pre_vote: true,
             ..Config::default()
         };
         let logger = slog::Logger::root(slog::Discard, slog::o!());
-        let raw = RawNode::new(&config, storage, &logger)?;
-        let mut node = Self { raw, id, seed, held: BTreeMap::new() };
+        let raw = RawNode::new(&config, log, &logger).map_err(|e| Inconsistent(e.to_string()))?;
+        let mut node = Self { raw, options, held: VecDeque::new(), applied };
         node.set_election_timeout();
         Ok(node)
     }
 
-    /// True if it leads.
+    /// True if this voter leads.
     #[must_use]
-    pub fn is_leader(&self) -> bool {
+    pub fn leads(&self) -> bool {
         self.raw.raft.state == StateRole::Leader
     }
 
-    /// The term it is in.
+    /// The voter that leads, as far as this one knows.
+    #[must_use]
+    pub fn leader(&self) -> Option<u64> {
+        Some(self.raw.raft.leader_id).filter(|id| *id != 0)
+    }
+
+    /// The term this voter is in.
     #[must_use]
     pub fn term(&self) -> u64 {
         self.raw.raft.term
     }
 
-    /// Takes an input; what it asks for is added to `effects`. A proposal while not leading asks for nothing.
-    pub fn step(&mut self, input: Input, effects: &mut Effects) {
+    /// The last index that was given out in an effect.
+    #[must_use]
+    pub fn applied(&self) -> u64 {
+        self.applied
+    }
+
+    /// Something happens.
+    pub fn step(&mut self, input: Input, effects: &mut Vec<Effect>) {
         match input {
-            Input::Tick => drop(self.raw.tick()),
-            Input::Campaign => drop(self.raw.campaign()),
-            Input::Propose(data) if self.is_leader() => drop(self.raw.propose(Vec::new(), data)),
-            Input::Propose(_) => {}
-            // An error is a message that this state has no use for: Raft may lose messages.
-            Input::Message(message) => drop(self.raw.step(*message)),
-            Input::Persisted(number) => {
-                self.raw.on_persist_ready(number);
-                let later = self.held.split_off(&(number + 1));
-                let free = std::mem::replace(&mut self.held, later);
-                effects.messages.extend(free.into_values().flatten());
+            Input::Tick => {
+                self.raw.tick();
             }
+            // Raft refuses what it cannot use: a stranger's answer, a message of a stale term. Nothing to do then.
+            Input::Receive(message) if acceptable(&message) => drop(self.raw.step(message)),
+            Input::Receive(_) => {}
+            Input::Persisted(number) => self.persisted(number, effects),
+            Input::Unreachable(voter) => self.raw.report_unreachable(voter),
+            Input::SnapshotSent { to, arrived } => {
+                let status = if arrived { SnapshotStatus::Finish } else { SnapshotStatus::Failure };
+                self.raw.report_snapshot(to, status);
+            }
+            Input::Campaign => drop(self.raw.campaign()),
         }
-        while self.raw.has_ready() {
-            self.take_ready(effects);
-        }
-        self.set_election_timeout();
+        self.work(effects);
     }
 
-    fn take_ready(&mut self, effects: &mut Effects) {
-        let mut ready = self.raw.ready();
-        effects.messages.extend(ready.take_messages());
-        let snapshot = (ready.snapshot().get_metadata().index > 0).then(|| ready.snapshot().clone());
-        if let Some(snapshot) = &snapshot {
-            self.raw.mut_store().wl().apply_snapshot(snapshot.clone()).expect("Raft takes newer snapshots only");
-            effects.snapshot = Some(snapshot.clone());
+    /// Proposes `data`; empty data is Raft's own.
+    ///
+    /// # Errors
+    /// This voter does not lead.
+    pub fn propose(&mut self, data: Bytes, effects: &mut Vec<Effect>) -> Result<Proposed, NotLeader> {
+        assert!(!data.is_empty(), "an empty proposal could not be told from Raft's own entries");
+        let not_leader = NotLeader { leader: self.leader() };
+        if !self.leads() {
+            return Err(not_leader);
         }
-        let committed = ready.take_committed_entries();
-        let entries = ready.take_entries();
-        self.raw.mut_store().wl().append(&entries).expect("Raft appends next to what is there");
-        let hard_state = ready.hs().cloned();
-        if let Some(state) = &hard_state {
-            self.raw.mut_store().wl().set_hardstate(state.clone());
-        }
-        let persisted = ready.take_persisted_messages();
-        if !persisted.is_empty() {
-            self.held.insert(ready.number(), persisted);
-        }
-        let number = ready.number();
-        let must_sync = ready.must_sync();
-        self.raw.advance_append_async(ready);
-        effects.persist.push(Persist { number, entries, hard_state, snapshot, must_sync });
-        if let Some(last) = committed.last() {
-            self.raw.advance_apply_to(last.index);
-        }
-        effects.committed.extend(committed);
+        self.raw.propose(Vec::new(), data.into()).map_err(|_| not_leader)?;
+        let proposed = Proposed { index: self.raw.raft.raft_log.last_index(), term: self.term() };
+        self.work(effects);
+        Ok(proposed)
     }
 
-    /// Forgets entries that a snapshot has.
-    pub fn compact(&mut self, index: u64) {
-        // An error says that they are gone already.
-        let _ = self.raw.mut_store().wl().compact(index);
+    /// The state up to `index`, which was applied, is in `records`: what the log has of it is not needed any more.
+    /// The snapshot to be written is given back, with the entries and the vote that follow it.
+    pub fn compact(&mut self, index: u64, records: Bytes) -> (SnapshotFile, Vec<Entry>, HardState) {
+        assert!(index <= self.applied, "only what was applied is in a snapshot: {index} of {}", self.applied);
+        self.raw.mut_store().compact(index, records);
+        let log = self.raw.store();
+        (log.snapshot.clone(), log.entries.clone(), self.raw.raft.hard_state())
     }
 
     fn set_election_timeout(&mut self) {
-        let mut hash = self.seed ^ self.id.wrapping_mul(0x9e37_79b9_7f4a_7c15) ^ self.term().rotate_left(17);
-        hash = (hash ^ (hash >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        hash = (hash ^ (hash >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        let spread = (hash ^ (hash >> 31)) as usize % ELECTION_TICKS;
-        self.raw.raft.set_randomized_election_timeout(ELECTION_TICKS + spread);
+        let Self { raw, options, .. } = self;
+        let spread = mix(options.seed ^ mix(options.id) ^ mix(raw.raft.term).rotate_left(17));
+        let ticks = ELECTION_TICKS + (spread % ELECTION_TICKS as u64) as usize;
+        raw.raft.set_randomized_election_timeout(ticks);
+    }
+
+    /// Takes everything out of Raft that is ready.
+    fn work(&mut self, effects: &mut Vec<Effect>) {
+        self.set_election_timeout();
+        while self.raw.has_ready() {
+            let mut ready = self.raw.ready();
+            effects.extend(ready.take_messages().into_iter().map(Effect::Send));
+            let snapshot = (!ready.snapshot().is_empty()).then(|| from_raft(ready.snapshot()));
+            let entries = ready.take_entries();
+            let on_disk = snapshot.is_some() || !entries.is_empty() || ready.must_sync();
+            if let Some(snapshot) = &snapshot {
+                self.raw.mut_store().restore(snapshot.clone());
+            }
+            self.raw.mut_store().append(&entries);
+            let held = Held {
+                number: ready.number(),
+                on_disk,
+                messages: ready.take_persisted_messages(),
+                snapshot: snapshot.clone(),
+            };
+            let number = held.number;
+            self.held.push_back(held);
+            let committed = ready.take_committed_entries();
+            self.raw.advance_append_async(ready);
+            if on_disk {
+                let hard_state = self.raw.raft.hard_state();
+                effects.push(Effect::Persist(Persist { number, snapshot, entries, hard_state }));
+            }
+            self.apply(committed, effects);
+            self.release(number, false, effects);
+            self.set_election_timeout();
+        }
+    }
+
+    fn apply(&mut self, committed: Vec<Entry>, effects: &mut Vec<Effect>) {
+        let Some(last) = committed.last().map(|e| e.index) else { return };
+        for entry in committed {
+            assert_eq!(entry.index, self.applied + 1, "entries are applied in order");
+            assert_eq!(entry.entry_type, EntryType::EntryNormal, "the set of voters is fixed");
+            self.applied = entry.index;
+            effects.push(Effect::Apply { index: entry.index, term: entry.term, data: entry.data });
+        }
+        self.raw.advance_apply_to(last);
+    }
+
+    fn persisted(&mut self, number: u64, effects: &mut Vec<Effect>) {
+        self.release(number, true, effects);
+    }
+
+    /// Lets go what the disk has up to `number`, and what follows without need of the disk.
+    fn release(&mut self, number: u64, disk: bool, effects: &mut Vec<Effect>) {
+        let mut last = None;
+        while let Some(first) = self.held.front() {
+            if first.on_disk && !(disk && first.number <= number) {
+                break;
+            }
+            let held = self.held.pop_front().expect("looked at");
+            last = Some(held.number);
+            effects.extend(held.messages.into_iter().map(Effect::Send));
+            if let Some(snapshot) = held.snapshot {
+                self.raw.on_persist_ready(held.number);
+                self.applied = snapshot.index;
+                self.raw.advance_apply_to(snapshot.index);
+                effects.push(Effect::Restore(snapshot));
+            }
+        }
+        if let Some(last) = last {
+            self.raw.on_persist_ready(last);
+        }
     }
 }
 
-fn snapshot_of(file: &SnapshotFile) -> Snapshot {
-    let mut snapshot = Snapshot { data: file.records.clone(), ..Snapshot::default() };
-    let metadata = snapshot.mut_metadata();
-    metadata.index = file.index;
-    metadata.term = file.term;
-    metadata.set_conf_state(ConfState { voters: file.voters.clone(), ..ConfState::default() });
-    snapshot
+/// The set of voters is fixed: an entry that would change it is nobody's we know.
+fn acceptable(message: &Message) -> bool {
+    message.entries.iter().all(|e| e.entry_type == EntryType::EntryNormal)
+}
+
+/// SplitMix64's finaliser (public domain).
+fn mix(n: u64) -> u64 {
+    let mut z = n.wrapping_add(0x9e37_79b9_7f4a_7c15);
+    z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    z ^ (z >> 31)
+}
+
+fn from_raft(snapshot: &Snapshot) -> SnapshotFile {
+    let metadata = snapshot.get_metadata();
+    SnapshotFile {
+        index: metadata.index,
+        term: metadata.term,
+        voters: metadata.get_conf_state().voters.clone(),
+        records: snapshot.data.clone(),
+    }
+}
+
+/// What Raft reads: the snapshot and the log after it, in memory. The disk follows behind.
+///
+/// Invariant: `entries` begin at `snapshot.index + 1` and have no gap.
+struct MemoryLog {
+    snapshot: SnapshotFile,
+    entries: Vec<Entry>,
+    /// As found at the start.
+    hard_state: HardState,
+}
+
+impl MemoryLog {
+    fn new(options: &RaftOptions, durable: Durable) -> Result<Self, Inconsistent> {
+        let Durable { snapshot, log } = durable;
+        let start = SnapshotFile { voters: options.voters.clone(), ..SnapshotFile::default() };
+        let snapshot = snapshot.unwrap_or(start);
+        if snapshot.voters != options.voters {
+            let message = format!("voters are {:?}, expected {:?}", snapshot.voters, options.voters);
+            return Err(Inconsistent(message));
+        }
+        let mut hard_state = log.hard_state.unwrap_or_default();
+        hard_state.commit = hard_state.commit.max(snapshot.index);
+        hard_state.term = hard_state.term.max(snapshot.term);
+        // Entries that the snapshot holds, too: it was written and the log not yet cut.
+        let entries: Vec<Entry> = log.entries.into_iter().filter(|e| e.index > snapshot.index).collect();
+        if let Some(first) = entries.first().filter(|e| e.index != snapshot.index + 1) {
+            let message = format!("the log begins at index {}, expected {}", first.index, snapshot.index + 1);
+            return Err(Inconsistent(message));
+        }
+        if let Some(gap) = entries.windows(2).find(|w| w[1].index != w[0].index + 1) {
+            return Err(Inconsistent(format!("index {} is followed by index {}", gap[0].index, gap[1].index)));
+        }
+        let found = Self { snapshot, entries, hard_state };
+        if found.hard_state.commit > found.last() {
+            let message = format!("index {} is committed, the last is {}", found.hard_state.commit, found.last());
+            return Err(Inconsistent(message));
+        }
+        Ok(found)
+    }
+
+    fn last(&self) -> u64 {
+        self.snapshot.index + self.entries.len() as u64
+    }
+
+    fn at(&self, index: u64) -> usize {
+        usize::try_from(index - self.snapshot.index - 1).expect("a log in memory")
+    }
+
+    fn append(&mut self, entries: &[Entry]) {
+        let Some(first) = entries.first() else { return };
+        assert!(first.index > self.snapshot.index && first.index <= self.last() + 1, "entries follow the log");
+        self.entries.truncate(self.at(first.index));
+        self.entries.extend_from_slice(entries);
+    }
+
+    fn restore(&mut self, snapshot: SnapshotFile) {
+        self.snapshot = snapshot;
+        self.entries.clear();
+    }
+
+    fn compact(&mut self, index: u64, records: Bytes) {
+        if index <= self.snapshot.index {
+            return;
+        }
+        let end = self.at(index) + 1;
+        let term = self.entries[end - 1].term;
+        self.entries.drain(..end);
+        let voters = std::mem::take(&mut self.snapshot.voters);
+        self.snapshot = SnapshotFile { index, term, voters, records };
+    }
+}
+
+impl Storage for MemoryLog {
+    fn initial_state(&self) -> raft::Result<RaftState> {
+        let conf_state = ConfState { voters: self.snapshot.voters.clone(), ..ConfState::default() };
+        Ok(RaftState::new(self.hard_state.clone(), conf_state))
+    }
+
+    fn entries(
+        &self,
+        low: u64,
+        high: u64,
+        max_size: impl Into<Option<u64>>,
+        _context: GetEntriesContext,
+    ) -> raft::Result<Vec<Entry>> {
+        if low <= self.snapshot.index {
+            return Err(raft::Error::Store(StorageError::Compacted));
+        }
+        assert!(high <= self.last() + 1, "asked for entries up to {high}, the last is {}", self.last());
+        let mut found = self.entries[self.at(low)..self.at(high)].to_vec();
+        raft::util::limit_size(&mut found, max_size.into());
+        Ok(found)
+    }
+
+    fn term(&self, index: u64) -> raft::Result<u64> {
+        if index == self.snapshot.index {
+            return Ok(self.snapshot.term);
+        }
+        if index < self.snapshot.index {
+            return Err(raft::Error::Store(StorageError::Compacted));
+        }
+        let entry = self.entries.get(self.at(index));
+        entry.map(|e| e.term).ok_or(raft::Error::Store(StorageError::Unavailable))
+    }
+
+    fn first_index(&self) -> raft::Result<u64> {
+        Ok(self.snapshot.index + 1)
+    }
+
+    fn last_index(&self) -> raft::Result<u64> {
+        Ok(self.last())
+    }
+
+    fn snapshot(&self, request_index: u64, _to: u64) -> raft::Result<Snapshot> {
+        if request_index > self.snapshot.index {
+            return Err(raft::Error::Store(StorageError::SnapshotTemporarilyUnavailable));
+        }
+        let mut snapshot = Snapshot { data: self.snapshot.records.clone(), ..Snapshot::default() };
+        let metadata = snapshot.mut_metadata();
+        (metadata.index, metadata.term) = (self.snapshot.index, self.snapshot.term);
+        metadata.mut_conf_state().voters.clone_from(&self.snapshot.voters);
+        Ok(snapshot)
+    }
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    /// Runs a lone voter until it asks for nothing more; returns what was committed.
-    fn settle(node: &mut RaftNode, input: Input) -> Vec<Entry> {
-        let (mut inputs, mut committed) = (vec![input], Vec::new());
-        while let Some(input) = inputs.pop() {
-            let mut effects = Effects::default();
-            node.step(input, &mut effects);
-            committed.extend(effects.committed);
-            inputs.extend(effects.persist.into_iter().rev().map(|p| Input::Persisted(p.number)));
-        }
-        committed
-    }
-
-    #[test]
-    fn a_quorum_of_one_commits_what_is_on_its_disk() {
-        let mut node = RaftNode::new(1, &[1], Recovered::default(), 7).expect("fresh");
-        settle(&mut node, Input::Campaign);
-        assert!(node.is_leader());
-        let mut effects = Effects::default();
-        node.step(Input::Propose(b"x".to_vec()), &mut effects);
-        assert!(effects.committed.is_empty(), "nothing is committed before it is on the disk");
-        let committed: Vec<Entry> =
-            effects.persist.iter().flat_map(|p| settle(&mut node, Input::Persisted(p.number))).collect();
-        assert_eq!(committed.iter().map(|e| &e.data[..]).collect::<Vec<_>>(), [b"x"]);
-    }
-
-    #[test]
-    fn a_restarted_voter_commits_its_log_again() {
-        let entry = |index, data: &'static [u8]| Entry { index, term: 1, data: data.into(), ..Entry::default() };
-        let recovered = Recovered {
-            snapshot: None,
-            entries: vec![entry(1, b""), entry(2, b"a"), entry(3, b"b")],
-            hard_state: Some(HardState { term: 1, vote: 1, commit: 2, ..HardState::default() }),
-        };
-        let mut node = RaftNode::new(1, &[1], recovered, 7).expect("recovers");
-        let committed = settle(&mut node, Input::Campaign);
-        let data: Vec<&[u8]> = committed.iter().map(|e| &e.data[..]).filter(|d| !d.is_empty()).collect();
-        assert_eq!(data, [b"a", b"b"]);
-    }
-}
+#[path = "raft_node_tests.rs"]
+mod tests;
