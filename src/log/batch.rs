@@ -7,6 +7,7 @@
 //!                                                                                                             61 records
 //! ```
 
+use super::compression;
 use crate::error_code::ErrorCode;
 use crate::ids::{LeaderEpoch, Offset, ProducerEpoch, ProducerId};
 use crate::log::log_config::TimestampType;
@@ -326,12 +327,9 @@ pub fn assign(batch: &mut [u8], base_offset: Offset, leader_epoch: LeaderEpoch, 
     batch[..8].copy_from_slice(&base_offset.0.to_be_bytes());
     batch[12..16].copy_from_slice(&leader_epoch.0.to_be_bytes());
     let Some(time) = log_append_time else { return };
-    let size = LENGTH_END + i32::from_be_bytes(array(batch, 8)) as usize;
     let attributes = i16::from_be_bytes(array(batch, 21)) | 0x08;
     batch[21..23].copy_from_slice(&attributes.to_be_bytes());
-    batch[35..43].copy_from_slice(&time.to_be_bytes());
-    let crc = crc32c::crc32c(&batch[CRC_START..size]);
-    batch[17..21].copy_from_slice(&crc.to_be_bytes());
+    set_max_timestamp(batch, time);
 }
 
 /// The batches of `bytes`, back to back: header and range. Ends after the first error.
@@ -399,8 +397,45 @@ pub fn records<'a>(
     header: &RecordBatchHeader,
     batch: &'a [u8],
 ) -> impl Iterator<Item = Result<Record<'a>, BatchError>> + 'a {
+    records_in(header, batch.get(HEADER_LEN..header.size_in_bytes()).unwrap_or_default())
+}
+
+/// Offset and timestamp of each record of a batch, compressed or not.
+///
+/// # Errors
+/// Records that are not what the header says, or more than [`compression::DECOMPRESSED_BYTES_MAX`] of them.
+pub fn record_times(header: &RecordBatchHeader, batch: &[u8]) -> Result<Vec<(Offset, i64)>, BatchError> {
+    let body = batch.get(HEADER_LEN..header.size_in_bytes()).unwrap_or_default();
+    let codec = header.compression()?;
+    let plain;
+    let body = if codec == Compression::None {
+        body
+    } else {
+        let invalid = |e: std::io::Error| BatchError::Invalid(format!("records do not decompress: {e}"));
+        plain = compression::decompress(codec, body, compression::DECOMPRESSED_BYTES_MAX).map_err(invalid)?;
+        &plain[..]
+    };
+    records_in(header, body).map(|record| record.map(|r| (r.offset, r.timestamp))).collect()
+}
+
+/// Writes the largest timestamp that a producer left out, and the CRC anew.
+pub fn set_max_timestamp(batch: &mut [u8], max_timestamp: i64) {
+    batch[35..43].copy_from_slice(&max_timestamp.to_be_bytes());
+    write_crc(batch);
+}
+
+fn write_crc(batch: &mut [u8]) {
+    let size = LENGTH_END + i32::from_be_bytes(array(batch, 8)) as usize;
+    let crc = crc32c::crc32c(&batch[CRC_START..size]);
+    batch[17..21].copy_from_slice(&crc.to_be_bytes());
+}
+
+/// The records of an uncompressed body.
+fn records_in<'a>(
+    header: &RecordBatchHeader,
+    mut rest: &'a [u8],
+) -> impl Iterator<Item = Result<Record<'a>, BatchError>> + 'a {
     let header = *header;
-    let mut rest = batch.get(HEADER_LEN..header.size_in_bytes()).unwrap_or_default();
     let mut left = header.record_count;
     std::iter::from_fn(move || {
         if left <= 0 {

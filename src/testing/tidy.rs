@@ -12,7 +12,7 @@ const TOP_LEVEL: &[&str] =
     &["Cargo.toml", "Cargo.lock", "CHANGELOG.md", "LICENSE", "README.md", "bench", "io", "scripts", "shards", "src"];
 
 /// Not ours: what builds and runs leave behind.
-const IGNORED_TOP_LEVEL: &[&str] = &["target", "data"];
+const IGNORED_TOP_LEVEL: &[&str] = &["target", "data", "proptest-regressions"];
 
 const LINES_MAX: usize = 1000;
 

@@ -45,7 +45,9 @@ fn wanted(version: i16, request: &MetadataRequest) -> Result<Wanted, Close> {
     let (mut names, mut ids) = (BTreeSet::new(), BTreeSet::new());
     for topic in topics {
         match &topic.name {
-            Some(name) => drop(names.insert(name.to_string())),
+            // An id goes before a name: the Java client sends both, the name empty.
+            Some(name) if topic.topic_id.is_nil() => drop(names.insert(name.to_string())),
+            Some(_) => drop(ids.insert(TopicId(topic.topic_id))),
             None if version < 10 => return Err(Close::because("a topic's name is null")),
             None => drop(ids.insert(TopicId(topic.topic_id))),
         }

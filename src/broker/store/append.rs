@@ -119,12 +119,12 @@ fn batch_error(error: &BatchError) -> AppendError {
 fn append_to_log(
     log: &mut Log,
     spec: &PartitionSpec,
-    records: BytesMut,
+    mut records: BytesMut,
     origin: &AppendOrigin,
     expiration_ms: i64,
 ) -> Result<Done, AppendError> {
     let config = &spec.config;
-    let batches = validate_all(&records, config, origin)?;
+    let batches = validate_all(&mut records, config, origin)?;
     let stamp = match config.message_timestamp_type {
         TimestampType::CreateTime => None,
         TimestampType::LogAppendTime => Some(origin.now_ms),
@@ -148,7 +148,7 @@ fn append_to_log(
 }
 
 fn validate_all(
-    records: &BytesMut,
+    records: &mut [u8],
     config: &LogConfig,
     origin: &AppendOrigin,
 ) -> Result<Vec<(RecordBatchHeader, Range<usize>)>, AppendError> {
@@ -162,8 +162,11 @@ fn validate_all(
     let mut found = Vec::with_capacity(1);
     let mut at = 0;
     while at < records.len() {
-        let header = batch::validate(&records[at..], &rules).map_err(|e| batch_error(&e))?;
+        let mut header = batch::validate(&records[at..], &rules).map_err(|e| batch_error(&e))?;
         let range = at..at + header.size_in_bytes();
+        if header.max_timestamp < header.base_timestamp {
+            header = complete_timestamp(&mut records[range.clone()], &rules)?;
+        }
         if range.len() as u64 > config.segment_bytes {
             let message = format!("batch of {} bytes, segment.bytes is {}", range.len(), config.segment_bytes);
             return Err(AppendError::new(ErrorCode::RecordListTooLarge, message));
@@ -178,6 +181,16 @@ fn validate_all(
         return Err(AppendError::new(ErrorCode::InvalidRecord, "the request holds no batch for this partition"));
     }
     Ok(found)
+}
+
+/// Some clients (sarama) leave a batch's largest timestamp out. It is what records are found by, so it is read from the
+/// records, as Kafka does for every batch.
+fn complete_timestamp(batch: &mut [u8], rules: &ValidationRules) -> Result<RecordBatchHeader, AppendError> {
+    let header = batch::parse_header(batch).map_err(|e| batch_error(&e))?;
+    let times = batch::record_times(&header, batch).map_err(|e| batch_error(&e))?;
+    let largest = times.iter().map(|(_, time)| *time).max().unwrap_or(-1);
+    batch::set_max_timestamp(batch, largest);
+    batch::validate(batch, rules).map_err(|e| batch_error(&e))
 }
 
 /// A compacted topic needs a key in each record. Compressed batches are taken at their word.

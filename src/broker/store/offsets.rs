@@ -5,7 +5,7 @@ use super::partition::{Log, Partition};
 use super::read::{check_epoch, epoch_of};
 use super::types::{EpochEnd, Isolation, OffsetFound, OffsetQuery, ProducerInfo, ReadError, ReadRequest};
 use crate::ids::{LeaderEpoch, Offset, PartitionId};
-use crate::log::batch::{self, Compression, RecordBatchHeader};
+use crate::log::batch::{self, RecordBatchHeader};
 use crate::log::index::TimeEntry;
 use crate::log::segment::FileKind;
 use bytes::Bytes;
@@ -51,8 +51,7 @@ impl<R: Runtime> LogStore<R> {
         }
     }
 
-    /// The first record at or after a time. Exact inside uncompressed batches. Of a compressed batch the first offset
-    /// is given, with the batch's largest timestamp: records of the batch before the time may come along.
+    /// The first record at or after a time, exact inside batches, compressed ones too.
     async fn first_at_or_after(
         self: &Rc<Self>,
         partition: &Rc<Partition>,
@@ -173,12 +172,11 @@ impl<R: Runtime> LogStore<R> {
             timestamp: header.max_timestamp,
             leader_epoch: header.partition_leader_epoch,
         };
-        if header.compression() == Ok(Compression::None) {
-            let record = batch::records(header, bytes).flatten().find(|r| r.offset.0 >= start && wanted(r.timestamp));
-            if let Some(record) = record {
-                found.offset = record.offset;
-                found.timestamp = record.timestamp;
-            }
+        // Records that cannot be read were taken as they came: the batch stands for them.
+        let times = batch::record_times(header, bytes).unwrap_or_default();
+        if let Some((offset, timestamp)) = times.into_iter().find(|(o, t)| o.0 >= start && wanted(*t)) {
+            found.offset = offset;
+            found.timestamp = timestamp;
         }
         found
     }
