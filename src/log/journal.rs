@@ -24,7 +24,8 @@ pub const FRAME_HEADER_LEN: usize = 32;
 pub const ENTRY_HEADER_LEN: usize = 36;
 /// Larger frames are not written and not believed.
 pub const FRAME_BYTES_MAX: usize = 64 << 20;
-const MAGIC: u32 = 0x434c_4a31;
+/// The first bytes of a frame: "CLJ1".
+pub const MAGIC: u32 = 0x434c_4a31;
 const CRC_START: usize = 8;
 static ZEROS: [u8; BLOCK] = [0; BLOCK];
 const _: () = assert!(FRAME_BYTES_MAX.is_multiple_of(BLOCK));
