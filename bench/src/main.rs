@@ -1,7 +1,7 @@
 //! The load generator by itself; `coreline bench` is the same.
 
 use clap::Parser;
-use coreline_bench::load::{self, RunResult, Workload};
+use coreline_bench::load::{self, Workload};
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -21,7 +21,7 @@ enum Arguments {
 fn main() -> ExitCode {
     let done = match Arguments::parse() {
         Arguments::Run(workload) => load::run(&workload).map(|r| r.text()).map_err(|e| e.to_string()),
-        Arguments::Table { files } => read(&files).map(|results| load::print_table(&results)),
+        Arguments::Table { files } => load::read_results(&files).map(|results| load::print_table(&results)),
     };
     match done {
         Ok(text) => {
@@ -33,15 +33,4 @@ fn main() -> ExitCode {
             ExitCode::FAILURE
         }
     }
-}
-
-fn read(files: &[PathBuf]) -> Result<Vec<RunResult>, String> {
-    let mut results = Vec::new();
-    for file in files {
-        let text = std::fs::read_to_string(file).map_err(|e| format!("{}: {e}", file.display()))?;
-        for line in text.lines() {
-            results.push(serde_json::from_str(line).map_err(|e| format!("{}: {e}", file.display()))?);
-        }
-    }
-    Ok(results)
 }

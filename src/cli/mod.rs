@@ -33,6 +33,12 @@ enum Command {
     Consume(consume::ConsumeArgs),
     /// Load any Kafka-protocol broker and say what it found.
     Bench(Box<Workload>),
+    /// A Markdown table of the results that `bench --json` wrote.
+    BenchTable {
+        /// Files of JSON lines.
+        #[arg(required = true)]
+        files: Vec<std::path::PathBuf>,
+    },
 }
 
 /// Runs the command line; the exit code is 0, or 1 for a command that failed, or one of `src/docs/operations.md`.
@@ -46,6 +52,7 @@ pub fn main() -> ExitCode {
         Command::Topic(args) => topic::run(&args),
         Command::Produce(args) => produce::run(&args),
         Command::Consume(args) => consume::run(&args),
+        Command::BenchTable { files } => load::read_results(&files).map(|results| load::print_table(&results)),
         Command::Bench(workload) => load::run(&workload).map(|r| r.text()).map_err(|e| e.to_string()),
     };
     match done {

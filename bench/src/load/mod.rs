@@ -16,7 +16,7 @@ mod report;
 mod topics;
 
 pub use batch::BatchBuilder;
-pub use report::{Latency, RunResult, print_table};
+pub use report::{Latency, RunResult, print_table, read_results};
 
 use crate::client::{Client, ClientError};
 use std::io;

@@ -6,7 +6,7 @@ use hdrhistogram::Histogram;
 use std::fmt::Write as _;
 use std::fs::OpenOptions;
 use std::io::{self, Write};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 /// Latencies in microseconds.
 #[derive(Clone, Debug, Default, serde::Serialize, serde::Deserialize)]
@@ -145,6 +145,22 @@ pub(super) fn append_json(path: &Path, result: &RunResult) -> io::Result<()> {
     let mut line = serde_json::to_vec(result)?;
     line.push(b'\n');
     file.write_all(&line)
+}
+
+/// Reads what runs with `--json` wrote.
+///
+/// # Errors
+/// The file, and what is wrong with it.
+pub fn read_results(files: &[PathBuf]) -> Result<Vec<RunResult>, String> {
+    let mut results = Vec::new();
+    for file in files {
+        let named = |e: &dyn std::fmt::Display| format!("{}: {e}", file.display());
+        let text = std::fs::read_to_string(file).map_err(|e| named(&e))?;
+        for line in text.lines() {
+            results.push(serde_json::from_str(line).map_err(|e| named(&e))?);
+        }
+    }
+    Ok(results)
 }
 
 /// A Markdown table of results, one row a run, in the order given.
