@@ -90,6 +90,8 @@ pub trait Disk {
     fn try_lock(&self, path: &Path) -> IoResult<Self::Lock>;
     /// Bytes free for this process on the file system of `path`.
     fn free_bytes(&self, path: &Path) -> impl Future<Output = IoResult<u64>>;
+    /// Bytes of the file system of `path`, used and free.
+    fn total_bytes(&self, path: &Path) -> impl Future<Output = IoResult<u64>>;
     /// Bytes that the pool of this shard holds in buffers, in flight or idle: a metric.
     fn buffer_bytes(&self) -> usize;
 }

@@ -1,17 +1,17 @@
 //! Commands: what clients ask of the metadata, judged against an image and turned into records.
 
 use super::image::{ClusterImage, PartitionImage, TopicImage};
-use super::placement;
+use super::placement::{self, Placer};
 use super::records::{ConfigResource, MetadataRecord};
 use crate::config;
 use crate::error_code::ErrorCode;
 use crate::ids::{BrokerId, LeaderEpoch, PartitionIndex, TopicId};
 use crate::protocol::topic_name;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use uuid::Uuid;
 
-/// Partitions that one request may make, as Kafka's controller bounds a batch.
-pub const PARTITIONS_PER_COMMAND_MAX: usize = 100_000;
+/// Partitions that one request may make, as in Kafka.
+pub const PARTITIONS_PER_COMMAND_MAX: i64 = 10_000;
 
 /// Producer ids in a block, as in Kafka.
 pub const PRODUCER_ID_BLOCK: i64 = 1000;
@@ -51,7 +51,7 @@ pub struct NewTopic {
 }
 
 /// A topic by name or by id.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum TopicRef {
     /// By name.
     Name(String),
@@ -218,24 +218,31 @@ fn create_topics(
 ) -> (Vec<MetadataRecord>, Outcome) {
     let mut working = image.clone();
     let (mut all, mut outcomes) = (Vec::new(), Vec::new());
-    let mut made = 0;
+    let wanted = |topic: &NewTopic| match topic.partitions {
+        _ if !topic.assignments.is_empty() => topic.assignments.len() as i64,
+        -1 => i64::from(context.num_partitions),
+        n => i64::from(n.max(0)),
+    };
+    let excessive = excessive(topics.iter().map(wanted));
+    let times = times(topics.iter().map(|t| t.name.as_str()));
     for topic in topics {
-        let twice = topics.iter().filter(|t| t.name == topic.name).count() > 1;
-        let judged = if twice {
+        let judged = if let Err(e) = &excessive {
+            Err(e.clone())
+        } else if times[topic.name.as_str()] > 1 {
             Err(CommandError::new(ErrorCode::InvalidRequest, "Duplicate topic name."))
         } else {
-            create_topic(&working, topic, PARTITIONS_PER_COMMAND_MAX - made, context)
+            create_topic(&working, topic, context)
         };
         let mut outcome = TopicOutcome { name: Some(topic.name.clone()), id: TopicId::default(), result: Ok((-1, -1)) };
         match judged {
             Err(e) => outcome.result = Err(e),
             Ok((id, partitions, records)) => {
-                made += partitions.len();
                 let replicas = partitions.first().map_or(1, |p| p.replicas.len());
                 let replicas = i16::try_from(replicas).unwrap_or(i16::MAX);
                 outcome.result = Ok((i32::try_from(partitions.len()).unwrap_or(i32::MAX), replicas));
+                // As Kafka: what is only validated has an id, too.
+                outcome.id = id;
                 if !validate_only {
-                    outcome.id = id;
                     records.iter().for_each(|r| working.apply(r));
                     all.extend(records);
                 }
@@ -246,12 +253,27 @@ fn create_topics(
     (all, Outcome::Topics(outcomes))
 }
 
+/// Kafka's bound on what one request may make, in all.
+fn excessive(partitions: impl Iterator<Item = i64>) -> Result<(), CommandError> {
+    if partitions.sum::<i64>() > PARTITIONS_PER_COMMAND_MAX {
+        let message = "Excessively large number of partitions per request.";
+        return Err(CommandError::new(ErrorCode::PolicyViolation, message));
+    }
+    Ok(())
+}
+
+/// How often each name is there.
+fn times<'a>(names: impl Iterator<Item = &'a str>) -> BTreeMap<&'a str, usize> {
+    let mut times = BTreeMap::new();
+    names.for_each(|name| *times.entry(name).or_default() += 1);
+    times
+}
+
 type NewPartitions = (TopicId, Vec<PartitionImage>, Vec<MetadataRecord>);
 
 fn create_topic(
     image: &ClusterImage,
     topic: &NewTopic,
-    room: usize,
     context: &mut Context<'_>,
 ) -> Result<NewPartitions, CommandError> {
     let refuse = |code, message: String| Err(CommandError::new(code, message));
@@ -260,14 +282,14 @@ fn create_topic(
     if image.topic(&topic.name).is_some() {
         return refuse(ErrorCode::TopicAlreadyExists, format!("Topic '{}' already exists.", topic.name));
     }
-    if let Some(other) = colliding(image, &topic.name) {
+    if let Some(other) = image.colliding_topic(&topic.name) {
         let message = format!("Topic '{}' collides with existing topic: {other}", topic.name);
         return refuse(ErrorCode::InvalidTopicException, message);
     }
     config::validate_topic(&topic.configs).map_err(|e| CommandError::new(ErrorCode::InvalidConfig, e.to_string()))?;
-    let replicas = replicas_of_new_topic(image, topic, room, context)?;
+    let replicas = replicas_of_new_topic(image, topic, context)?;
     let id = new_topic_id(image, context);
-    let partitions = placed(id, 0, replicas, image.shards);
+    let partitions = placed(&mut Placer::new(image), id, [], replicas);
     let mut records = vec![
         MetadataRecord::TopicCreated { id, name: topic.name.clone() },
         MetadataRecord::PartitionsCreated { topic: id, first: PartitionIndex(0), partitions: partitions.clone() },
@@ -280,44 +302,36 @@ fn create_topic(
     Ok((id, partitions, records))
 }
 
-/// Metric names cannot tell `.` from `_`, so Kafka refuses topics that differ only there.
-fn colliding<'a>(image: &'a ClusterImage, name: &str) -> Option<&'a str> {
-    if !name.contains(['.', '_']) {
-        return None;
-    }
-    let plain = name.replace('.', "_");
-    let collides = |other: &&TopicImage| other.name.len() == name.len() && other.name.replace('.', "_") == plain;
-    image.topics().map(|t| &**t).find(collides).map(|t| &*t.name)
-}
-
 fn replicas_of_new_topic(
     image: &ClusterImage,
     topic: &NewTopic,
-    room: usize,
     context: &Context<'_>,
 ) -> Result<Vec<Vec<BrokerId>>, CommandError> {
     let refuse = |code, message: &str| Err(CommandError::new(code, message));
     if !topic.assignments.is_empty() {
-        if topic.partitions != -1 || topic.replication_factor != -1 {
-            let message = "A manual partition assignment was specified, but numPartitions or replicationFactor was not set to -1.";
+        if topic.replication_factor != -1 {
+            let message = "A manual partition assignment was specified, but replication factor was not set to -1.";
+            return refuse(ErrorCode::InvalidRequest, message);
+        }
+        if topic.partitions != -1 {
+            let message = "A manual partition assignment was specified, but numPartitions was not set to -1.";
             return refuse(ErrorCode::InvalidRequest, message);
         }
         let mut sorted = topic.assignments.clone();
         sorted.sort();
+        if let Some(twice) = sorted.windows(2).find(|w| w[0].0 == w[1].0) {
+            let message = format!("Found multiple manual partition assignments for partition {}", twice[0].0);
+            return refuse(ErrorCode::InvalidReplicaAssignment, &message);
+        }
         if sorted.iter().enumerate().any(|(i, (index, _))| i32::try_from(i) != Ok(*index)) {
             let message = "partitions should be a consecutive 0-based integer sequence";
             return refuse(ErrorCode::InvalidReplicaAssignment, message);
         }
-        return check_assignments(image, sorted.into_iter().map(|(_, replicas)| replicas).collect());
+        return check_assignments(image, None, sorted.into_iter().map(|(_, replicas)| replicas).collect());
     }
     let partitions = if topic.partitions == -1 { context.num_partitions } else { topic.partitions };
     if partitions <= 0 {
         return refuse(ErrorCode::InvalidPartitions, "Number of partitions was set to an invalid non-positive value.");
-    }
-    if partitions as usize > room {
-        let message =
-            format!("Excessively large number of partitions per request: at most {PARTITIONS_PER_COMMAND_MAX}");
-        return refuse(ErrorCode::PolicyViolation, &message);
     }
     let factor = if topic.replication_factor == -1 { context.replication_factor } else { topic.replication_factor };
     if factor <= 0 {
@@ -337,47 +351,55 @@ fn replicas_of_new_topic(
     Ok((0..partitions).map(chosen).collect())
 }
 
-fn check_assignments(image: &ClusterImage, assignments: Vec<Vec<i32>>) -> Result<Vec<Vec<BrokerId>>, CommandError> {
+/// `factor` is how many replicas each must have, where it is known.
+fn check_assignments(
+    image: &ClusterImage,
+    mut factor: Option<usize>,
+    assignments: Vec<Vec<i32>>,
+) -> Result<Vec<Vec<BrokerId>>, CommandError> {
     let refuse = |message: String| Err(CommandError::new(ErrorCode::InvalidReplicaAssignment, message));
-    let factor = assignments.first().map_or(0, Vec::len);
-    for (index, replicas) in assignments.iter().enumerate() {
+    for replicas in &assignments {
         if replicas.is_empty() {
             return refuse("The manual partition assignment includes an empty replica list.".to_owned());
-        }
-        if replicas.len() != factor {
-            let message = format!(
-                "The manual partition assignment includes a partition with {} replica(s), but this is not consistent with previous partitions, which have {factor} replica(s).",
-                replicas.len()
-            );
-            return refuse(message);
-        }
-        if replicas.iter().enumerate().any(|(i, r)| replicas[..i].contains(r)) {
-            return refuse(format!(
-                "The manual partition assignment of partition {index} includes a broker more than once."
-            ));
         }
         if let Some(stranger) = replicas.iter().find(|r| !image.brokers.contains_key(&BrokerId(**r))) {
             return refuse(format!(
                 "The manual partition assignment includes broker {stranger}, but no such broker is registered."
             ));
         }
+        if let Some((_, twice)) = replicas.iter().enumerate().find(|(i, r)| replicas[..*i].contains(r)) {
+            return refuse(format!("The manual partition assignment includes the broker {twice} more than once."));
+        }
+        let before = *factor.get_or_insert(replicas.len());
+        if replicas.len() != before {
+            let message = format!(
+                "The manual partition assignment includes a partition with {} replica(s), but this is not consistent \
+                 with previous partitions, which have {before} replica(s).",
+                replicas.len()
+            );
+            return refuse(message);
+        }
     }
     Ok(assignments.into_iter().map(|replicas| replicas.into_iter().map(BrokerId).collect()).collect())
 }
 
-fn placed(topic: TopicId, first: usize, replicas: Vec<Vec<BrokerId>>, shards: u16) -> Vec<PartitionImage> {
-    let place = |(i, replicas): (usize, Vec<BrokerId>)| {
-        let index = PartitionIndex(i32::try_from(first + i).expect("partitions are counted in 31 bits"));
-        PartitionImage {
-            leader: replicas[0],
-            leader_epoch: LeaderEpoch(0),
-            partition_epoch: 0,
-            isr: replicas.clone(),
-            shard: placement::shard_of(topic, index, shards.max(1)),
-            replicas,
-        }
+/// New partitions of a topic whose others are on the shards of `existing`.
+fn placed(
+    placer: &mut Placer,
+    topic: TopicId,
+    existing: impl IntoIterator<Item = u16>,
+    replicas: Vec<Vec<BrokerId>>,
+) -> Vec<PartitionImage> {
+    let places = placer.place(topic, existing, replicas.len());
+    let place = |(replicas, shard): (Vec<BrokerId>, u16)| PartitionImage {
+        leader: replicas[0],
+        leader_epoch: LeaderEpoch(0),
+        partition_epoch: 0,
+        isr: replicas.clone(),
+        replicas,
+        shard,
     };
-    replicas.into_iter().enumerate().map(place).collect()
+    replicas.into_iter().zip(places).map(place).collect()
 }
 
 fn new_topic_id(image: &ClusterImage, context: &mut Context<'_>) -> TopicId {
@@ -409,26 +431,26 @@ fn unknown_topic(name: &str) -> CommandError {
 fn delete_topics(image: &ClusterImage, topics: &[TopicRef], context: &Context<'_>) -> (Vec<MetadataRecord>, Outcome) {
     let mut records = Vec::new();
     let mut outcomes = Vec::new();
-    for (at, topic) in topics.iter().enumerate() {
+    let (mut seen, mut gone) = (BTreeSet::new(), BTreeSet::new());
+    let twice: BTreeSet<&TopicRef> = topics.iter().filter(|t| !seen.insert(*t)).collect();
+    for topic in topics {
         let found = find(image, topic);
         let (mut name, mut id) = match topic {
             TopicRef::Name(name) => (Some(name.clone()), TopicId::default()),
             TopicRef::Id(id) => (None, *id),
         };
-        if let Ok(t) = &found {
+        if let (Ok(t), false) = (&found, twice.contains(topic)) {
             (name, id) = (Some(t.name.to_string()), t.id);
         }
-        let twice = topics[..at].contains(topic) || topics[at + 1..].contains(topic);
         let result = match found {
-            _ if twice => Err(CommandError::new(ErrorCode::InvalidRequest, "Duplicate topic name.")),
+            _ if twice.contains(topic) => Err(CommandError::new(ErrorCode::InvalidRequest, "Duplicate topic name.")),
             _ if !context.delete_topics => {
                 Err(CommandError::new(ErrorCode::TopicDeletionDisabled, "Topic deletion is disabled."))
             }
             Err(e) => Err(e),
             Ok(t) => {
-                let record = MetadataRecord::TopicDeleted { id: t.id };
-                if !records.contains(&record) {
-                    records.push(record);
+                if gone.insert(t.id) {
+                    records.push(MetadataRecord::TopicDeleted { id: t.id });
                 }
                 Ok((-1, -1))
             }
@@ -445,12 +467,20 @@ fn create_partitions(
 ) -> (Vec<MetadataRecord>, Outcome) {
     let mut records = Vec::new();
     let mut outcomes = Vec::new();
+    let added = |more: &MorePartitions| {
+        let there = image.topic(&more.name).map_or(0, |t| t.partitions.len() as i64);
+        (i64::from(more.count) - there).max(0)
+    };
+    let excessive = excessive(topics.iter().map(added));
+    let times = times(topics.iter().map(|t| t.name.as_str()));
+    let mut placer = Placer::new(image);
     for more in topics {
-        let twice = topics.iter().filter(|t| t.name == more.name).count() > 1;
-        let judged = if twice {
-            Err(CommandError::new(ErrorCode::InvalidRequest, "Duplicate topic in request."))
+        let judged = if let Err(e) = &excessive {
+            Err(e.clone())
+        } else if times[more.name.as_str()] > 1 {
+            Err(CommandError::new(ErrorCode::InvalidRequest, "Duplicate topic name."))
         } else {
-            more_partitions(image, more)
+            more_partitions(image, more, &mut placer)
         };
         let result = judged.map(|record| {
             if !validate_only {
@@ -463,32 +493,35 @@ fn create_partitions(
     (records, Outcome::Topics(outcomes))
 }
 
-fn more_partitions(image: &ClusterImage, more: &MorePartitions) -> Result<MetadataRecord, CommandError> {
+fn more_partitions(
+    image: &ClusterImage,
+    more: &MorePartitions,
+    placer: &mut Placer,
+) -> Result<MetadataRecord, CommandError> {
     let topic = image.topic(&more.name).ok_or_else(|| unknown_topic(&more.name))?;
     let there = topic.partitions.len();
     let refuse = |code, message: String| Err(CommandError::new(code, message));
     let wanted = usize::try_from(more.count).unwrap_or(0);
     if wanted <= there {
-        let relation = if wanted == there { "already has" } else { "currently has" };
-        let message = format!("Topic {relation} {there} partition(s); {} would not be an increase.", more.count);
+        let message = if wanted == there {
+            format!("Topic already has {there} partition(s).")
+        } else {
+            let (name, count) = (&more.name, more.count);
+            format!("The topic {name} currently has {there} partition(s); {count} would not be an increase.")
+        };
         return refuse(ErrorCode::InvalidPartitions, message);
     }
     let added = wanted - there;
-    if added > PARTITIONS_PER_COMMAND_MAX {
-        let message =
-            format!("Excessively large number of partitions per request: at most {PARTITIONS_PER_COMMAND_MAX}");
-        return refuse(ErrorCode::PolicyViolation, message);
-    }
     let factor = topic.partitions.first().map_or(1, |p| p.replicas.len());
     let replicas = match &more.assignments {
         Some(chosen) if chosen.len() != added => {
             let message = format!(
-                "Attempted to add {added} additional partition(s), but {} assignment(s) were specified.",
+                "Attempted to add {added} additional partition(s), but only {} assignment(s) were specified.",
                 chosen.len()
             );
             return refuse(ErrorCode::InvalidReplicaAssignment, message);
         }
-        Some(chosen) => check_assignments(image, chosen.clone())?,
+        Some(chosen) => check_assignments(image, Some(factor), chosen.clone())?,
         None => {
             let brokers: Vec<BrokerId> = image.brokers.keys().copied().collect();
             let replicas = |p: usize| (0..factor).map(|r| brokers[(there + p + r) % brokers.len()]).collect();
@@ -499,7 +532,7 @@ fn more_partitions(image: &ClusterImage, more: &MorePartitions) -> Result<Metada
     Ok(MetadataRecord::PartitionsCreated {
         topic: topic.id,
         first,
-        partitions: placed(topic.id, there, replicas, image.shards),
+        partitions: placed(placer, topic.id, topic.partitions.iter().map(|p| p.shard), replicas),
     })
 }
 

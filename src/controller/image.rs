@@ -66,7 +66,8 @@ pub struct Registration {
 
 /// The cluster's metadata at one index of the log.
 ///
-/// `topics` and `names` hold the same topics.
+/// `topics` and `names` hold the same topics; `collisions` those of them with a `.` or `_` in their name; the sum of
+/// `shard_load` is the number of partitions.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ClusterImage {
     /// The last entry of the metadata log that is in it.
@@ -77,12 +78,21 @@ pub struct ClusterImage {
     pub brokers: BTreeMap<BrokerId, Registration>,
     topics: BTreeMap<Arc<str>, Arc<TopicImage>>,
     names: BTreeMap<TopicId, Arc<str>>,
+    /// Names with `.` as `_` → names as they are.
+    collisions: BTreeMap<String, Arc<str>>,
+    /// Partitions on each shard.
+    shard_load: Vec<u32>,
     /// Settings made at run time, by broker (none: all of them).
     pub broker_configs: BTreeMap<Option<BrokerId>, BTreeMap<String, String>>,
     /// The first producer id that nobody has.
     pub next_producer_id: i64,
     /// Shards that partitions are placed on.
     pub shards: u16,
+}
+
+/// What of a name two topics must not share; none if it cannot collide. Metric names cannot tell `.` from `_`.
+fn collision_key(name: &str) -> Option<String> {
+    name.contains(['.', '_']).then(|| name.replace('.', "_"))
 }
 
 const INTERNAL_TOPICS: &[&str] = &["__consumer_offsets", "__transaction_state", "__share_group_state"];
@@ -111,6 +121,18 @@ impl ClusterImage {
         self.topics.len()
     }
 
+    /// Partitions on each shard that has, or had, any.
+    #[must_use]
+    pub fn shard_load(&self) -> &[u32] {
+        &self.shard_load
+    }
+
+    /// The topic whose name differs from `name` in nothing but `.` for `_`.
+    #[must_use]
+    pub fn colliding_topic(&self, name: &str) -> Option<&Arc<str>> {
+        self.collisions.get(&collision_key(name)?).filter(|other| &***other != name)
+    }
+
     /// Applies one committed record. A record that names what is not there changes nothing: records are made against
     /// the image they are applied to, so it cannot come from this version's own log.
     pub fn apply(&mut self, record: &MetadataRecord) {
@@ -120,26 +142,34 @@ impl ClusterImage {
                 let registration = Registration { host: host.clone(), port: *port, rack: rack.clone(), epoch: *epoch };
                 self.brokers.insert(*id, registration);
             }
-            MetadataRecord::ShardsChanged { shards } => self.shards = *shards,
+            MetadataRecord::ShardsChanged { shards } => {
+                self.shards = *shards;
+                let length = self.shard_load.len().max(usize::from(*shards));
+                self.shard_load.resize(length, 0);
+                self.trim_load();
+            }
             MetadataRecord::TopicCreated { id, name } => self.create_topic(*id, name),
             MetadataRecord::PartitionsCreated { topic, first, partitions } => {
+                let mut added = false;
                 self.change(*topic, |t| {
-                    debug_assert_eq!(i32::try_from(t.partitions.len()), Ok(first.0), "partitions are made in order");
-                    t.partitions.extend(partitions.iter().cloned());
-                });
-            }
-            MetadataRecord::PartitionPlaced { topic, index, shard } => {
-                self.change(*topic, |t| {
-                    let place = usize::try_from(index.0).ok().and_then(|i| t.partitions.get_mut(i));
-                    if let Some(partition) = place {
-                        partition.shard = *shard;
-                        partition.partition_epoch += 1;
+                    added = i32::try_from(t.partitions.len()) == Ok(first.0);
+                    if added {
+                        t.partitions.extend(partitions.iter().cloned());
                     }
                 });
+                if added {
+                    partitions.iter().for_each(|p| self.count(p.shard, 1));
+                }
             }
+            MetadataRecord::PartitionPlaced { topic, index, shard } => self.place(*topic, *index, *shard),
             MetadataRecord::TopicDeleted { id } => {
                 if let Some(name) = self.names.remove(id) {
-                    self.topics.remove(&name);
+                    if let Some(key) = collision_key(&name) {
+                        self.collisions.remove(&key);
+                    }
+                    let topic = self.topics.remove(&name).expect("names and topics hold the same");
+                    topic.partitions.iter().for_each(|p| self.count(p.shard, -1));
+                    self.trim_load();
                 }
             }
             MetadataRecord::ConfigChanged { resource, name, value } => self.configure(resource, name, value.as_deref()),
@@ -148,6 +178,9 @@ impl ClusterImage {
     }
 
     fn create_topic(&mut self, id: TopicId, name: &str) {
+        if self.topics.contains_key(name) || self.names.contains_key(&id) {
+            return;
+        }
         let name: Arc<str> = name.into();
         let topic = TopicImage {
             id,
@@ -157,7 +190,41 @@ impl ClusterImage {
             configs: BTreeMap::new(),
         };
         self.names.insert(id, name.clone());
+        if let Some(key) = collision_key(&name) {
+            self.collisions.insert(key, name.clone());
+        }
         self.topics.insert(name, Arc::new(topic));
+    }
+
+    fn place(&mut self, topic: TopicId, index: PartitionIndex, shard: u16) {
+        let mut from = None;
+        self.change(topic, |t| {
+            if let Some(partition) = usize::try_from(index.0).ok().and_then(|i| t.partitions.get_mut(i)) {
+                from = Some(partition.shard);
+                partition.shard = shard;
+                partition.partition_epoch = partition.partition_epoch.wrapping_add(1);
+            }
+        });
+        if let Some(from) = from {
+            self.count(from, -1);
+            self.count(shard, 1);
+            self.trim_load();
+        }
+    }
+
+    fn count(&mut self, shard: u16, change: i32) {
+        let at = usize::from(shard);
+        if self.shard_load.len() <= at {
+            self.shard_load.resize(at + 1, 0);
+        }
+        self.shard_load[at] = self.shard_load[at].checked_add_signed(change).expect("as many leave as came");
+    }
+
+    /// Forgets shards past the number there is that have nothing left: equal images are equal.
+    fn trim_load(&mut self) {
+        while self.shard_load.len() > usize::from(self.shards) && self.shard_load.last() == Some(&0) {
+            self.shard_load.pop();
+        }
     }
 
     fn change(&mut self, id: TopicId, change: impl FnOnce(&mut TopicImage)) {
@@ -274,6 +341,21 @@ mod tests {
         assert_eq!(topic.partitions[1].partition_epoch, 1);
         assert_eq!(image.topic_by_id(topic.id).map(|t| &*t.name), Some("t"));
         assert_eq!(ClusterImage::from_records(9, &image.to_records()), image);
+    }
+
+    #[test]
+    fn names_that_differ_in_dots_collide() {
+        let mut image = ClusterImage::default();
+        let create = |image: &mut ClusterImage, n: u128, name: &str| {
+            image.apply(&MetadataRecord::TopicCreated { id: TopicId(Uuid::from_u128(n)), name: name.into() });
+        };
+        create(&mut image, 1, "a.b_c");
+        create(&mut image, 2, "plain");
+        let collides = |image: &ClusterImage, name: &str| image.colliding_topic(name).map(|n| n.to_string());
+        assert_eq!(collides(&image, "a_b.c").as_deref(), Some("a.b_c"));
+        assert_eq!((collides(&image, "a.b_c"), collides(&image, "plain"), collides(&image, "a.b")), (None, None, None));
+        image.apply(&MetadataRecord::TopicDeleted { id: TopicId(Uuid::from_u128(1)) });
+        assert_eq!(collides(&image, "a_b.c"), None);
     }
 
     #[test]

@@ -7,16 +7,16 @@ pub const TOPIC_NAME_LEN_MAX: usize = 249;
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum TopicNameError {
     /// No characters.
-    #[error("the empty string is not allowed as a topic name")]
+    #[error("the empty string is not allowed")]
     Empty,
     /// `.` or `..`, which are directories.
-    #[error("'.' and '..' are not allowed as topic names")]
-    Dots,
+    #[error("'{0}' is not allowed")]
+    Dots(String),
     /// Too long for a directory's name with a partition after it.
-    #[error("a topic name has at most {TOPIC_NAME_LEN_MAX} characters, this one has {0}")]
-    TooLong(usize),
+    #[error("the length of '{0}' is longer than the max allowed length {TOPIC_NAME_LEN_MAX}")]
+    TooLong(String),
     /// Something else than ASCII letters, digits, `.`, `_`, `-`.
-    #[error("topic name '{0}' has characters other than ASCII letters, digits, '.', '_' and '-'")]
+    #[error("'{0}' contains one or more characters other than ASCII alphanumerics, '.', '_' and '-'")]
     Characters(String),
 }
 
@@ -29,10 +29,10 @@ pub fn check(name: &str) -> Result<(), TopicNameError> {
         return Err(TopicNameError::Empty);
     }
     if name == "." || name == ".." {
-        return Err(TopicNameError::Dots);
+        return Err(TopicNameError::Dots(name.to_owned()));
     }
     if name.len() > TOPIC_NAME_LEN_MAX {
-        return Err(TopicNameError::TooLong(name.chars().count()));
+        return Err(TopicNameError::TooLong(name.to_owned()));
     }
     if !name.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'_' | b'-')) {
         return Err(TopicNameError::Characters(name.to_owned()));

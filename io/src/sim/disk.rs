@@ -119,9 +119,13 @@ impl DiskState {
         self.root.files().iter().map(|(_, file)| file.size().next_multiple_of(BLOCK as u64)).sum()
     }
 
-    fn free_bytes(&self) -> u64 {
+    fn total_bytes(&self) -> u64 {
         let capacity = self.faults.borrow().capacity();
-        capacity.unwrap_or(UNLIMITED).saturating_sub(self.used_bytes())
+        capacity.unwrap_or(UNLIMITED)
+    }
+
+    fn free_bytes(&self) -> u64 {
+        self.total_bytes().saturating_sub(self.used_bytes())
     }
 
     /// How many of the blocks that a file of `size` gains by reaching `end` are there. No limit, no walk.
@@ -357,6 +361,16 @@ impl Disk for SimRuntime {
             e.of(|| {
                 e.root().find(e.path)?;
                 Ok(e.rt.disk().free_bytes())
+            })
+        })
+        .await
+    }
+
+    async fn total_bytes(&self, path: &Path) -> IoResult<u64> {
+        self.submit(DiskOp::Meta, "statvfs", path, |e| {
+            e.of(|| {
+                e.root().find(e.path)?;
+                Ok(e.rt.disk().total_bytes())
             })
         })
         .await

@@ -70,6 +70,14 @@ pub(super) fn list_dir(path: &Path) -> io::Result<Vec<DirEntry>> {
 }
 
 pub(super) fn free_bytes(path: &Path) -> io::Result<u64> {
+    statvfs(path).map(|stat| stat.f_bavail.saturating_mul(stat.f_frsize))
+}
+
+pub(super) fn total_bytes(path: &Path) -> io::Result<u64> {
+    statvfs(path).map(|stat| stat.f_blocks.saturating_mul(stat.f_frsize))
+}
+
+fn statvfs(path: &Path) -> io::Result<libc::statvfs> {
     let path = CString::new(path.as_os_str().as_bytes())?;
     let mut stat = std::mem::MaybeUninit::<libc::statvfs>::uninit();
     // SAFETY: the path is a terminated string; the kernel fills the struct if it says 0.
@@ -80,7 +88,7 @@ pub(super) fn free_bytes(path: &Path) -> io::Result<u64> {
         }
         stat.assume_init()
     };
-    Ok(stat.f_bavail.saturating_mul(stat.f_frsize))
+    Ok(stat)
 }
 
 /// An exclusive lock on a file (`flock`): released when dropped, or when the process dies.

@@ -181,6 +181,10 @@ impl Disk for UringRuntime {
         self.blocking("statvfs", path, blocking::free_bytes).await
     }
 
+    async fn total_bytes(&self, path: &Path) -> IoResult<u64> {
+        self.blocking("statvfs", path, blocking::total_bytes).await
+    }
+
     fn buffer_bytes(&self) -> usize {
         self.0.home.empty_returns();
         self.0.home.held()

@@ -3,12 +3,16 @@
 use crate::broker::shard::topic_config;
 use crate::broker::store::{LogStore, PartitionSpec};
 use crate::config::BrokerConfig;
-use crate::controller::{ClusterImage, TopicImage};
-use crate::ids::BrokerId;
+use crate::controller::{ClusterImage, PartitionImage, TopicImage};
+use crate::ids::{BrokerId, PartitionId};
 use coreline_io::Runtime;
 use coreline_shards::ShardId;
+use futures_util::stream::{self, StreamExt};
 use std::rc::Rc;
 use std::sync::Arc;
+
+/// Deletions under way at a time.
+const DELETIONS_AT_ONCE: usize = 256;
 
 /// Makes a shard's log obey `new`, when it obeyed `old` so far.
 pub async fn apply_image<R: Runtime>(
@@ -20,15 +24,13 @@ pub async fn apply_image<R: Runtime>(
 ) {
     let difference = difference(config, old, new);
     // A name that comes back is another topic with the same directory: the old one goes first.
-    for topic in difference.gone {
-        delete_topic(store, shard, topic).await;
-    }
+    let gone = difference.gone.iter().flat_map(|topic| placed_on(topic, shard).map(|(id, _)| (&*topic.name, id)));
+    delete(store, gone).await;
     for (before, topic) in difference.changed {
         let (log, _) = topic_config(config, new, topic);
         let log = Arc::new(log);
-        for (index, partition) in topic.partitions.iter().enumerate().filter(|(_, p)| ShardId(p.shard) == shard) {
-            let id = topic.partition_id(index);
-            let known = before.and_then(|b| b.partitions.get(index));
+        for (id, partition) in placed_on(topic, shard) {
+            let known = before.and_then(|b| b.partition(id.index.0));
             if known.is_some_and(|k| (k.shard, k.leader_epoch) == (partition.shard, partition.leader_epoch)) {
                 store.reconfigure(id, log.clone());
             } else {
@@ -74,15 +76,20 @@ fn difference<'a>(config: &BrokerConfig, old: &'a ClusterImage, new: &'a Cluster
     }
 }
 
-async fn delete_topic<R: Runtime>(store: &Rc<LogStore<R>>, shard: ShardId, topic: &TopicImage) {
-    for (index, partition) in topic.partitions.iter().enumerate() {
-        if ShardId(partition.shard) == shard {
-            let id = topic.partition_id(index);
-            if let Err(error) = store.delete(id).await {
-                tracing::error!(topic = &*topic.name, index, "the partition's files are not gone yet: {error}");
-            }
+/// A topic's partitions that a shard owns.
+fn placed_on(topic: &TopicImage, shard: ShardId) -> impl Iterator<Item = (PartitionId, &PartitionImage)> {
+    let numbered = topic.partitions.iter().enumerate().map(|(index, p)| (topic.partition_id(index), p));
+    numbered.filter(move |(_, p)| ShardId(p.shard) == shard)
+}
+
+/// Deletes many at a time: each is a line in the journal, and those that wait share a flush.
+async fn delete<R: Runtime>(store: &Rc<LogStore<R>>, partitions: impl Iterator<Item = (&str, PartitionId)>) {
+    let one = async |(topic, id): (&str, PartitionId)| {
+        if let Err(error) = store.delete(id).await {
+            tracing::error!(topic, index = id.index.0, "the partition's files are not gone yet: {error}");
         }
-    }
+    };
+    stream::iter(partitions).map(one).buffer_unordered(DELETIONS_AT_ONCE).collect::<()>().await;
 }
 
 #[cfg(test)]

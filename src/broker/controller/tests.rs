@@ -161,7 +161,7 @@ fn survives(seed: u64, kind: CrashKind) -> (u64, bool) {
 #[test]
 fn what_was_answered_survives_any_crash() {
     let (mut answers, mut snapshots) = (0, 0);
-    for seed in 0..50 {
+    for seed in 0..100 {
         let kind = if seed % 3 == 0 { CrashKind::Kill } else { CrashKind::PowerLoss };
         let (more, snapshot) = survives(seed, kind);
         answers += more;

@@ -8,6 +8,7 @@ use coreline_io::Runtime;
 use kafka_protocol::messages::create_partitions_request::CreatePartitionsTopic;
 use kafka_protocol::messages::create_partitions_response::CreatePartitionsTopicResult;
 use kafka_protocol::messages::{CreatePartitionsRequest, CreatePartitionsResponse};
+use std::collections::BTreeSet;
 use std::rc::Rc;
 
 /// Answers one request.
@@ -30,12 +31,18 @@ pub(super) async fn handle<R: Runtime>(
         Ok(other) => unreachable!("topics have outcomes of topics, not {other:?}"),
         Err(e) => vec![Err(e); request.topics.len()],
     };
-    let result = |(topic, outcome): (&CreatePartitionsTopic, Result<(), crate::controller::CommandError>)| {
+    // A name that comes twice is answered once.
+    let mut seen = BTreeSet::new();
+    let mut results = Vec::new();
+    for (topic, outcome) in request.topics.iter().zip(outcomes) {
+        if !seen.insert(topic.name.0.as_str()) {
+            continue;
+        }
         let result = CreatePartitionsTopicResult::default().with_name(topic.name.clone());
-        match outcome {
+        results.push(match outcome {
             Ok(()) => result.with_error_message(None),
             Err(e) => result.with_error_code(e.code.code()).with_error_message(Some(text(&e.message))),
-        }
-    };
-    CreatePartitionsResponse::default().with_results(request.topics.iter().zip(outcomes).map(result).collect())
+        });
+    }
+    CreatePartitionsResponse::default().with_results(results)
 }

@@ -7,28 +7,49 @@ use crate::controller::{Command, NewTopic, Outcome, TopicOutcome};
 use crate::error_code::ErrorCode;
 use crate::protocol::codec::text;
 use coreline_io::Runtime;
-use kafka_protocol::messages::create_topics_request::CreatableTopic;
+use kafka_protocol::messages::create_topics_request::{CreatableTopic, CreatableTopicConfig};
 use kafka_protocol::messages::create_topics_response::{CreatableTopicConfigs, CreatableTopicResult};
 use kafka_protocol::messages::{CreateTopicsRequest, CreateTopicsResponse, TopicName};
+use std::collections::BTreeSet;
 use std::rc::Rc;
 
 /// Answers one request.
 pub(super) async fn handle<R: Runtime>(shard: &Rc<Shard<R>>, request: CreateTopicsRequest) -> CreateTopicsResponse {
-    let topics: Vec<NewTopic> = request.topics.iter().map(new_topic).collect();
-    let validate_only = request.validate_only;
-    let names: Vec<String> = topics.iter().map(|t| t.name.clone()).collect();
-    let results = match shard.controller.submit(Command::CreateTopics { topics: topics.clone(), validate_only }).await {
-        Ok(Outcome::Topics(outcomes)) => {
-            outcomes.iter().zip(&topics).map(|(outcome, topic)| result(shard, outcome, topic)).collect()
+    // A name that comes twice is answered once.
+    let mut seen = BTreeSet::new();
+    let (mut results, mut topics) = (Vec::new(), Vec::new());
+    for topic in &request.topics {
+        match new_topic(topic) {
+            Ok(topic) => topics.push(topic),
+            Err(null) if seen.insert(topic.name.0.to_string()) => {
+                let message = format!("Null value not supported for topic configs: {null}");
+                results.push(refused(&topic.name.0, ErrorCode::InvalidConfig, &message));
+            }
+            Err(_) => {}
         }
-        Ok(other) => unreachable!("topics have outcomes of topics, not {other:?}"),
-        Err(e) => names.iter().map(|name| refused(name, e.code, &e.message)).collect(),
-    };
+    }
+    let command = Command::CreateTopics { topics: topics.clone(), validate_only: request.validate_only };
+    let outcomes = shard.controller.submit(command).await;
+    for (i, topic) in topics.iter().enumerate() {
+        if !seen.insert(topic.name.clone()) {
+            continue;
+        }
+        results.push(match &outcomes {
+            Ok(Outcome::Topics(outcomes)) => result(shard, &outcomes[i], topic),
+            Ok(other) => unreachable!("topics have outcomes of topics, not {other:?}"),
+            Err(e) => refused(&topic.name, e.code, &e.message),
+        });
+    }
     CreateTopicsResponse::default().with_topics(results)
 }
 
-fn new_topic(asked: &CreatableTopic) -> NewTopic {
-    NewTopic {
+/// What is asked, or the first key that has no value.
+fn new_topic(asked: &CreatableTopic) -> Result<NewTopic, String> {
+    let setting = |c: &CreatableTopicConfig| match &c.value {
+        Some(value) => Ok((c.name.to_string(), value.to_string())),
+        None => Err(c.name.to_string()),
+    };
+    Ok(NewTopic {
         name: asked.name.0.to_string(),
         partitions: asked.num_partitions,
         replication_factor: asked.replication_factor,
@@ -37,13 +58,8 @@ fn new_topic(asked: &CreatableTopic) -> NewTopic {
             .iter()
             .map(|a| (a.partition_index, a.broker_ids.iter().map(|b| b.0).collect()))
             .collect(),
-        // A null value is Kafka's way to say the default.
-        configs: asked
-            .configs
-            .iter()
-            .filter_map(|c| Some((c.name.to_string(), c.value.as_ref()?.to_string())))
-            .collect(),
-    }
+        configs: asked.configs.iter().map(setting).collect::<Result<_, _>>()?,
+    })
 }
 
 fn refused(name: &str, code: ErrorCode, message: &str) -> CreatableTopicResult {
@@ -53,7 +69,7 @@ fn refused(name: &str, code: ErrorCode, message: &str) -> CreatableTopicResult {
         .with_error_message(Some(text(message)))
         .with_num_partitions(-1)
         .with_replication_factor(-1)
-        .with_configs(None)
+        .with_configs(Some(Vec::new()))
 }
 
 fn result<R: Runtime>(shard: &Rc<Shard<R>>, outcome: &TopicOutcome, topic: &NewTopic) -> CreatableTopicResult {
@@ -73,6 +89,7 @@ fn result<R: Runtime>(shard: &Rc<Shard<R>>, outcome: &TopicOutcome, topic: &NewT
     CreatableTopicResult::default()
         .with_name(TopicName(text(&topic.name)))
         .with_topic_id(outcome.id.0)
+        .with_error_message(None)
         .with_num_partitions(partitions)
         .with_replication_factor(replicas)
         .with_configs(Some(entries.iter().map(entry).collect()))

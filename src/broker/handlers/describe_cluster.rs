@@ -1,5 +1,6 @@
 //! DescribeCluster: the cluster's id, its controller, its brokers.
 
+use super::metadata::CLUSTER_OPERATIONS;
 use crate::broker::Shard;
 use crate::error_code::ErrorCode;
 use crate::protocol::codec::text;
@@ -8,8 +9,10 @@ use kafka_protocol::messages::describe_cluster_response::DescribeClusterBroker;
 use kafka_protocol::messages::{DescribeClusterRequest, DescribeClusterResponse};
 use std::rc::Rc;
 
-/// Endpoints of brokers; controllers (2) have none of their own here.
+/// Endpoints of brokers.
 const BROKERS: i8 = 1;
+/// Endpoints of controllers, which have none of their own here.
+const CONTROLLERS: i8 = 2;
 /// The client did not ask.
 const NO_OPERATIONS: i32 = i32::MIN;
 
@@ -19,15 +22,17 @@ pub(super) async fn handle<R: Runtime>(
     request: DescribeClusterRequest,
 ) -> DescribeClusterResponse {
     let image = shard.image();
+    let asked = request.include_cluster_authorized_operations;
     let answer = DescribeClusterResponse::default()
         .with_endpoint_type(request.endpoint_type)
         .with_cluster_authorized_operations(NO_OPERATIONS);
     if request.endpoint_type != BROKERS {
-        let message = format!("Unsupported endpoint type {}", request.endpoint_type);
-        let code = if request.endpoint_type == 2 {
-            ErrorCode::MismatchedEndpointType
+        let (code, message) = if request.endpoint_type == CONTROLLERS {
+            let message =
+                "The request was sent to an endpoint of type BROKER, but we wanted an endpoint of type CONTROLLER";
+            (ErrorCode::MismatchedEndpointType, message.to_owned())
         } else {
-            ErrorCode::UnsupportedEndpointType
+            (ErrorCode::UnsupportedEndpointType, format!("Unsupported endpoint type {}", request.endpoint_type))
         };
         return answer
             .with_endpoint_type(BROKERS)
@@ -42,6 +47,8 @@ pub(super) async fn handle<R: Runtime>(
             .with_rack(r.rack.as_deref().map(text))
     };
     answer
+        .with_cluster_authorized_operations(if asked { CLUSTER_OPERATIONS } else { NO_OPERATIONS })
+        .with_error_message(None)
         .with_cluster_id(text(&image.cluster_id))
         .with_controller_id(shard.config.node_id.into())
         .with_brokers(image.brokers.iter().map(broker).collect())

@@ -44,13 +44,14 @@ pub(super) async fn handle<R: Runtime>(
         DescribeLogDirsTopic::default().with_name(TopicName(text(name))).with_partitions(partitions)
     };
     let directory = &shard.config.data_dir;
-    let free = shard.runtime.free_bytes(directory).await.map_or(-1, |b| i64::try_from(b).unwrap_or(i64::MAX));
+    let bytes = |b: coreline_io::IoResult<u64>| b.map_or(-1, |b| i64::try_from(b).unwrap_or(i64::MAX));
+    let free = bytes(shard.runtime.free_bytes(directory).await);
+    let total = bytes(shard.runtime.total_bytes(directory).await);
     let result = DescribeLogDirsResult::default()
         .with_log_dir(text(&directory.to_string_lossy()))
         .with_topics(topics.into_iter().map(topic).collect())
         .with_usable_bytes(free)
-        // The seam knows what is free, not how large the file system is: unknown, by the protocol's own word.
-        .with_total_bytes(-1);
+        .with_total_bytes(total);
     DescribeLogDirsResponse::default().with_results(vec![result])
 }
 

@@ -1,5 +1,6 @@
 //! DescribeTopicPartitions (KIP-966): topics page by page, in the order of their names.
 
+use super::metadata::TOPIC_OPERATIONS;
 use crate::broker::Shard;
 use crate::controller::{PartitionImage, TopicImage};
 use crate::error_code::ErrorCode;
@@ -7,6 +8,7 @@ use crate::ids::BrokerId;
 use crate::protocol::codec::text;
 use crate::protocol::topic_name;
 use coreline_io::Runtime;
+use kafka_protocol::messages::describe_topic_partitions_request::TopicRequest;
 use kafka_protocol::messages::describe_topic_partitions_response::{
     Cursor, DescribeTopicPartitionsResponsePartition, DescribeTopicPartitionsResponseTopic,
 };
@@ -24,6 +26,10 @@ pub(super) async fn handle<R: Runtime>(
     request: DescribeTopicPartitionsRequest,
 ) -> DescribeTopicPartitionsResponse {
     let image = shard.image();
+    if !cursor_is_valid(&request) {
+        let refused = |t: &TopicRequest| failed(&t.name.0, ErrorCode::InvalidRequest);
+        return DescribeTopicPartitionsResponse::default().with_topics(request.topics.iter().map(refused).collect());
+    }
     let (from, first) = request
         .cursor
         .as_ref()
@@ -59,9 +65,20 @@ fn cursor(name: &str, partition: usize) -> Cursor {
     Cursor::default().with_topic_name(TopicName(text(name))).with_partition_index(index)
 }
 
+/// A page begins at a partition of a topic that was asked for.
+fn cursor_is_valid(request: &DescribeTopicPartitionsRequest) -> bool {
+    let Some(cursor) = &request.cursor else { return true };
+    let asked = request.topics.is_empty() || request.topics.iter().any(|t| t.name == cursor.topic_name);
+    cursor.partition_index >= 0 && asked
+}
+
 fn unknown(name: &str) -> DescribeTopicPartitionsResponseTopic {
     let valid = topic_name::check(name).is_ok();
     let code = if valid { ErrorCode::UnknownTopicOrPartition } else { ErrorCode::InvalidTopicException };
+    failed(name, code).with_topic_authorized_operations(TOPIC_OPERATIONS)
+}
+
+fn failed(name: &str, code: ErrorCode) -> DescribeTopicPartitionsResponseTopic {
     DescribeTopicPartitionsResponseTopic::default()
         .with_error_code(code.code())
         .with_name(Some(TopicName(text(name))))
@@ -77,7 +94,7 @@ fn describe(topic: &TopicImage, start: usize, limit: usize) -> (DescribeTopicPar
         .with_topic_id(topic.id.0)
         .with_is_internal(topic.internal)
         .with_partitions(partitions)
-        .with_topic_authorized_operations(NO_OPERATIONS);
+        .with_topic_authorized_operations(TOPIC_OPERATIONS);
     (described, (end < topic.partitions.len()).then_some(end))
 }
 

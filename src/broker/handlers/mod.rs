@@ -113,7 +113,10 @@ impl<R: Runtime> Handlers<R> {
             ApiKey::DescribeProducers => in_out.out(&describe_producers::handle(shard, in_out.decode()?).await),
             ApiKey::Fetch => self.fetch(context, in_out.decode()?).await,
             ApiKey::CreateTopics => in_out.out(&create_topics::handle(shard, in_out.decode()?).await),
-            ApiKey::DeleteTopics => in_out.out(&delete_topics::handle(shard, in_out.decode()?).await),
+            ApiKey::DeleteTopics => {
+                let version = request.header.api_version;
+                in_out.out(&delete_topics::handle(shard, version, in_out.decode()?).await)
+            }
             ApiKey::CreatePartitions => in_out.out(&create_partitions::handle(shard, in_out.decode()?).await),
             ApiKey::DescribeConfigs => in_out.out(&describe_configs::handle(shard, in_out.decode()?).await),
             ApiKey::AlterConfigs => in_out.out(&alter_configs::handle(shard, in_out.decode()?).await),
