@@ -57,6 +57,9 @@ struct Audience {
     local: Apply,
 }
 
+/// Who waits, and what they are told once the records are committed.
+type Judged = (OneshotSender<Answer>, Outcome);
+
 /// A command that waits for its turn.
 struct Waiting {
     command: Command,
@@ -228,7 +231,7 @@ impl<R: Runtime> Committer<R> {
     }
 
     /// Judges commands one after the other, each on the image that those before it make.
-    fn judge(&self, batch: Vec<Waiting>) -> (Vec<MetadataRecord>, ClusterImage, Vec<(OneshotSender<Answer>, Outcome)>) {
+    fn judge(&self, batch: Vec<Waiting>) -> (Vec<MetadataRecord>, ClusterImage, Vec<Judged>) {
         let mut image = ClusterImage::clone(&self.image);
         let (mut all, mut answers) = (Vec::new(), Vec::with_capacity(batch.len()));
         let mut random = || self.runtime.next_u64();
