@@ -178,7 +178,7 @@ async fn obey<R: Runtime>(shard: &Rc<Shard<R>>, image: Arc<ClusterImage>) {
     if image.index <= old.index {
         return;
     }
-    apply_image(&shard.store, &shard.config, shard.id, &old, &image).await;
+    apply_image(&shard.runtime, &shard.store, &shard.config, shard.id, &old, &image).await;
     shard.controller.publish(image);
 }
 
@@ -341,7 +341,7 @@ async fn open<R: Runtime>(
 ) -> Result<Rc<Shard<R>>, ServerError> {
     let store = LogStore::open(ctx.runtime.clone(), store_options(ctx, node)).await.map_err(|e| store_error(&e))?;
     let image = controller.image();
-    apply_image(&store, &node.config, ctx.shard, &ClusterImage::default(), &image).await;
+    apply_image(&ctx.runtime, &store, &node.config, ctx.shard, &ClusterImage::default(), &image).await;
     store.assignments_complete();
     Ok(Rc::new(Shard {
         runtime: ctx.runtime.clone(),

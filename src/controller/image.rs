@@ -1,5 +1,6 @@
 //! The cluster as it is after some record of the metadata log. Immutable and shared: every shard has the newest.
 
+use super::cow_map::CowMap;
 use super::records::{ConfigResource, MetadataRecord};
 use crate::ids::{BrokerId, LeaderEpoch, PartitionId, PartitionIndex, TopicId};
 use std::collections::BTreeMap;
@@ -64,6 +65,9 @@ pub struct Registration {
     pub epoch: i64,
 }
 
+/// A topic as it was and as it is; none where there is none of that name.
+pub type TopicChange<'a> = (Option<&'a TopicImage>, Option<&'a TopicImage>);
+
 /// The cluster's metadata at one index of the log.
 ///
 /// `topics` and `names` hold the same topics; `collisions` those of them with a `.` or `_` in their name; the sum of
@@ -76,10 +80,10 @@ pub struct ClusterImage {
     pub cluster_id: String,
     /// By node id.
     pub brokers: BTreeMap<BrokerId, Registration>,
-    topics: BTreeMap<Arc<str>, Arc<TopicImage>>,
-    names: BTreeMap<TopicId, Arc<str>>,
+    topics: CowMap<Arc<str>, Arc<TopicImage>>,
+    names: CowMap<TopicId, Arc<str>>,
     /// Names with `.` as `_` → names as they are.
-    collisions: BTreeMap<String, Arc<str>>,
+    collisions: CowMap<Arc<str>, Arc<str>>,
     /// Partitions on each shard.
     shard_load: Vec<u32>,
     /// Settings made at run time, by broker (none: all of them).
@@ -91,8 +95,8 @@ pub struct ClusterImage {
 }
 
 /// What of a name two topics must not share; none if it cannot collide. Metric names cannot tell `.` from `_`.
-fn collision_key(name: &str) -> Option<String> {
-    name.contains(['.', '_']).then(|| name.replace('.', "_"))
+fn collision_key(name: &str) -> Option<Arc<str>> {
+    name.contains(['.', '_']).then(|| name.replace('.', "_").into())
 }
 
 const INTERNAL_TOPICS: &[&str] = &["__consumer_offsets", "__transaction_state", "__share_group_state"];
@@ -112,7 +116,16 @@ impl ClusterImage {
 
     /// All topics, by name.
     pub fn topics(&self) -> impl Iterator<Item = &Arc<TopicImage>> {
-        self.topics.values()
+        self.topics.iter().map(|(_, topic)| topic)
+    }
+
+    /// The topics that differ from `before`, by name: as they were, and as they are. What neither touched costs
+    /// next to nothing.
+    #[must_use]
+    pub fn changed_topics<'a>(&'a self, before: &'a Self) -> Vec<TopicChange<'a>> {
+        let changes = CowMap::changes(&before.topics, &self.topics, Arc::ptr_eq);
+        let topic = |topic: Option<&'a Arc<TopicImage>>| topic.map(|t| &**t);
+        changes.into_iter().map(|c| (topic(c.before), topic(c.after))).collect()
     }
 
     /// How many topics there are.
@@ -272,7 +285,7 @@ impl ClusterImage {
         for (id, configs) in &self.broker_configs {
             records.extend(settings(&ConfigResource::Broker(*id), configs));
         }
-        for topic in self.topics.values() {
+        for topic in self.topics() {
             records.push(MetadataRecord::TopicCreated { id: topic.id, name: topic.name.to_string() });
             records.push(MetadataRecord::PartitionsCreated {
                 topic: topic.id,

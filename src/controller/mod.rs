@@ -4,6 +4,7 @@
 //! through Raft, a quorum of one included; every node applies committed records in order to its image.
 
 pub mod commands;
+mod cow_map;
 mod encoding;
 pub mod image;
 pub mod placement;

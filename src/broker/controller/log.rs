@@ -2,7 +2,7 @@
 //!
 //! The log is zero-filled ahead of what is written, so that a full disk is met before a command is proposed, a write
 //! never changes the file's size, and the flush costs half (see FINDINGS of the journal: the same reason). A part of
-//! what is filled is kept for elections: a node on a full disk can start.
+//! what is filled is kept for starts: a node on a full disk can.
 //!
 //! A snapshot replaces the log in three steps: the new log, with what follows the snapshot; the snapshot, at once;
 //! the old log goes. After a crash between any two of them the pair that belongs together is there.
@@ -21,12 +21,12 @@ const DIRECTORY: &str = "__cluster_metadata-0";
 const SNAPSHOT: &str = "snapshot";
 /// The log is filled in steps of this many bytes.
 const FILL_STEP: u64 = 256 << 10;
-/// What only elections may use.
-const ELECTION_RESERVE: u64 = 64 << 10;
+/// What only starts may use, so that a node on a full disk can: an election and a registration each.
+const START_RESERVE: u64 = 64 << 10;
 /// What a group needs besides its records.
 const GROUP_OVERHEAD: u64 = 2 * BLOCK as u64;
 
-const _: () = assert!(FILL_STEP.is_multiple_of(BLOCK as u64) && FILL_STEP > ELECTION_RESERVE);
+const _: () = assert!(FILL_STEP.is_multiple_of(BLOCK as u64) && FILL_STEP > START_RESERVE);
 
 /// The log on disk; one group is written at a time.
 ///
@@ -98,16 +98,24 @@ impl<R: Runtime> MetadataLog<R> {
     }
 
     /// Makes room for a group with this many bytes of records. An error means that nothing has changed.
-    pub(super) async fn reserve(&mut self, records: usize) -> IoResult<()> {
-        let needed = self.end + records as u64 + GROUP_OVERHEAD + ELECTION_RESERVE;
-        if needed <= self.filled || (records == 0 && self.filled - self.end > GROUP_OVERHEAD) {
+    ///
+    /// What a start cannot do without (an election, the node's registration) is `vital`: it may use the reserve.
+    pub(super) async fn reserve(&mut self, records: usize, vital: bool) -> IoResult<()> {
+        let group = self.end + records as u64 + GROUP_OVERHEAD;
+        if group + START_RESERVE <= self.filled {
             return Ok(());
         }
-        let length = needed.next_multiple_of(FILL_STEP) - self.filled;
-        let zeros = Bytes::from(vec![0; usize::try_from(length).expect("a group fits in memory")]);
-        self.file.write_at(self.filled, &[zeros]).await?;
+        match self.fill((group + START_RESERVE).next_multiple_of(FILL_STEP)).await {
+            Err(error) if error.kind == IoErrorKind::StorageFull && vital && group <= self.filled => Ok(()),
+            filled => filled,
+        }
+    }
+
+    async fn fill(&mut self, to: u64) -> IoResult<()> {
+        let length = usize::try_from(to - self.filled).expect("a group fits in memory");
+        self.file.write_at(self.filled, &[Bytes::from(vec![0; length])]).await?;
         self.file.sync_data().await?;
-        self.filled += length;
+        self.filled = to;
         Ok(())
     }
 
@@ -151,7 +159,7 @@ impl<R: Runtime> MetadataLog<R> {
             filled: 0,
             sequence: 1,
         };
-        new.reserve(entries.iter().map(|e| e.data.len() + BLOCK).sum()).await?;
+        new.reserve(entries.iter().map(|e| e.data.len() + BLOCK).sum(), false).await?;
         new.write(entries, hard_state).await?;
         self.runtime.sync_dir(&self.directory).await?;
         let bytes = encode_snapshot(snapshot);

@@ -256,7 +256,8 @@ impl<R: Runtime> Committer<R> {
             return Ok(false);
         }
         let data = encode_records(records);
-        match self.log.reserve(data.len()).await {
+        let vital = records.iter().all(|r| matches!(r, MetadataRecord::BrokerRegistered { .. }));
+        match self.log.reserve(data.len(), vital).await {
             Ok(()) => {}
             Err(error) if error.kind == IoErrorKind::StorageFull => {
                 tracing::error!("metadata cannot change: {error}");
@@ -348,7 +349,7 @@ impl<R: Runtime> Committer<R> {
 
     /// Becomes leader and applies what the log holds: nobody else can, so nothing is waited for.
     async fn lead(&mut self) -> Result<(), ControllerError> {
-        self.log.reserve(0).await?;
+        self.log.reserve(0, true).await?;
         let mut effects = Vec::new();
         self.node.step(Input::Campaign, &mut effects);
         self.carry_out(effects, &mut None).await?;

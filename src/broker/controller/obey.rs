@@ -16,6 +16,7 @@ const DELETIONS_AT_ONCE: usize = 256;
 
 /// Makes a shard's log obey `new`, when it obeyed `old` so far.
 pub async fn apply_image<R: Runtime>(
+    runtime: &R,
     store: &Rc<LogStore<R>>,
     config: &BrokerConfig,
     shard: ShardId,
@@ -37,6 +38,10 @@ pub async fn apply_image<R: Runtime>(
                 let leader_epoch = partition.leader_epoch;
                 store.assign(PartitionSpec { id, topic: topic.name.clone(), leader_epoch, config: log.clone() });
             }
+            // A topic may have ten thousand partitions; connections of this core wait meanwhile.
+            if runtime.should_yield() {
+                runtime.yield_now().await;
+            }
         }
     }
 }
@@ -47,33 +52,25 @@ struct Difference<'a> {
     changed: Vec<(Option<&'a TopicImage>, &'a TopicImage)>,
 }
 
-/// Walks both images side by side, by name: a topic that nobody touched is one comparison of pointers.
 fn difference<'a>(config: &BrokerConfig, old: &'a ClusterImage, new: &'a ClusterImage) -> Difference<'a> {
     let node = BrokerId(config.node_id);
     let all = [None, Some(node)].iter().any(|k| old.broker_configs.get(k) != new.broker_configs.get(k));
     let mut difference = Difference { gone: Vec::new(), changed: Vec::new() };
-    let (mut before, mut after) = (old.topics().peekable(), new.topics().peekable());
-    loop {
-        match (before.peek().copied(), after.peek().copied()) {
-            (None, None) => return difference,
-            (Some(b), Some(a)) if b.id == a.id => {
-                if all || !Arc::ptr_eq(b, a) {
-                    difference.changed.push((Some(&**b), &**a));
-                }
-                before.next();
-                after.next();
+    for (before, after) in new.changed_topics(old) {
+        match (before, after) {
+            (Some(b), Some(a)) if b.id == a.id => difference.changed.push((Some(b), a)),
+            (before, after) => {
+                difference.gone.extend(before);
+                difference.changed.extend(after.map(|a| (None, a)));
             }
-            (Some(b), a) if a.is_none_or(|a| b.name <= a.name) => {
-                difference.gone.push(b);
-                before.next();
-            }
-            (_, Some(a)) => {
-                difference.changed.push((None, &**a));
-                after.next();
-            }
-            (Some(_), None) => unreachable!("the arm above takes what is left of the old image"),
         }
     }
+    if all {
+        // What a topic obeys may come from the broker's settings.
+        let before = |topic: &TopicImage| old.topic_by_id(topic.id).map(|b| &**b);
+        difference.changed = new.topics().map(|topic| (before(topic), &**topic)).collect();
+    }
+    difference
 }
 
 /// A topic's partitions that a shard owns.

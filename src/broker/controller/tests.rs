@@ -198,7 +198,7 @@ fn a_full_disk_is_said_and_changes_nothing() {
         controller.shutdown().await;
         handle.image().topic_count()
     });
-    let used: u64 = node.files().iter().map(|(_, len)| len).sum();
+    let used: u64 = node.files().iter().map(|(_, len)| len.next_multiple_of(4096)).sum();
     node.set_disk_capacity(Some(used + 100_000));
     let made = on_node(&world, &node, async move |rt| {
         let (_controller, handle) = open(rt, LOG_BYTES_MAX).await.expect("opens");
@@ -222,6 +222,9 @@ fn a_full_disk_is_said_and_changes_nothing() {
     on_node(&world, &node, async move |rt| {
         let (_controller, handle) = open(rt, LOG_BYTES_MAX).await.expect("opens on a full disk");
         assert_eq!(handle.image().topic_count(), made + 1);
+        let id = crate::ids::BrokerId(1);
+        handle.submit(Command::RegisterBroker { id, host: "h".into(), port: 10 }).await.expect("a start needs it");
+        assert_eq!(handle.image().brokers[&id].port, 10);
         let refused = only(handle.submit(create("refused")).await).map_err(|e| e.code);
         assert_eq!(refused.map(|o| o.name), Err(ErrorCode::KafkaStorageError));
         node_again.set_disk_capacity(None);
