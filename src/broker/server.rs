@@ -8,7 +8,7 @@
 //! ```
 
 use super::connection::ConnectionLimits;
-use super::controller::{Controller, apply_image};
+use super::controller::{Controller, ControllerError, apply_image};
 use super::fatal::{ExitReason, FatalHandler};
 use super::frames::RequestMemory;
 use super::handlers::Handlers;
@@ -189,7 +189,7 @@ async fn lead<R: Runtime>(ctx: ShardContext<R, BrokerMesh>, node: Node, door: &R
     let _lock = rt.try_lock(&config.data_dir.join(".lock")).map_err(|e| data_dir_error(config, &e))?;
     let (controller, handle) = Controller::open(rt.clone(), config.clone(), node.fatal.clone())
         .await
-        .map_err(|e| ServerError::new(ExitReason::Damaged, e.to_string()))?;
+        .map_err(|e| controller_error(config, &e))?;
     settle_shards(&ctx, &node, &handle).await?;
     let port = probe_port(&ctx, config).await?;
     let image = handle.image();
@@ -392,6 +392,17 @@ async fn register<R: Runtime>(shard: &Rc<Shard<R>>, config: &BrokerConfig, port:
 
 fn stopping() -> ServerError {
     ServerError::new(ExitReason::Shard, "another shard stopped while the node was starting")
+}
+
+fn controller_error(config: &BrokerConfig, error: &ControllerError) -> ServerError {
+    match error {
+        ControllerError::Foreign(what) => ServerError::new(
+            ExitReason::DataDirectory,
+            format!("{what}; start with that node.id, or choose another directory with --override log.dirs=DIR"),
+        ),
+        ControllerError::Io(error) => data_dir_error(config, error),
+        ControllerError::Damaged(_) => ServerError::new(ExitReason::Damaged, error.to_string()),
+    }
 }
 
 fn store_error(error: &StoreError) -> ServerError {

@@ -50,17 +50,23 @@ pub struct Refusal {
     pub message: String,
 }
 
-impl From<ConfigError> for Refusal {
-    fn from(error: ConfigError) -> Self {
-        Self { code: ErrorCode::InvalidConfig, message: error.to_string() }
+impl Scope {
+    /// Kafka's code for a value that a key cannot have.
+    const fn invalid_value(self) -> ErrorCode {
+        match self {
+            Self::Topic => ErrorCode::InvalidConfig,
+            Self::Broker => ErrorCode::InvalidRequest,
+        }
     }
 }
 
 fn definition(scope: Scope, key: &str) -> Result<&'static Definition, Refusal> {
     let found = match scope {
-        Scope::Topic => &topic_key(key)?.key,
-        Scope::Broker => broker_key(key)?,
+        Scope::Topic => topic_key(key).map(|t| &t.key),
+        Scope::Broker => broker_key(key),
     };
+    let stranger = |error: ConfigError| Refusal { code: ErrorCode::InvalidConfig, message: error.to_string() };
+    let found = found.map_err(stranger)?;
     if !found.dynamic {
         let message = format!("Cannot update these configs dynamically: Set({key})");
         return Err(Refusal { code: ErrorCode::InvalidRequest, message });
@@ -81,25 +87,29 @@ pub fn alter(
     let invalid = |message: String| Refusal { code: ErrorCode::InvalidRequest, message };
     for (key, operation, value) in operations {
         if changes.contains_key(key.as_str()) {
-            return Err(invalid(format!("Error due to duplicate config keys : {key}")));
+            return Err(invalid(format!("Error due to duplicate config keys: {key}")));
+        }
+        if *operation == AlterOperation::Delete {
+            // Also a key that is not, or no longer, known: what is not set need not be known to be taken back.
+            changes.insert(key, None);
+            continue;
         }
         let known = definition(scope, key)?;
         let given = || value.clone().ok_or_else(|| invalid(format!("Null value not supported for : {key}")));
         let new = match operation {
-            AlterOperation::Delete => None,
-            AlterOperation::Set => Some(given()?),
+            AlterOperation::Delete => unreachable!("taken back above"),
+            AlterOperation::Set => given()?,
             AlterOperation::Append | AlterOperation::Subtract if known.kind != Kind::List => {
-                let word = if *operation == AlterOperation::Append { "append" } else { "subtract" };
+                let word = if *operation == AlterOperation::Append { "APPEND" } else { "SUBTRACT" };
                 let message = format!("Can't {word} to key {key} because its type is not LIST.");
                 return Err(Refusal { code: ErrorCode::InvalidConfig, message });
             }
-            AlterOperation::Append => Some(appended(effective(key), &given()?)),
-            AlterOperation::Subtract => Some(subtracted(effective(key), &given()?)),
+            AlterOperation::Append => appended(effective(key), &given()?),
+            AlterOperation::Subtract => subtracted(effective(key), &given()?),
         };
-        if let Some(text) = &new {
-            parse_value(key, known.kind, known.rule, text)?;
-        }
-        changes.insert(key, new);
+        parse_value(key, known.kind, known.rule, &new)
+            .map_err(|error| Refusal { code: scope.invalid_value(), message: error.to_string() })?;
+        changes.insert(key, Some(new));
     }
     Ok(changes.into_iter().map(|(key, value)| (key.to_owned(), value)).collect())
 }
@@ -151,6 +161,10 @@ mod tests {
             (Scope::Topic, "no.such", Set, Some("1"), Err(ErrorCode::InvalidConfig)),
             (Scope::Broker, "message.max.bytes", Set, Some("5"), Ok(Some("5".to_owned()))),
             (Scope::Broker, "node.id", Set, Some("5"), Err(ErrorCode::InvalidRequest)),
+            (Scope::Broker, "message.max.bytes", Set, Some("x"), Err(ErrorCode::InvalidRequest)),
+            (Scope::Broker, "no.such", Set, Some("x"), Err(ErrorCode::InvalidConfig)),
+            (Scope::Topic, "no.such", Delete, None, Ok(None)),
+            (Scope::Broker, "node.id", Delete, Some("ignored"), Ok(None)),
         ];
         for (scope, key, operation, value, expected) in table {
             assert_eq!(run(scope, key, operation, value), expected, "{key} {operation:?}");

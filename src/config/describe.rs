@@ -88,8 +88,11 @@ pub fn describe_topic(
             .into_iter()
             .map(|(source, name, value, _)| Synonym { name: name.to_owned(), value: Some(value), source })
             .collect();
-        // As Kafka: the broker's own default closes the list.
-        if let Some((name, _)) = t.synonyms.iter().find(|(n, _)| default_of(n).is_some()) {
+        // As Kafka: the default of the broker's key closes the list; that of a less important one only after broker's
+        // values.
+        let with_default = t.synonyms.iter().position(|(n, _)| default_of(n).is_some());
+        let of_broker = synonyms.iter().any(|s| s.source != Source::Topic);
+        if let Some((name, _)) = with_default.filter(|i| *i == 0 || of_broker).map(|i| &t.synonyms[i]) {
             let value = default_of(name).map(str::to_owned);
             synonyms.push(Synonym { name: (*name).to_owned(), value, source: Source::Default });
         }
@@ -203,6 +206,7 @@ mod tests {
         assert_eq!(names, expected);
         let entry = all.iter().find(|d| d.name == "segment.ms").expect("there");
         assert_eq!((entry.value.as_deref(), entry.source), (Some("604800000"), Source::Default));
+        assert_eq!(entry.synonyms, [], "log.roll.ms has no default");
     }
 
     #[test]

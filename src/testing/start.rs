@@ -233,10 +233,8 @@ fn records_go_in_and_come_out() {
     let dir = directory();
     let node = Node::start(dir.path(), &["coreline.cores=2"]);
     node.ok(&["topic", "create", "t", "--partitions", "2"], "");
-    let said = node.ok(
-        &["produce", "t", "-p", "1", "--key-separator", ":", "-H", "from=here", "-z", "zstd"],
-        "k:v\n:no key\n",
-    );
+    let said = node
+        .ok(&["produce", "t", "-p", "1", "--key-separator", ":", "-H", "from=here", "-z", "zstd"], "k:v\n:no key\n");
     assert!(said.contains('2'), "{said}");
     let out = node.ok(&["consume", "t", "--exit", "--format", "json", "-p", "1"], "");
     let records: Vec<Value> = out.lines().map(|l| serde_json::from_str(l).expect("JSON")).collect();

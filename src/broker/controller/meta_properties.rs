@@ -27,7 +27,8 @@ pub(super) async fn read<R: Runtime>(
         return refuse(format!("version is {}, expected 1", of("version")));
     }
     if of("node.id") != node_id.to_string() {
-        return refuse(format!("node.id is {}, this node was started with node.id={node_id}", of("node.id")));
+        let what = format!("node.id is {}, this node was started with node.id={node_id}", of("node.id"));
+        return Err(ControllerError::Foreign(format!("{}: {what}", path.display())));
     }
     if cluster_id.is_empty() {
         let theirs = of("cluster.id");

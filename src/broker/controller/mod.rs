@@ -43,9 +43,12 @@ pub enum ControllerError {
     /// The disk's.
     #[error(transparent)]
     Io(#[from] IoError),
-    /// What is there is damaged, or of another node.
+    /// What is there is damaged.
     #[error("{0}")]
     Damaged(String),
+    /// The data directory is another node's.
+    #[error("{0}")]
+    Foreign(String),
 }
 
 type Answer = Result<Outcome, CommandError>;

@@ -1,11 +1,12 @@
 //! Resources of configurations as requests name them, shared by the handlers that read and change them.
 
 use crate::broker::shard::{Shard, dynamic_values};
-use crate::config::{Described, Refusal, describe_broker, describe_topic};
+use crate::config::{Described, Refusal, Source, describe_broker, describe_topic};
 use crate::controller::ClusterImage;
 use crate::controller::commands::ResourceRef;
 use crate::error_code::ErrorCode;
 use crate::ids::BrokerId;
+use crate::protocol::topic_name;
 use coreline_io::Runtime;
 
 /// ConfigResource.Type of Kafka's clients.
@@ -20,7 +21,10 @@ fn refuse<T>(code: ErrorCode, message: String) -> Result<T, Refusal> {
 /// The resource, if it is one of this node's.
 pub(super) fn resource<R: Runtime>(shard: &Shard<R>, kind: i8, name: &str) -> Result<ResourceRef, Refusal> {
     match kind {
-        TOPIC => Ok(ResourceRef::Topic(name.to_owned())),
+        TOPIC => match topic_name::check(name) {
+            Ok(()) => Ok(ResourceRef::Topic(name.to_owned())),
+            Err(error) => refuse(ErrorCode::InvalidTopicException, error.to_string()),
+        },
         BROKER if name.is_empty() => Ok(ResourceRef::Broker(None)),
         BROKER => match name.parse::<i32>() {
             Ok(id) if id == shard.config.node_id => Ok(ResourceRef::Broker(Some(BrokerId(id)))),
@@ -53,6 +57,7 @@ pub(super) fn describe<R: Runtime>(
             let set = dynamic.default;
             let mut all = describe_broker(&shard.config, crate::config::DynamicValues { broker: None, default: set });
             all.retain(|d| set.is_some_and(|s| s.contains_key(d.name)));
+            all.iter_mut().for_each(|d| d.synonyms.retain(|s| s.source == Source::DynamicDefaultBroker));
             Ok(all)
         }
     }

@@ -36,7 +36,7 @@ pub(super) async fn handle<R: Runtime>(
             .with_resource_type(r.resource_type)
             .with_resource_name(r.resource_name.clone());
         match outcome {
-            Ok(()) => answer,
+            Ok(()) => answer.with_error_message(None),
             Err(refusal) => {
                 answer.with_error_code(refusal.code.code()).with_error_message(Some(text(&refusal.message)))
             }

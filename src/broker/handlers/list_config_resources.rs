@@ -7,6 +7,7 @@ use crate::protocol::codec::text;
 use coreline_io::Runtime;
 use kafka_protocol::messages::list_config_resources_response::ConfigResource;
 use kafka_protocol::messages::{ListConfigResourcesRequest, ListConfigResourcesResponse};
+use std::collections::BTreeSet;
 use std::rc::Rc;
 
 /// Kafka's other kinds: there are none of them here.
@@ -25,9 +26,9 @@ pub(super) async fn handle<R: Runtime>(
         return ListConfigResourcesResponse::default();
     }
     let kinds = if request.resource_types.is_empty() {
-        vec![TOPIC, BROKER, BROKER_LOGGER, CLIENT_METRICS, GROUP]
+        BTreeSet::from([TOPIC, BROKER, BROKER_LOGGER, CLIENT_METRICS, GROUP])
     } else {
-        request.resource_types
+        request.resource_types.into_iter().collect()
     };
     let image = shard.image();
     let mut found = Vec::new();

@@ -1,6 +1,7 @@
 //! Handlers against the real log, on several shards, in the simulator, asked as clients ask: through a connection.
 
 mod admin;
+mod configs;
 mod fetching;
 mod harness;
 mod producing;
