@@ -305,7 +305,7 @@ async fn settle_shards<R: Runtime>(
         tracing::info!(from = image.shards, to = shards, "the number of shards has changed: emptying all journals");
         let options = store_options(ctx, node);
         let spec = |id: PartitionId| spec_of(&node.config, &image, id);
-        let drained = LogStore::drain_foreign_journals(&ctx.runtime, &options, shards, &spec).await;
+        let drained = LogStore::drain_journals(&ctx.runtime, &options, &spec).await;
         drained.map_err(|e| store_error(&e))?;
     }
     let placed = handle.submit(Command::ChangeShards { shards }).await;

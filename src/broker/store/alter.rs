@@ -127,13 +127,7 @@ impl<R: Runtime> LogStore<R> {
         })??;
         let entry = Entry::LogStart { partition: id, start: Offset(start) };
         self.journal_entry(entry).await.map_err(|code| ReadError::new(code, "the new start could not be journaled"))?;
-        let removed = self.with_log(&partition, |log, _| {
-            log.log_start = log.log_start.max(start);
-            log.log_start_dirty = true;
-            log.epochs_dirty |= log.epochs.truncate_from_start(Offset(log.log_start));
-            log.assert_invariants();
-            take_dead_segments(log, self.next_generation())
-        })?;
+        let removed = self.with_log(&partition, |log, _| take_dead_segments(log, self.next_generation()))?;
         let dir = self.dir(&partition);
         for base in removed {
             for kind in FileKind::ALL {

@@ -57,7 +57,7 @@ impl<R: Runtime> LogStore<R> {
             }
             let partitions: Vec<_> = self.partitions.borrow().values().cloned().collect();
             let busy = partitions.iter().any(|p| p.with(|log| log.committed_end < log.log_end) == Some(true));
-            if !busy && !self.writer.busy.get() {
+            if !busy && !self.writer.busy.get() && !self.has_work() {
                 return Ok(());
             }
             progress.await;
@@ -90,11 +90,10 @@ impl<R: Runtime> LogStore<R> {
     }
 }
 
-/// See [`LogStore::drain_foreign_journals`].
-pub(super) async fn drain_foreign_journals<R: Runtime>(
+/// See [`LogStore::drain_journals`].
+pub(super) async fn drain_journals<R: Runtime>(
     rt: &R,
     options: &StoreOptions,
-    shards: u16,
     names: &dyn Fn(PartitionId) -> Option<PartitionSpec>,
 ) -> Result<(), StoreError> {
     let root = options.data_dir.join("journal");
@@ -105,10 +104,10 @@ pub(super) async fn drain_foreign_journals<R: Runtime>(
     };
     let found: BTreeSet<u16> =
         entries.iter().filter_map(|e| e.name.strip_prefix("shard-").and_then(|n| n.parse().ok())).collect();
-    if found.is_empty() || found.iter().copied().eq(0..shards) {
+    if found.is_empty() {
         return Ok(());
     }
-    tracing::info!(journals = found.len(), shards, "the number of cores has changed, journals are drained");
+    tracing::info!(journals = found.len(), "the number of cores has changed, journals are drained");
     for shard in found {
         let options = StoreOptions { shard, ..options.clone() };
         let store = LogStore::open(rt.clone(), options).await?;

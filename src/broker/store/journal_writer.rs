@@ -72,6 +72,9 @@ impl<R: Runtime> LogStore<R> {
 
     /// Journals an entry; returns once it is durable.
     pub(super) async fn journal_entry(&self, entry: Entry) -> Result<(), ErrorCode> {
+        if self.state.get() != StoreState::Open {
+            return Err(ErrorCode::KafkaStorageError);
+        }
         let (done, receiver) = oneshot();
         self.writer.control.borrow_mut().push_back(Control { entry, done });
         self.writer.wake.notify_all();
@@ -100,7 +103,7 @@ impl<R: Runtime> LogStore<R> {
         }
     }
 
-    fn has_work(&self) -> bool {
+    pub(super) fn has_work(&self) -> bool {
         !self.writer.partitions.borrow().is_empty() || !self.writer.control.borrow().is_empty()
     }
 
@@ -270,7 +273,13 @@ impl<R: Runtime> LogStore<R> {
 
     fn note_control(&self, entry: &Entry) {
         match entry {
-            Entry::LogStart { partition, .. } => self.journal.note(*partition, Live { end: 0, log_start: true }),
+            Entry::LogStart { partition, start } => {
+                self.journal.note(*partition, Live { end: 0, log_start: true });
+                // At once: a flush that ends now must not let go of the lap before the start is in its file.
+                if let Some(partition) = self.partition(*partition) {
+                    partition.with(|log| log.move_start(start.0));
+                }
+            }
             Entry::Truncate { partition, to } => self.journal.cut(*partition, to.0),
             _ => {}
         }

@@ -27,6 +27,8 @@ const SCAN_BYTES: usize = 1 << 20;
 /// What is on disk, before the journal's part.
 struct OnDisk {
     log: Log,
+    /// The log's start by its file: may be in the journal's part.
+    start: i64,
     /// The scan found bytes to throw away, or the files may hold what no sync covers.
     settle: bool,
 }
@@ -132,8 +134,13 @@ impl<R: Runtime> LogStore<R> {
             }
             result?;
         }
-        on_disk.log.assert_invariants();
-        Ok(on_disk.log)
+        let OnDisk { mut log, start, .. } = on_disk;
+        let dirty = log.log_start_dirty;
+        log.move_start(start);
+        // What came from the file alone is in the file.
+        log.log_start_dirty = dirty && log.log_start > start;
+        log.assert_invariants();
+        Ok(log)
     }
 
     async fn load_segments(self: &Rc<Self>, partition: &Rc<Partition>) -> Result<OnDisk, StoreError> {
@@ -141,29 +148,33 @@ impl<R: Runtime> LogStore<R> {
         let entries = match self.rt.list_dir(&dir).await {
             Ok(entries) => entries,
             Err(error) if error.kind == IoErrorKind::NotFound => {
-                return Ok(OnDisk { log: Log::new(0, 0, vec![Segment::new(0)]), settle: false });
+                return Ok(self.empty(partition, 0));
             }
             Err(error) => return Err(StoreError::io("list the partition")(error)),
         };
         let mut listing = list(&entries);
         if listing.metadata && !self.is_ours(partition, &dir).await? {
             self.set_aside(partition, &dir).await?;
-            return Ok(OnDisk { log: Log::new(0, 0, vec![Segment::new(0)]), settle: false });
+            return Ok(self.empty(partition, 0));
         }
-        let start = self.read_log_start(&dir).await?;
+        let start = self.read_log_start(&dir).await?.unwrap_or(0);
         if listing.logs.is_empty() {
-            // Made, and never written to: or all of it was deleted up to `start`.
-            let start = start.unwrap_or(0);
-            let mut log = Log::new(start, start, vec![Segment::new(start)]);
-            log.dir_made = listing.metadata;
-            return Ok(OnDisk { log, settle: false });
+            let mut empty = self.empty(partition, start);
+            empty.log.dir_made = listing.metadata;
+            return Ok(empty);
         }
         self.rebuild_indexes(partition, &mut listing).await?;
         let mut log = self.load_end(partition, &listing).await?;
         log.dir_made = listing.metadata;
-        log.log_start = log.log_start.max(start.unwrap_or(0)).min(log.log_end);
         log.epochs.truncate_from_end(crate::ids::Offset(log.log_end));
-        Ok(OnDisk { log, settle: !self.clean_start || self.state.get() == StoreState::Dead })
+        Ok(OnDisk { log, start, settle: !self.clean_start || self.state.get() == StoreState::Dead })
+    }
+
+    /// A log without a segment: nothing of it was flushed, or all of it went before `start`.
+    fn empty(&self, partition: &Partition, start: i64) -> OnDisk {
+        let recovered = self.recovered.borrow();
+        let first = recovered.get(&partition.id).and_then(|r| r.batches.first()).map_or(start, |b| b.0);
+        OnDisk { log: Log::new(first, first, vec![Segment::new(first)]), start, settle: false }
     }
 
     /// After an unclean stop: makes sure that what the scan believed is on the device, names included.
@@ -467,9 +478,8 @@ fn replay_into(log: &mut Log, partition: &Partition, recovered: &Recovered) -> R
     log.committed_end = log.log_end;
     log.submitted_end = log.log_end;
     log.high_watermark = log.log_end;
-    if let Some(start) = recovered.log_start.filter(|s| *s > log.log_start) {
-        log.log_start = start.min(log.log_end);
-        log.log_start_dirty = true;
+    if let Some(start) = recovered.log_start {
+        log.move_start(start);
     }
     Ok(())
 }

@@ -122,7 +122,8 @@ impl<R: Runtime> LogStore<R> {
     ///
     /// # Errors
     /// The disk's, and a journal that cannot be what this program wrote.
-    pub async fn open(runtime: R, options: StoreOptions) -> Result<Rc<Self>, StoreError> {
+    pub async fn open(runtime: R, mut options: StoreOptions) -> Result<Rc<Self>, StoreError> {
+        options.journal_file_bytes -= options.journal_file_bytes % coreline_io::BLOCK as u64;
         options.check();
         let replay = recovery::replay(&runtime, &options).await?;
         let store = Rc::new(Self {
@@ -159,20 +160,20 @@ impl<R: Runtime> LogStore<R> {
         Ok(store)
     }
 
-    /// Moves what the journals of an earlier core count hold into segments, and removes those journals.
+    /// Moves what all journals hold into segments, and removes the journals: after a change of the core count other
+    /// shards own the partitions.
     ///
-    /// Called once by the node, before any [`LogStore::open`]. Does nothing when the journals on disk are those of
-    /// shards `0..shards`. `names` gives the topic's name and settings of a partition that still exists.
+    /// Called once by the node, before any [`LogStore::open`]. Done halfway, it can be done again. `names` gives the
+    /// topic's name and settings of a partition that still exists.
     ///
     /// # Errors
     /// As [`LogStore::open`].
-    pub async fn drain_foreign_journals(
+    pub async fn drain_journals(
         runtime: &R,
         options: &StoreOptions,
-        shards: u16,
         names: &dyn Fn(PartitionId) -> Option<PartitionSpec>,
     ) -> Result<(), StoreError> {
-        close::drain_foreign_journals(runtime, options, shards, names).await
+        close::drain_journals(runtime, options, names).await
     }
 
     /// Gives this shard a partition. Cheap: what is on disk is loaded at first use. Again with a newer leader epoch: a new leadership.

@@ -316,6 +316,18 @@ impl Log {
         self.segments.partition_point(|s| s.base <= offset).saturating_sub(1)
     }
 
+    /// The log begins at `start` now, if that is later.
+    pub(super) fn move_start(&mut self, start: i64) {
+        let start = start.min(self.log_end);
+        if start <= self.log_start {
+            return;
+        }
+        self.log_start = start;
+        self.log_start_dirty = true;
+        self.epochs_dirty |= self.epochs.truncate_from_start(Offset(start));
+        self.assert_invariants();
+    }
+
     pub(super) fn remember_undo(&mut self, offset: i64, undo: Option<Undo>) {
         self.undo.extend(undo.map(|u| (offset, u)));
     }

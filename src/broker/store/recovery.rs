@@ -58,7 +58,8 @@ pub(super) async fn replay<R: Runtime>(rt: &R, options: &StoreOptions) -> Result
     // A file without a valid first frame holds nothing; it is used again before those that do.
     found.sort_by_key(|f| (f.lap, f.file));
     let newest = found.last().and_then(|f| f.lap).unwrap_or_default();
-    let clean = clean_lap(rt, &dir).await?.is_some_and(|lap| lap >= newest);
+    let mark = take_clean_mark(rt, &dir).await?;
+    let clean = mark.is_some_and(|lap| lap >= newest);
     let live_from = found.last().and_then(|f| f.live_from).unwrap_or_default();
     let mut partitions = IdMap::default();
     let (mut laps, mut free) = (VecDeque::new(), VecDeque::new());
@@ -73,18 +74,23 @@ pub(super) async fn replay<R: Runtime>(rt: &R, options: &StoreOptions) -> Result
     }
     keep_live(&mut laps, &partitions);
     // Never begin a lap that is not newer than a clean mark.
-    let last = newest.max(clean_lap(rt, &dir).await?.unwrap_or_default());
+    let last = newest.max(mark.unwrap_or_default());
     let files = JournalFiles::new(rt.clone(), options, laps, free, last);
-    Ok(Replay { files, partitions, clean: clean || found.is_empty() })
+    Ok(Replay { files, partitions, clean })
 }
 
-/// The lap of the clean mark, if there is one.
-async fn clean_lap<R: Runtime>(rt: &R, dir: &Path) -> Result<Option<Lap>, StoreError> {
-    match rt.read_file(&dir.join(CLEAN_FILE)).await {
-        Ok(text) => Ok(std::str::from_utf8(&text).ok().and_then(|t| t.trim().parse().ok()).map(Lap)),
-        Err(error) if error.kind == IoErrorKind::NotFound => Ok(None),
-        Err(error) => Err(StoreError::io("read the clean mark")(error)),
-    }
+/// The lap of the clean mark, if there is one. The mark goes: from now on segments may hold what no sync covers, even
+/// if the journal is never written.
+async fn take_clean_mark<R: Runtime>(rt: &R, dir: &Path) -> Result<Option<Lap>, StoreError> {
+    let path = dir.join(CLEAN_FILE);
+    let text = match rt.read_file(&path).await {
+        Ok(text) => text,
+        Err(error) if error.kind == IoErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(StoreError::io("read the clean mark")(error)),
+    };
+    rt.remove_file(&path).await.map_err(StoreError::io("remove the clean mark"))?;
+    rt.sync_dir(dir).await.map_err(StoreError::io("remove the clean mark"))?;
+    Ok(std::str::from_utf8(&text).ok().and_then(|t| t.trim().parse().ok()).map(Lap))
 }
 
 /// Marks everything up to `lap` as flushed.

@@ -45,7 +45,7 @@ pub struct StoreOptions {
     pub shard: u16,
     /// Files in the journal's ring, at least 2.
     pub journal_files: usize,
-    /// Bytes of one journal file, a multiple of the block size.
+    /// Bytes of one journal file; rounded down to whole blocks.
     pub journal_file_bytes: u64,
     /// How a group commit becomes durable.
     pub journal_sync: JournalSync,

@@ -9,7 +9,7 @@ use crate::error_code::ErrorCode;
 use crate::ids::{Offset, PartitionId};
 use crate::log::log_config::{Durability, LogConfig};
 use crate::log::segment::{FileKind, parse_file_name};
-use coreline_io::sim::{CrashKind, DiskOp, SimNode, SimRng, SimRuntime, SimWorld};
+use coreline_io::sim::{CrashKind, DiskOp, SimNode, SimRng, SimRuntime, SimWorld, exit_node};
 use coreline_io::{Clock, TaskGroup, Tasks};
 use futures_util::future::{Either, select};
 use std::cell::{Cell, RefCell};
@@ -84,6 +84,8 @@ struct Run {
     model: Shared,
     fatals: Fatals,
     shards: u16,
+    /// The count at the last start.
+    shards_before: Cell<u16>,
     partitions: u32,
 }
 
@@ -105,18 +107,39 @@ impl Run {
             ..Model::default()
         };
         let shards = 1 + rng.below(2) as u16;
-        Self { world, node, rng, model: Rc::new(RefCell::new(model)), fatals: Fatals::default(), shards, partitions }
+        let model = Rc::new(RefCell::new(model));
+        Self {
+            world,
+            node,
+            rng,
+            model,
+            fatals: Fatals::default(),
+            shards,
+            shards_before: Cell::new(shards),
+            partitions,
+        }
+    }
+
+    fn options(&self, shard: u16) -> StoreOptions {
+        let fatals = self.fatals.clone();
+        let fatal = Rc::new(move |reason, message: String| {
+            fatals.borrow_mut().push(reason);
+            exit_node(1, message)
+        });
+        StoreOptions { fatal, ..small_options(shard, &self.fatals) }
     }
 
     async fn open(&self) -> Vec<Store> {
         let rt = self.node.runtime();
-        let options = small_options(0, &self.fatals);
+        let options = self.options(0);
         let by_id =
             |wanted: PartitionId| (0..self.partitions).find(|n| id(*n) == wanted).map(|n| spec(n, 0, config_of(n)));
-        LogStore::drain_foreign_journals(&rt, &options, self.shards, &by_id).await.expect("journals are drained");
+        if self.shards != self.shards_before.get() {
+            LogStore::drain_journals(&rt, &options, &by_id).await.expect("journals are drained");
+        }
         let mut stores = Vec::new();
         for shard in 0..self.shards {
-            let store = LogStore::open(rt.clone(), small_options(shard, &self.fatals)).await.expect("the store opens");
+            let store = LogStore::open(rt.clone(), self.options(shard)).await.expect("the store opens");
             for n in (0..self.partitions).filter(|n| *n as u16 % self.shards == shard) {
                 store.assign(spec(n, self.model.borrow().rounds as i32, config_of(n)));
             }
@@ -140,6 +163,11 @@ impl Run {
             let mut model = self.model.borrow_mut();
             let p = &mut model.partitions[n as usize];
             let start = ends.log_start.0;
+            if p.written_only && power_lost {
+                // The start cannot be after the end, which a power loss may move back.
+                p.fixed.clear();
+                p.log_start.0 = 0;
+            }
             assert!(
                 (p.log_start.0..=p.log_start.1).contains(&start),
                 "partition {n} begins at {start}, expected {:?}",
@@ -147,9 +175,6 @@ impl Run {
             );
             p.log_start = (start, start);
             assert_eq!(found.len() as i64, ends.high_watermark.0 - start);
-            if p.written_only && power_lost {
-                p.fixed.clear();
-            }
             let fixed = p.fixed.split_off(&start);
             p.fixed.clear();
             let mut seen = BTreeSet::new();
@@ -186,7 +211,7 @@ impl Run {
 
     /// Things go wrong while clients work.
     async fn trouble(&self, duration: Duration) {
-        let rt = self.node.runtime();
+        let rt = self.world.handle();
         let used: u64 = self.node.files().iter().map(|f| f.1).sum();
         match self.rng.below(10) {
             0 | 1 => {
@@ -212,7 +237,9 @@ impl Run {
         self.spawn_clients(&stores);
         let duration = Duration::from_micros(1 + self.rng.below([500, 20_000, 150_000][self.rng.index(3)]));
         self.world.block_on(self.trouble(duration));
-        let died = !self.fatals.take().is_empty();
+        // The process ended itself, in the middle of whatever it did.
+        let died = self.node.exited().is_some();
+        assert_eq!(died, !self.fatals.take().is_empty());
         let end = if died { 1 } else { self.rng.below(4) };
         if end == 0 {
             let clean = self.world.block_on(async {
@@ -234,6 +261,9 @@ impl Run {
         }
         drop(stores);
         let power = end != 2;
+        if died {
+            self.node.restart();
+        }
         self.node.crash_by(if power { CrashKind::PowerLoss } else { CrashKind::Kill });
         self.node.restart();
         self.model.borrow_mut().rounds += 1;
@@ -246,6 +276,7 @@ impl Run {
         self.fatals.take();
         let stores = self.world.block_on(async {
             let stores = self.open().await;
+            self.shards_before.set(self.shards);
             self.verify(&stores, power && end != 0).await;
             stores
         });
