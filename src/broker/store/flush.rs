@@ -313,9 +313,12 @@ impl<R: Runtime> LogStore<R> {
     }
 
     async fn write_log_start(&self, partition: &Rc<Partition>) -> IoResult<()> {
+        if partition.with(|log| log.log_start_dirty) != Some(true) {
+            return Ok(());
+        }
+        self.make_dir(partition).await?;
         let start = partition.with(|log| std::mem::take(&mut log.log_start_dirty).then_some(log.log_start));
         let Some(start) = start.flatten() else { return Ok(()) };
-        self.make_dir(partition).await?;
         let spec = partition.spec.borrow().clone();
         let text = format!("0\n1\n{} {} {start}\n", spec.topic, spec.id.index);
         let written = self.rt.write_file_atomic(&self.dir(partition).join(LOG_START_FILE), text.as_bytes()).await;

@@ -5,7 +5,7 @@ use crate::ids::{LeaderEpoch, Offset, PartitionId, PartitionIndex, ProducerEpoch
 use crate::log::batch::{self, BatchBuilder};
 use crate::log::log_config::LogConfig;
 use bytes::BytesMut;
-use coreline_io::sim::{CrashKind, SimNode, SimOptions, SimRuntime, SimWorld};
+use coreline_io::sim::{CrashKind, SimNode, SimOptions, SimRuntime, SimWorld, exit_node};
 use std::cell::RefCell;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -49,6 +49,16 @@ pub(super) fn small_options(shard: u16, fatals: &Fatals) -> StoreOptions {
     options
 }
 
+/// The same, in a process that ends itself when durability is in doubt.
+pub(super) fn dying_options(shard: u16, fatals: &Fatals) -> StoreOptions {
+    let told = fatals.clone();
+    let fatal = Rc::new(move |reason, message: String| {
+        told.borrow_mut().push(reason);
+        exit_node(1, message)
+    });
+    StoreOptions { fatal, ..small_options(shard, fatals) }
+}
+
 pub(super) fn id(n: u32) -> PartitionId {
     PartitionId { topic: TopicId(Uuid::from_u128(u128::from(n) + 1)), index: PartitionIndex(0) }
 }
@@ -73,7 +83,7 @@ pub(super) fn spec(n: u32, epoch: i32, config: LogConfig) -> PartitionSpec {
 
 /// Opens with partitions `0..partitions` at `epoch`.
 pub(super) async fn open(node: &SimNode, fatals: &Fatals, partitions: u32, epoch: i32) -> Store {
-    let store = LogStore::open(node.runtime(), small_options(0, fatals)).await.expect("the store opens");
+    let store = LogStore::open(node.runtime(), dying_options(0, fatals)).await.expect("the store opens");
     for n in 0..partitions {
         store.assign(spec(n, epoch, small_config()));
     }

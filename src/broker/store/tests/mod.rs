@@ -2,5 +2,6 @@
 //! `faults` breaks the disk, `simulation` is the oracle over many seeds.
 
 mod basic;
+mod faults;
 mod harness;
 mod simulation;

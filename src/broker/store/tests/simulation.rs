@@ -9,7 +9,7 @@ use crate::error_code::ErrorCode;
 use crate::ids::{Offset, PartitionId};
 use crate::log::log_config::{Durability, LogConfig};
 use crate::log::segment::{FileKind, parse_file_name};
-use coreline_io::sim::{CrashKind, DiskOp, SimNode, SimRng, SimRuntime, SimWorld, exit_node};
+use coreline_io::sim::{CrashKind, DiskOp, SimNode, SimRng, SimRuntime, SimWorld};
 use coreline_io::{Clock, TaskGroup, Tasks};
 use futures_util::future::{Either, select};
 use std::cell::{Cell, RefCell};
@@ -120,18 +120,9 @@ impl Run {
         }
     }
 
-    fn options(&self, shard: u16) -> StoreOptions {
-        let fatals = self.fatals.clone();
-        let fatal = Rc::new(move |reason, message: String| {
-            fatals.borrow_mut().push(reason);
-            exit_node(1, message)
-        });
-        StoreOptions { fatal, ..small_options(shard, &self.fatals) }
-    }
-
     async fn open(&self) -> Vec<Store> {
         let rt = self.node.runtime();
-        let options = self.options(0);
+        let options = dying_options(0, &self.fatals);
         let by_id =
             |wanted: PartitionId| (0..self.partitions).find(|n| id(*n) == wanted).map(|n| spec(n, 0, config_of(n)));
         if self.shards != self.shards_before.get() {
@@ -139,7 +130,7 @@ impl Run {
         }
         let mut stores = Vec::new();
         for shard in 0..self.shards {
-            let store = LogStore::open(rt.clone(), self.options(shard)).await.expect("the store opens");
+            let store = LogStore::open(rt.clone(), dying_options(shard, &self.fatals)).await.expect("the store opens");
             for n in (0..self.partitions).filter(|n| *n as u16 % self.shards == shard) {
                 store.assign(spec(n, self.model.borrow().rounds as i32, config_of(n)));
             }
@@ -241,27 +232,10 @@ impl Run {
         let died = self.node.exited().is_some();
         assert_eq!(died, !self.fatals.take().is_empty());
         let end = if died { 1 } else { self.rng.below(4) };
-        if end == 0 {
-            let clean = self.world.block_on(async {
-                let started = self.world.now();
-                let mut clean = true;
-                for store in &stores {
-                    let closing = pin!(store.shutdown());
-                    let late = pin!(self.node.runtime().sleep(Duration::from_secs(5)));
-                    match select(closing, late).await {
-                        Either::Left((closed, _)) => clean &= closed.is_ok(),
-                        Either::Right(_) => panic!("the store does not close: {:?}", store.stats()),
-                    }
-                }
-                let took = self.world.now().since(started);
-                assert!(took < Duration::from_secs(2), "closing took {took:?}");
-                clean
-            });
-            assert!(clean, "a store that closes cleanly");
-        }
+        let clean = end == 0 && self.shut_down(&stores);
         drop(stores);
-        let power = end != 2;
-        if died {
+        let power = end != 2 || !self.node.is_up();
+        if !self.node.is_up() {
             self.node.restart();
         }
         self.node.crash_by(if power { CrashKind::PowerLoss } else { CrashKind::Kill });
@@ -277,7 +251,7 @@ impl Run {
         let stores = self.world.block_on(async {
             let stores = self.open().await;
             self.shards_before.set(self.shards);
-            self.verify(&stores, power && end != 0).await;
+            self.verify(&stores, power && !clean).await;
             stores
         });
         assert!(self.fatals.borrow().is_empty(), "{:?}", self.fatals);
@@ -285,6 +259,27 @@ impl Run {
         // Sometimes it dies again before anything was flushed.
         self.node.crash_by(if self.rng.one_in(2) { CrashKind::PowerLoss } else { CrashKind::Kill });
         self.node.restart();
+    }
+
+    /// Closes the stores in the process, in time.
+    fn shut_down(&self, stores: &[Store]) -> bool {
+        let (rt, stores) = (self.node.runtime(), stores.to_vec());
+        let world = self.world.handle();
+        let started = world.now();
+        let closing = rt.spawn(TaskGroup::Requests, "shutdown", async move {
+            for store in &stores {
+                store.shutdown().await.expect("a store that closes cleanly");
+            }
+        });
+        self.world.block_on(async {
+            // An operation from before, whose failure was decided then, may still end the process.
+            let late = pin!(world.sleep(Duration::from_secs(2)));
+            let closed = matches!(select(pin!(closing), late).await, Either::Left(_));
+            if !closed && self.node.is_up() {
+                panic!("the stores do not close, {:?} after the request", world.now().since(started));
+            }
+            closed
+        })
     }
 
     fn remove_some_indexes(&self) {
