@@ -121,26 +121,76 @@ impl<R: Runtime> LogStore<R> {
     }
 
     async fn load_log(self: &Rc<Self>, partition: &Rc<Partition>) -> Result<Log, StoreError> {
-        let mut on_disk = self.load_segments(partition).await?;
+        let on_disk = self.load_segments(partition).await?;
         if on_disk.settle {
             self.settle(partition, &on_disk.log).await?;
         }
         // Taken out only when the load is complete: a failed one can be tried again.
         let recovered = self.recovered.borrow_mut().remove(&partition.id);
+        let journaled_start = recovered.as_ref().and_then(|r| r.log_start).unwrap_or(0);
+        let OnDisk { mut log, start, .. } = on_disk;
+        let new_start = start.max(journaled_start);
         if let Some(recovered) = recovered {
-            let result = replay_into(&mut on_disk.log, partition, &recovered);
+            let result = self.replay(partition, &mut log, &recovered, new_start).await;
             if result.is_err() {
                 self.recovered.borrow_mut().insert(partition.id, recovered);
             }
             result?;
         }
-        let OnDisk { mut log, start, .. } = on_disk;
-        let dirty = log.log_start_dirty;
-        log.move_start(start);
+        if new_start > log.log_end {
+            log = self.start_over(partition, &log, new_start).await?;
+        }
+        log.move_start(new_start);
         // What came from the file alone is in the file.
-        log.log_start_dirty = dirty && log.log_start > start;
+        log.log_start_dirty = journaled_start > start;
         log.assert_invariants();
         Ok(log)
+    }
+
+    /// Adds what the journal has beyond the segments.
+    async fn replay(
+        self: &Rc<Self>,
+        partition: &Rc<Partition>,
+        log: &mut Log,
+        recovered: &Recovered,
+        start: i64,
+    ) -> Result<(), StoreError> {
+        let mut expected = log.log_end;
+        let mut anew = None;
+        for (base, last, _) in recovered.batches.iter().filter(|b| b.1 >= log.log_end) {
+            // The hole is before the log's start: the log began anew behind it, in an earlier life.
+            if *base > expected && *base <= start {
+                anew = Some(*base);
+            }
+            expected = last + 1;
+        }
+        if let Some(base) = anew {
+            *log = self.start_over(partition, log, base).await?;
+        }
+        replay_into(log, partition, recovered)
+    }
+
+    /// The log ends before its start: a power loss took records that were only written, of which the first were
+    /// deleted. The deleted offsets must not be given again: the log goes on, empty, at its start.
+    async fn start_over(self: &Rc<Self>, partition: &Rc<Partition>, log: &Log, start: i64) -> Result<Log, StoreError> {
+        let partition_name = partition.dir_name();
+        tracing::warn!(partition = %partition_name, start, end = log.log_end, "the log ends before its start: it begins anew");
+        for base in log.segments.iter().rev().filter(|s| s.on_disk).map(|s| s.base) {
+            for kind in [FileKind::Log, FileKind::OffsetIndex, FileKind::TimeIndex] {
+                let path = self.segment_path(partition, base, kind);
+                self.files.forget(&path);
+                match self.rt.remove_file(&path).await {
+                    Err(error) if error.kind != IoErrorKind::NotFound => {
+                        return Err(StoreError::io("remove a segment before the log's start")(error));
+                    }
+                    _ => {}
+                }
+            }
+        }
+        let mut fresh = Log::new(start, start, vec![Segment::new(start)]);
+        fresh.dir_made = log.dir_made;
+        fresh.snapshots = log.snapshots.clone();
+        Ok(fresh)
     }
 
     async fn load_segments(self: &Rc<Self>, partition: &Rc<Partition>) -> Result<OnDisk, StoreError> {

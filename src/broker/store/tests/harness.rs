@@ -5,6 +5,7 @@ use crate::ids::{LeaderEpoch, Offset, PartitionId, PartitionIndex, ProducerEpoch
 use crate::log::batch::{self, BatchBuilder};
 use crate::log::log_config::LogConfig;
 use bytes::BytesMut;
+use coreline_io::Runtime;
 use coreline_io::sim::{CrashKind, SimNode, SimOptions, SimRuntime, SimWorld, exit_node};
 use std::cell::RefCell;
 use std::rc::Rc;
@@ -141,7 +142,12 @@ pub(super) fn decode(result: &ReadResult) -> Vec<(i64, u64)> {
 }
 
 /// All records from `from` to the high watermark, read `max_bytes` at a time. Checks that offsets are contiguous.
-pub(super) async fn read_all(store: &Store, partition: PartitionId, from: i64, max_bytes: usize) -> Vec<(i64, u64)> {
+pub(super) async fn read_all<R: Runtime>(
+    store: &Rc<LogStore<R>>,
+    partition: PartitionId,
+    from: i64,
+    max_bytes: usize,
+) -> Vec<(i64, u64)> {
     let mut found: Vec<(i64, u64)> = Vec::new();
     let mut next = from;
     loop {

@@ -5,3 +5,5 @@ mod basic;
 mod faults;
 mod harness;
 mod simulation;
+#[cfg(feature = "uring")]
+mod uring;

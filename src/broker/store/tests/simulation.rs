@@ -155,9 +155,7 @@ impl Run {
             let p = &mut model.partitions[n as usize];
             let start = ends.log_start.0;
             if p.written_only && power_lost {
-                // The start cannot be after the end, which a power loss may move back.
                 p.fixed.clear();
-                p.log_start.0 = 0;
             }
             assert!(
                 (p.log_start.0..=p.log_start.1).contains(&start),
