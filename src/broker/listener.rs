@@ -5,7 +5,7 @@ use coreline_io::sync::Notify;
 use coreline_io::{Listener, Runtime, Stream, TaskGroup};
 use futures_util::future::{Either, select};
 use std::cell::RefCell;
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::pin::pin;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -72,7 +72,7 @@ pub struct ListenerOptions {
 /// The connections of one shard.
 #[derive(Debug)]
 struct Table<S> {
-    open: RefCell<HashMap<u64, Rc<Connection<S>>>>,
+    open: RefCell<BTreeMap<u64, Rc<Connection<S>>>>,
     none: Notify,
 }
 
