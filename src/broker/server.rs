@@ -21,10 +21,11 @@ use crate::config::BrokerConfig;
 use crate::controller::{ClusterImage, Command};
 use crate::ids::{BrokerId, PartitionId};
 use coreline_io::sync::{OneshotReceiver, OneshotSender, oneshot};
-use coreline_io::{IoError, IoErrorKind, ListenOptions, Listener as _, Runtime, TaskGroup};
+use coreline_io::{IoError, IoErrorKind, IoResult, ListenOptions, Listener as _, Runtime, TaskGroup};
 use coreline_shards::{MeshHandler, ReplyTo, ShardContext, ShardId};
 use std::cell::{OnceCell, RefCell};
 use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
@@ -68,15 +69,20 @@ pub struct Node {
     pub fatal: FatalHandler,
     /// Called once, on shard 0, when all shards accept connections.
     pub on_ready: Arc<dyn Fn(&Ready) + Send + Sync>,
+    /// Changes the stores' settings beyond what the configuration knows: simulations are smaller than any broker.
+    pub tune_store: Option<StoreTuning>,
     connections: ConnectionCount,
 }
+
+/// See [`Node::tune_store`].
+pub type StoreTuning = Arc<dyn Fn(&mut StoreOptions) + Send + Sync>;
 
 impl Node {
     /// A node that has not started yet.
     #[must_use]
     pub fn new(config: Arc<BrokerConfig>, fatal: FatalHandler, on_ready: Arc<dyn Fn(&Ready) + Send + Sync>) -> Self {
         let connections = ConnectionCount::new(config.connections_max);
-        Self { config, fatal, on_ready, connections }
+        Self { config, fatal, on_ready, tune_store: None, connections }
     }
 }
 
@@ -182,10 +188,36 @@ async fn obey<R: Runtime>(shard: &Rc<Shard<R>>, image: Arc<ClusterImage>) {
     shard.controller.publish(image);
 }
 
+/// Makes the data directory, and its own name durable: else a power loss on the first day takes all of it.
+async fn make_data_dir<R: Runtime>(rt: &R, dir: &Path) -> IoResult<()> {
+    let above = |dir: &Path| match dir.parent() {
+        Some(parent) if parent.as_os_str().is_empty() => Some(PathBuf::from(".")),
+        parent => parent.map(Path::to_path_buf),
+    };
+    // The parent always: an earlier process may have ended between the two.
+    let mut parents: Vec<PathBuf> = above(dir).into_iter().collect();
+    while let Some(parent) = parents.last() {
+        if rt.list_dir(parent).await.map_err(|e| e.kind) != Err(IoErrorKind::NotFound) {
+            break;
+        }
+        let Some(next) = above(parent) else { break };
+        parents.push(next);
+    }
+    rt.create_dir_all(dir).await?;
+    for parent in parents.iter().rev() {
+        match rt.sync_dir(parent).await {
+            // Whoever made a directory where we may not look has made it durable, too.
+            Err(e) if e.kind == IoErrorKind::PermissionDenied => {}
+            result => result?,
+        }
+    }
+    Ok(())
+}
+
 async fn lead<R: Runtime>(ctx: ShardContext<R, BrokerMesh>, node: Node, door: &Rc<Door<R>>) -> Result<(), ServerError> {
     let rt = &ctx.runtime;
     let config = &node.config;
-    rt.create_dir_all(&config.data_dir).await.map_err(|e| data_dir_error(config, &e))?;
+    make_data_dir(rt, &config.data_dir).await.map_err(|e| data_dir_error(config, &e))?;
     let _lock = rt.try_lock(&config.data_dir.join(".lock")).map_err(|e| data_dir_error(config, &e))?;
     let (controller, handle) = Controller::open(rt.clone(), config.clone(), node.fatal.clone())
         .await
@@ -323,7 +355,7 @@ fn store_options<R: Runtime>(ctx: &ShardContext<R, BrokerMesh>, node: &Node) -> 
     let config = &node.config;
     let fatal = node.fatal.clone();
     let hook = Rc::new(move |reason: super::store::FatalReason, message: String| fatal(reason.into(), &message));
-    StoreOptions {
+    let mut options = StoreOptions {
         journal_files: JOURNAL_FILES,
         journal_file_bytes: config.journal_bytes / JOURNAL_FILES as u64,
         unflushed_bytes_max: config.unflushed_bytes,
@@ -331,7 +363,11 @@ fn store_options<R: Runtime>(ctx: &ShardContext<R, BrokerMesh>, node: &Node) -> 
         open_files_max: config.open_files,
         producer_id_expiration_ms: config.producer_id_expiration_ms,
         ..StoreOptions::new(&config.data_dir, ctx.shard.0, hook)
+    };
+    if let Some(tune) = &node.tune_store {
+        tune(&mut options);
     }
+    options
 }
 
 async fn open<R: Runtime>(
