@@ -1,0 +1,144 @@
+//! One run: a world from a seed, to the end or to the first broken law.
+
+use crate::admin;
+use crate::broker::{Host, PORT};
+use crate::consumer::{Consumer, Until};
+use crate::nemesis::Nemesis;
+use crate::producer::Producer;
+use crate::scenario::Scenario;
+use crate::world::{World, fail};
+use coreline_io::sim::{SimHandle, SimOptions, SimRng, SimWorld};
+use coreline_io::{TaskGroup, Tasks};
+use std::fmt;
+use std::net::SocketAddr;
+use std::rc::Rc;
+use std::time::Duration;
+
+/// Virtual time after the last fault in which everybody must be done: a request that a partition swallowed times out
+/// after 3 s, an address through it after 5 s.
+const FINISH_MAX: Duration = Duration::from_secs(60);
+
+/// What happened in a run, or in many.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Summary {
+    runs: u64,
+    records: u64,
+    checks: u64,
+    polls: u64,
+    virtual_ms: u64,
+    trace_hash: u64,
+}
+
+impl Summary {
+    pub(crate) fn add(&mut self, other: &Self) {
+        self.runs += other.runs;
+        self.records += other.records;
+        self.checks += other.checks;
+        self.polls += other.polls;
+        self.virtual_ms += other.virtual_ms;
+        self.trace_hash ^= other.trace_hash;
+    }
+}
+
+impl fmt::Display for Summary {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { runs, records, checks, polls, virtual_ms, .. } = self;
+        let seconds = virtual_ms / 1000;
+        write!(f, "{runs} runs: {records} records, {checks} checks, {polls} polls, {seconds} s of virtual time")
+    }
+}
+
+pub(crate) fn scenario(seed: u64) -> Scenario {
+    Scenario::new(&SimRng::new(seed))
+}
+
+pub(crate) fn run(seed: u64, trace: bool) -> Summary {
+    let scenario = scenario(seed);
+    let mut options = SimOptions::default();
+    options.net_delay = Duration::from_micros(30)..=Duration::from_micros(scenario.net_delay_us_max);
+    // No write to a file of the running process may follow a failed flush of it.
+    options.assert_no_write_after_failed_sync = false;
+    let sim = SimWorld::new(seed, options);
+    let (broker, client) = (sim.node("broker"), sim.node("client"));
+    let address = SocketAddr::new(broker.ip(), PORT);
+    let world = World::new(sim.handle(), client.runtime(), address, scenario, sim.rng(), trace);
+    let host = Host::new(&world, broker);
+    let mut nemesis = Nemesis { world: world.clone(), host, client, rng: sim.rng() };
+    sim.block_on(play(&world, &mut nemesis));
+    let oracle = world.oracle.borrow();
+    Summary {
+        runs: 1,
+        records: oracle.records() as u64,
+        checks: oracle.checks(),
+        polls: sim.steps(),
+        virtual_ms: sim.now().nanos / 1_000_000,
+        trace_hash: sim.trace_hash(),
+    }
+}
+
+async fn play(world: &Rc<World>, nemesis: &mut Nemesis) {
+    nemesis.host.start();
+    let spawn = |task| drop(world.client.spawn(TaskGroup::Requests, "workload", task));
+    let clients = {
+        let world = world.clone();
+        async move {
+            admin::make_topics(world.clone()).await;
+            let client = world.client.clone();
+            let spawn = |task: futures_util::future::LocalBoxFuture<'static, ()>| {
+                drop(client.spawn(TaskGroup::Requests, "workload", task));
+            };
+            for (number, plan) in world.scenario.producers.iter().enumerate() {
+                spawn(Box::pin(Producer::new(&world, number as u32, *plan).run()));
+            }
+            for number in 0..world.scenario.consumers {
+                let consumer = Consumer::new(&world, &format!("consumer-{number}"), Until::Finished);
+                spawn(Box::pin(async move {
+                    consumer.run().await;
+                }));
+            }
+            world.doing("auditor", "starting");
+            spawn(Box::pin(admin::audit(world.clone())));
+        }
+    };
+    world.doing("admin", "starting");
+    spawn(clients);
+    nemesis.run().await;
+    world.trace(|| "the faults are over".to_owned());
+    world.finishing.set(true);
+    finish(world, nemesis).await;
+    if world.scenario.last_crash {
+        nemesis.host.crash(!world.scenario.written, Duration::from_millis(1)).await;
+        nemesis.host.start();
+    } else {
+        nemesis.host.stop().await;
+        nemesis.host.start();
+    }
+    nemesis.host.wait_until_ready().await;
+    let reader = Consumer::new(world, "last-reader", Until::End);
+    let reading = world.client.spawn(TaskGroup::Requests, "last-reader", reader.run());
+    let ends = within(&world.handle, FINISH_MAX, reading).await;
+    let Some(ends) = ends else { fail(format!("stuck at the last reading: {:#?}", world.unfinished())) };
+    for (partition, end) in ends {
+        let verdict = world.oracle.borrow_mut().finish(partition, end);
+        world.check(verdict);
+    }
+}
+
+/// Until everybody is done.
+async fn finish(world: &Rc<World>, nemesis: &mut Nemesis) {
+    let begun = world.handle.now();
+    while !world.unfinished().is_empty() {
+        nemesis.host.pass(Duration::from_millis(5)).await;
+        if world.handle.now().since(begun) > FINISH_MAX {
+            fail(format!("stuck for {FINISH_MAX:?} after the last fault: {:#?}", world.unfinished()));
+        }
+    }
+}
+
+async fn within<T>(handle: &SimHandle, time: Duration, future: impl Future<Output = T>) -> Option<T> {
+    use futures_util::future::{Either, select};
+    match select(std::pin::pin!(future), std::pin::pin!(handle.sleep(time))).await {
+        Either::Left((value, _)) => Some(value),
+        Either::Right(_) => None,
+    }
+}

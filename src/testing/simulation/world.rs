@@ -1,0 +1,95 @@
+//! What all tasks of one run share: the client's machine, the oracle, the randomness, the trace.
+
+use crate::oracle::{Oracle, Verdict};
+use crate::scenario::Scenario;
+use coreline_io::sim::{SimHandle, SimRng, SimRuntime};
+use std::cell::{Cell, RefCell};
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::SocketAddr;
+use std::rc::Rc;
+
+/// Ends the run: a law was broken. `main` adds the seed and how to replay it.
+pub(crate) fn fail(what: impl std::fmt::Display) -> ! {
+    panic!("BROKEN: {what}")
+}
+
+/// What a run shares. Belongs to no node.
+pub(crate) struct World {
+    pub(crate) handle: SimHandle,
+    pub(crate) client: SimRuntime,
+    pub(crate) broker_address: SocketAddr,
+    pub(crate) scenario: Scenario,
+    pub(crate) oracle: RefCell<Oracle>,
+    /// The faults are over: finish what is begun.
+    pub(crate) finishing: Cell<bool>,
+    producer_ids: RefCell<BTreeSet<i64>>,
+    tasks: RefCell<BTreeMap<String, String>>,
+    trace: bool,
+    rng: SimRng,
+}
+
+impl World {
+    pub(crate) fn new(
+        handle: SimHandle,
+        client: SimRuntime,
+        broker_address: SocketAddr,
+        scenario: Scenario,
+        rng: SimRng,
+        trace: bool,
+    ) -> Rc<Self> {
+        Rc::new(Self {
+            handle,
+            client,
+            broker_address,
+            scenario,
+            oracle: RefCell::default(),
+            finishing: Cell::new(false),
+            producer_ids: RefCell::default(),
+            tasks: RefCell::default(),
+            trace,
+            rng,
+        })
+    }
+
+    /// Randomness for one task.
+    pub(crate) fn rng(&self) -> SimRng {
+        self.rng.fork()
+    }
+
+    /// A line of the trace, where one was asked for.
+    pub(crate) fn trace(&self, line: impl FnOnce() -> String) {
+        if self.trace {
+            println!("{:>12.6}  {}", self.handle.now().nanos as f64 / 1e9, line());
+        }
+    }
+
+    /// What `task` is doing: told if the run gets stuck.
+    pub(crate) fn doing(&self, task: &str, what: impl Into<String>) {
+        self.tasks.borrow_mut().insert(task.to_owned(), what.into());
+    }
+
+    /// The task is done.
+    pub(crate) fn done(&self, task: &str) {
+        self.trace(|| format!("{task} is done"));
+        self.tasks.borrow_mut().remove(task);
+    }
+
+    /// All that are not done.
+    pub(crate) fn unfinished(&self) -> Vec<String> {
+        self.tasks.borrow().iter().map(|(task, what)| format!("{task}: {what}")).collect()
+    }
+
+    /// A producer got this id: nobody else ever does.
+    pub(crate) fn producer_id(&self, id: i64) {
+        if !self.producer_ids.borrow_mut().insert(id) {
+            fail(format!("producer id {id} was given twice"));
+        }
+    }
+
+    /// Ends the run if the oracle says so.
+    pub(crate) fn check(&self, verdict: Verdict) {
+        if let Err(what) = verdict {
+            fail(what);
+        }
+    }
+}
