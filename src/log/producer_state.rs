@@ -4,7 +4,7 @@ use crate::error_code::ErrorCode;
 use crate::ids::{Offset, ProducerEpoch, ProducerId};
 use crate::log::batch::RecordBatchHeader;
 use bytes::{Buf, BufMut};
-use std::collections::{HashMap, VecDeque};
+use std::collections::{BTreeMap, HashMap, VecDeque};
 
 /// Batches that are remembered of a producer: a client has at most this many requests in flight.
 pub const BATCHES_REMEMBERED: usize = 5;
@@ -77,7 +77,13 @@ pub struct ProducerError {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ProducerStates {
     producers: HashMap<ProducerId, ProducerEntry>,
+    /// Producers whose first batch failed after it was noted, with its epoch and sequence: what they sent behind it
+    /// must not be taken for a first batch.
+    failed: BTreeMap<ProducerId, (ProducerEpoch, i32)>,
 }
+
+/// Failed first batches that are remembered: they matter for as long as requests of their connection are on their way.
+const FAILED_MAX: usize = 1000;
 
 /// What undoes one [`ProducerStates::update`]: the producer and what was known of it before.
 #[derive(Clone, Debug)]
@@ -120,7 +126,7 @@ impl ProducerStates {
         if !batch.is_idempotent() {
             return Ok(Check::Append);
         }
-        let Some(known) = self.producers.get(&batch.producer_id) else { return Ok(Check::Append) };
+        let Some(known) = self.producers.get(&batch.producer_id) else { return self.check_unknown(batch) };
         if batch.producer_epoch < known.epoch {
             return Err(ProducerError {
                 code: ErrorCode::InvalidProducerEpoch,
@@ -149,6 +155,21 @@ impl ProducerStates {
         let Some(last) = known.batches.back() else { return Ok(Check::Append) };
         let expected = if last.last_sequence == i32::MAX { 0 } else { last.last_sequence + 1 };
         if batch.base_sequence == expected { Ok(Check::Append) } else { Err(out_of_order(i64::from(expected))) }
+    }
+
+    fn check_unknown(&self, batch: &RecordBatchHeader) -> Result<Check, ProducerError> {
+        match self.failed.get(&batch.producer_id) {
+            Some(&(epoch, expected)) if epoch == batch.producer_epoch && expected != batch.base_sequence => {
+                Err(ProducerError {
+                    code: ErrorCode::OutOfOrderSequenceNumber,
+                    message: format!(
+                        "producer {} epoch {epoch}: expected sequence {expected}, which failed before, received {}",
+                        batch.producer_id, batch.base_sequence
+                    ),
+                })
+            }
+            _ => Ok(Check::Append),
+        }
     }
 
     /// Notes a batch that is appended (or replayed); its offsets are the log's. Gives what undoes it.
@@ -183,6 +204,7 @@ impl ProducerStates {
 
     /// Notes that the broker heard of the producer at `now_ms`: records may carry times of long ago.
     pub fn touch(&mut self, id: ProducerId, now_ms: i64) {
+        self.failed.remove(&id);
         if let Some(entry) = self.producers.get_mut(&id) {
             entry.last_timestamp = entry.last_timestamp.max(now_ms);
         }
@@ -194,6 +216,20 @@ impl ProducerStates {
             Some(before) => self.producers.insert(undo.0, before),
             None => self.producers.remove(&undo.0),
         };
+    }
+
+    /// As [`Self::undo`], of a batch that could not be written: batches behind it are on their way, and a producer that
+    /// is unknown by this must come back with that batch first.
+    pub fn undo_failed(&mut self, undo: Undo) {
+        let Undo(id, before) = &undo;
+        let first = self.producers.get(id).and_then(|p| Some((p.epoch, p.batches.front()?.first_sequence())));
+        if let (None, Some(first)) = (before, first) {
+            if self.failed.len() >= FAILED_MAX {
+                self.failed.pop_first();
+            }
+            self.failed.insert(*id, first);
+        }
+        self.undo(undo);
     }
 
     /// Forgets producers whose last batch is older than `expiration_ms` and that have no open transaction.
@@ -290,6 +326,20 @@ mod tests {
             builder.push(1000, None, Some(b"v"));
         }
         parse_header(&builder.build(Offset(offset), LeaderEpoch(0))).expect("well formed")
+    }
+
+    #[test]
+    fn what_follows_a_failed_first_batch_is_no_first_batch() {
+        let mut states = ProducerStates::default();
+        let undo: Vec<_> = [batch(0, 0, 9, 0), batch(0, 9, 13, 9)].iter().filter_map(|b| states.update(b)).collect();
+        undo.into_iter().rev().for_each(|u| states.undo_failed(u));
+        let code = |states: &ProducerStates, b: &RecordBatchHeader| states.check(b).map_err(|e| e.code);
+        assert_eq!(code(&states, &batch(0, 9, 13, 0)), Err(ErrorCode::OutOfOrderSequenceNumber));
+        assert_eq!(code(&states, &batch(0, 0, 9, 0)), Ok(Check::Append));
+        assert_eq!(code(&states, &batch(1, 5, 1, 0)), Ok(Check::Append), "another epoch: another life");
+        states.update(&batch(0, 0, 9, 0));
+        states.touch(ProducerId(7), 1);
+        assert_eq!(code(&states, &batch(0, 9, 13, 0)), Ok(Check::Append));
     }
 
     #[test]

@@ -399,7 +399,7 @@ impl Log {
         let end = self.committed_end;
         while let Some((offset, undo)) = self.undo.pop_back() {
             assert!(offset >= end, "undo of a committed batch");
-            self.producers.undo(undo);
+            self.producers.undo_failed(undo);
         }
         let first = self.tail.find(end).and_then(|i| self.tail.get(i)).copied();
         if let Some(first) = first {
