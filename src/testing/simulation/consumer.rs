@@ -5,7 +5,6 @@ use crate::oracle::PartitionNumber;
 use crate::producer::REQUEST_TIMEOUT;
 use crate::records;
 use crate::world::{World, fail};
-use bytes::Bytes;
 use coreline::error_code::ErrorCode;
 use coreline_io::Clock;
 use coreline_io::sim::SimRng;
@@ -220,7 +219,7 @@ impl Consumer {
             _ => fail(format!("{}: Fetch of {topic}-{} from {}: {code:?}", self.name, position.index, position.next)),
         }
         let (partition, asked, end) = (position.partition, position.next, found.high_watermark);
-        let bytes = found.records.clone().unwrap_or_else(Bytes::new);
+        let bytes = found.records.clone().unwrap_or_default();
         let batches = match records::decode(partition, &bytes) {
             Ok(batches) => batches,
             Err(e) => fail(format!("{}: {topic}-{}: {e}", self.name, position.index)),

@@ -195,7 +195,8 @@ fn resources_are_listed() {
     node.world.block_on(async {
         node.create("t", 1, &[]).await;
         let mut client = node.connect().await;
-        let table: [(i16, &[i8], &[(&str, i8)]); 5] = [
+        type Listed = (i16, &'static [i8], &'static [(&'static str, i8)]);
+        let table: [Listed; 5] = [
             (0, &[], &[]),
             (1, &[], &[("t", TOPIC), ("1", BROKER)]),
             (1, &[BROKER], &[("1", BROKER)]),
