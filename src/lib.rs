@@ -5,6 +5,7 @@ pub mod cli;
 pub mod config;
 pub mod controller;
 pub mod error_code;
+pub mod groups;
 pub mod ids;
 pub mod log;
 pub mod protocol;

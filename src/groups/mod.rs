@@ -1,0 +1,139 @@
+//! Group coordination: classic groups, consumer groups (KIP-848) and committed offsets, as pure state machines.
+//!
+//! A `Coordinator` is everything that one partition of `__consumer_offsets` decides. It takes
+//! the time, a view of the topics and an [`Event`], and gives [`Effects`]: records for the partition and answers for
+//! clients. Its state runs ahead of the log; the driver (`broker/groups/`) sends an answer only when every record that
+//! was made before it is committed, so that nothing is answered from state that a crash could take back. If the log
+//! refuses the records, the driver throws the coordinator away and loads it again.
+
+use crate::ids::TopicId;
+use bytes::Bytes;
+use kafka_protocol::messages as codec;
+use std::sync::Arc;
+
+/// The two clocks. Sessions and timeouts follow the first, which never jumps; what is written down follows the second.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Now {
+    /// Milliseconds of a clock that only goes forward.
+    pub monotonic_ms: i64,
+    /// Milliseconds since the epoch.
+    pub wall_ms: i64,
+}
+
+/// The driver's name for a request: it comes back with the answer, once.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Token(pub u64);
+
+/// Who asks.
+#[derive(Clone, Debug, Default)]
+pub struct Client {
+    /// `client.id` of the request's header.
+    pub id: Arc<str>,
+    /// The address, as Kafka shows it: `/127.0.0.1`.
+    pub host: Arc<str>,
+    /// The version of the request.
+    pub api_version: i16,
+}
+
+/// What is asked of a coordinator, always about groups that this partition holds. Requests that name several groups
+/// are taken apart by the driver, and their answers put together.
+#[derive(Clone, Debug)]
+#[allow(missing_docs, reason = "Kafka's own names")]
+pub enum Request {
+    JoinGroup(codec::JoinGroupRequest),
+    SyncGroup(codec::SyncGroupRequest),
+    Heartbeat(codec::HeartbeatRequest),
+    LeaveGroup(codec::LeaveGroupRequest),
+    OffsetCommit(codec::OffsetCommitRequest),
+    /// One group of an OffsetFetch; topics of none are all topics of the group.
+    OffsetFetch { group: codec::offset_fetch_request::OffsetFetchRequestGroup, require_stable: bool },
+    OffsetDelete(codec::OffsetDeleteRequest),
+    DescribeGroup(codec::GroupId),
+    DeleteGroup(codec::GroupId),
+    /// Groups of this partition; empty filters let everything through.
+    ListGroups(codec::ListGroupsRequest),
+    ConsumerGroupHeartbeat(codec::ConsumerGroupHeartbeatRequest),
+    ConsumerGroupDescribe(codec::GroupId),
+}
+
+/// The answer to the [`Request`] of the same name.
+#[derive(Clone, Debug, PartialEq)]
+#[allow(missing_docs, reason = "Kafka's own names")]
+pub enum Response {
+    JoinGroup(codec::JoinGroupResponse),
+    SyncGroup(codec::SyncGroupResponse),
+    Heartbeat(codec::HeartbeatResponse),
+    LeaveGroup(codec::LeaveGroupResponse),
+    OffsetCommit(codec::OffsetCommitResponse),
+    OffsetFetch(codec::offset_fetch_response::OffsetFetchResponseGroup),
+    OffsetDelete(codec::OffsetDeleteResponse),
+    DescribeGroup(codec::describe_groups_response::DescribedGroup),
+    DeleteGroup(codec::delete_groups_response::DeletableGroupResult),
+    ListGroups(Vec<codec::list_groups_response::ListedGroup>),
+    ConsumerGroupHeartbeat(codec::ConsumerGroupHeartbeatResponse),
+    ConsumerGroupDescribe(codec::consumer_group_describe_response::DescribedGroup),
+}
+
+/// What happened.
+#[derive(Clone, Debug)]
+pub enum Event {
+    /// A client asks.
+    Request {
+        /// The driver's name for it.
+        token: Token,
+        /// Who asks.
+        client: Client,
+        /// What.
+        request: Request,
+    },
+    /// The client of a request is gone: its answer is not wanted any more, its membership stands until its session ends.
+    Gone(Token),
+    /// Nothing but the time: due at the coordinator's next deadline.
+    Tick,
+    /// Topics came, went or changed.
+    TopicsChanged,
+}
+
+/// A record for the coordinator's partition of `__consumer_offsets`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Record {
+    /// Type and key, as Kafka writes them.
+    pub key: Bytes,
+    /// None is a tombstone.
+    pub value: Option<Bytes>,
+}
+
+/// What a step gives. Records of one step go into one record batch: all or none survive a crash. An answer waits until
+/// every record before it is committed, those of its own step included.
+#[derive(Debug, Default)]
+pub struct Effects {
+    /// In order.
+    pub records: Vec<Record>,
+    /// In order.
+    pub answers: Vec<(Token, Response)>,
+}
+
+/// A topic as group logic sees it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Topic {
+    /// Its id.
+    pub id: TopicId,
+    /// Its name.
+    pub name: Arc<str>,
+    /// How many partitions.
+    pub partitions: i32,
+    /// The racks that hold replicas of each partition, by index; empty where no broker has a rack.
+    pub racks: Vec<Vec<Arc<str>>>,
+}
+
+/// The topics of the cluster, at the time of a step.
+pub trait Topics {
+    /// By name.
+    fn by_name(&self, name: &str) -> Option<Topic>;
+    /// By id.
+    fn by_id(&self, id: TopicId) -> Option<Topic>;
+    /// Every name, for regular expressions.
+    fn names(&self) -> Vec<Arc<str>>;
+    /// Changes with every change of the topics.
+    fn epoch(&self) -> u64;
+}
