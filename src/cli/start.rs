@@ -5,7 +5,7 @@ use crate::broker::messages::BrokerMesh;
 use crate::broker::server::{Node, Ready, ServerError, run_shard};
 use crate::config::{BrokerConfig, CoreChoice, parse_override, parse_properties};
 use crate::log::log_config::Durability;
-use coreline_io::uring::{UringOptions, check_directory, check_host};
+use coreline_io::uring::{UringOptions, check_directory, check_host, raise_open_files};
 use coreline_shards::glommio_backend::{self, ShardsError, ShardsOptions};
 use coreline_shards::{CoreSelection, ShutdownHandle, install_panic_hook, signals};
 use std::io::Write;
@@ -32,8 +32,8 @@ fn fail(reason: ExitReason, message: &str) -> ExitCode {
 /// Runs the node until it is asked to stop.
 #[must_use]
 pub fn run(args: &StartArgs) -> ExitCode {
-    let config = match read_config(args) {
-        Ok(config) => Arc::new(config),
+    let mut config = match read_config(args) {
+        Ok(config) => config,
         Err(message) => return fail(ExitReason::Configuration, &message),
     };
     if let Err(problem) = check_host() {
@@ -53,22 +53,53 @@ pub fn run(args: &StartArgs) -> ExitCode {
     if let Err(problem) = &direct {
         tracing::warn!("{problem}; running buffered: for trials only");
     }
+    let cores = match &config.cores {
+        CoreChoice::All => CoreSelection::All,
+        CoreChoice::Count(count) => CoreSelection::Count(*count),
+        CoreChoice::List(cores) => CoreSelection::List(cores.clone()),
+    };
+    let shards = match cores.resolve() {
+        Ok(cores) => cores.len(),
+        Err(error) => return fail(ExitReason::Configuration, &format!("coreline.cores: {error}")),
+    };
+    share_descriptors(&mut config, raise_open_files(), shards);
     install_panic_hook();
-    serve(&config, direct.is_err())
+    serve(&Arc::new(config), cores, direct.is_err())
 }
 
-fn serve(config: &Arc<BrokerConfig>, allow_buffered: bool) -> ExitCode {
+/// Descriptors that are neither connections nor segments: rings, journals, the node's own files.
+const DESCRIPTORS_OF_NODE: u64 = 64;
+const DESCRIPTORS_OF_SHARD: u64 = 64;
+/// Below this a node is worth a warning.
+const DESCRIPTORS_FEW: u64 = 8192;
+
+/// Keeps files and connections below the process's limit of descriptors: a segment that cannot be opened would end the
+/// node. As many again as a shard keeps open may be in use while they leave its cache.
+fn share_descriptors(config: &mut BrokerConfig, limit: u64, shards: usize) {
+    let shards = shards as u64;
+    let free = limit.saturating_sub(DESCRIPTORS_OF_NODE + DESCRIPTORS_OF_SHARD * shards);
+    let files = (config.open_files as u64).min(free / 3 / shards).max(1);
+    let connections = free.saturating_sub(2 * files * shards).max(1);
+    if limit < DESCRIPTORS_FEW {
+        tracing::warn!(
+            limit,
+            files_a_shard = files,
+            connections,
+            "few descriptors: raise the limit (`ulimit -Hn` of the shell, LimitNOFILE= of a systemd unit)"
+        );
+    }
+    config.open_files = usize::try_from(files).unwrap_or(usize::MAX);
+    config.connections_max = config.connections_max.min(usize::try_from(connections).unwrap_or(usize::MAX));
+}
+
+fn serve(config: &Arc<BrokerConfig>, cores: CoreSelection, allow_buffered: bool) -> ExitCode {
     let shutdown = ShutdownHandle::new();
     let asked = shutdown.clone();
     if let Err(cause) = signals::on_terminate(move || asked.request()) {
         return fail(ExitReason::Host, &format!("cannot wait for signals: {cause}"));
     }
     let options = ShardsOptions {
-        cores: match &config.cores {
-            CoreChoice::All => CoreSelection::All,
-            CoreChoice::Count(count) => CoreSelection::Count(*count),
-            CoreChoice::List(cores) => CoreSelection::List(cores.clone()),
-        },
+        cores,
         shutdown,
         runtime: UringOptions { allow_buffered, data_dir: Some(config.data_dir.clone()) },
         ..ShardsOptions::default()
@@ -114,4 +145,27 @@ fn read_config(args: &StartArgs) -> Result<BrokerConfig, String> {
         let lines: Vec<String> = errors.iter().map(ToString::to_string).collect();
         lines.join("\ncoreline: ")
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn descriptors_are_shared_out_below_the_limit() {
+        let table = [(1_048_576, 2, 1024), (20_000, 64, 82), (4096, 2, 650), (1024, 1, 298), (256, 1, 42), (64, 4, 1)];
+        for (limit, shards, files) in table {
+            let mut config = BrokerConfig::default();
+            share_descriptors(&mut config, limit, shards);
+            assert_eq!(config.open_files, files, "{limit} for {shards}");
+            assert!(config.connections_max >= 1);
+            if limit > 256 {
+                let used = 64 + 64 * shards + 2 * config.open_files * shards + config.connections_max;
+                assert!(used as u64 <= limit, "{used} of {limit}");
+            }
+        }
+        let mut config = BrokerConfig { connections_max: 10, ..BrokerConfig::default() };
+        share_descriptors(&mut config, 1_048_576, 2);
+        assert_eq!(config.connections_max, 10, "a lower setting stands");
+    }
 }

@@ -293,6 +293,29 @@ fn acknowledged_records_outlive_the_process() {
 }
 
 #[test]
+fn partitions_are_not_bounded_by_descriptors() {
+    let dir = directory();
+    let start = || {
+        let node = start_command(dir.path(), &["coreline.cores=1"]);
+        let mut limited = Command::new("sh");
+        limited.args(["-c", "ulimit -n 256; exec \"$0\" \"$@\""]).arg(node.get_program()).args(node.get_args());
+        let log = dir.path().join("stderr");
+        let stderr = std::fs::File::create(&log).expect("a file for the log");
+        limited.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(stderr);
+        Node::wait(limited.spawn().expect("the binary runs"), log)
+    };
+    let node = start();
+    assert!(node.log().contains("few descriptors"), "{}", node.log());
+    node.ok(&["topic", "create", "t", "--partitions", "300"], "");
+    let record = |n: u32| format!("{{\"partition\":{},\"value\":\"record-{n:04}\"}}\n", n % 300);
+    node.ok(&["produce", "t", "--format", "json"], &(0..600).map(record).collect::<String>());
+    node.stop();
+    let node = start();
+    assert_eq!(node.values("t"), expected(0..600));
+    node.stop();
+}
+
+#[test]
 fn a_second_process_is_refused() {
     let dir = directory();
     let node = Node::start(dir.path(), &["coreline.cores=1"]);

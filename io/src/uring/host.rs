@@ -123,6 +123,22 @@ fn memlock_limit() -> (u64, u64) {
     (limit.rlim_cur, limit.rlim_max)
 }
 
+/// Raises the soft limit of open descriptors to the hard one, which needs no privilege; the limit that then holds.
+/// Many systems start a process with 1,024, a courtesy to programs that use `select`.
+#[must_use]
+pub fn raise_open_files() -> u64 {
+    let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
+    // SAFETY: the struct is live and writable.
+    #[allow(unsafe_code)]
+    let got = unsafe { libc::getrlimit(libc::RLIMIT_NOFILE, &raw mut limit) };
+    assert_eq!(got, 0, "getrlimit: {}", io::Error::last_os_error());
+    let raised = libc::rlimit { rlim_cur: limit.rlim_max, rlim_max: limit.rlim_max };
+    // SAFETY: the struct is live.
+    #[allow(unsafe_code)]
+    let set = unsafe { libc::setrlimit(libc::RLIMIT_NOFILE, &raw const raised) };
+    if set == 0 { limit.rlim_max } else { limit.rlim_cur }
+}
+
 /// Raises the soft limit to the hard one, which needs no privilege.
 fn raise_memlock(hard: u64) -> bool {
     let limit = libc::rlimit { rlim_cur: hard, rlim_max: hard };
