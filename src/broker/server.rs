@@ -290,6 +290,9 @@ async fn follow<R: Runtime>(
     close(&shard).await
 }
 
+/// A node stops within two seconds: half of one for requests under way, and this to bring records to their segments.
+const FLUSH_AT_STOP: Duration = Duration::from_millis(1200);
+
 /// Memory for requests, a shard, where `queued.max.request.bytes` is not set.
 const REQUEST_MEMORY: usize = 64 << 20;
 
@@ -309,7 +312,7 @@ async fn accept<R: Runtime>(
 }
 
 async fn close<R: Runtime>(shard: &Rc<Shard<R>>) -> Result<(), ServerError> {
-    shard.store.shutdown().await.map_err(|e| store_error(&e))
+    shard.store.shutdown_within(FLUSH_AT_STOP).await.map_err(|e| store_error(&e))
 }
 
 /// The future's value, or none if the node is asked to stop first.

@@ -164,7 +164,8 @@ mod tests {
                 assert!(used as u64 <= limit, "{used} of {limit}");
             }
         }
-        let mut config = BrokerConfig { connections_max: 10, ..BrokerConfig::default() };
+        let settings = [("max.connections".to_owned(), "10".to_owned())];
+        let mut config = BrokerConfig::from_settings(settings).expect("valid");
         share_descriptors(&mut config, 1_048_576, 2);
         assert_eq!(config.connections_max, 10, "a lower setting stands");
     }

@@ -9,16 +9,19 @@ use crate::ids::PartitionId;
 use coreline_io::{IoErrorKind, Runtime};
 use futures_util::StreamExt;
 use futures_util::stream;
+use std::cell::Cell;
 use std::collections::BTreeSet;
 use std::rc::Rc;
+use std::time::Duration;
 
 /// Partitions that are closed at a time.
 const CLOSE_CONCURRENCY: usize = 16;
 const _: () = assert!(CLOSE_CONCURRENCY >= FLUSH_WORKERS);
 
 impl<R: Runtime> LogStore<R> {
-    /// Flushes everything and marks the journal clean.
-    pub(super) async fn close(self: &Rc<Self>) -> Result<(), StoreError> {
+    /// Flushes what can be flushed in time, and marks the journal clean if that was everything.
+    pub(super) async fn close(self: &Rc<Self>, within: Option<Duration>) -> Result<(), StoreError> {
+        let deadline = within.map(|time| self.rt.now().plus(time));
         if !matches!(self.state.get(), StoreState::Open) {
             return Err(StoreError::Stopped);
         }
@@ -28,7 +31,18 @@ impl<R: Runtime> LogStore<R> {
         let partitions: Vec<_> = self.partitions.borrow().values().cloned().collect();
         let recovered: BTreeSet<PartitionId> = self.recovered.borrow().keys().copied().collect();
         let due = partitions.into_iter().filter(|p| p.is_ready() || recovered.contains(&p.id));
-        let mut closing = stream::iter(due.map(|p| self.close_partition(p))).buffer_unordered(CLOSE_CONCURRENCY);
+        let left = Cell::new(0_usize);
+        let close_one = |partition| {
+            let left = &left;
+            async move {
+                if deadline.is_some_and(|d| self.rt.now() >= d) {
+                    left.set(left.get() + 1);
+                    return Ok(());
+                }
+                self.close_partition(partition).await
+            }
+        };
+        let mut closing = stream::iter(due.map(close_one)).buffer_unordered(CLOSE_CONCURRENCY);
         let mut result = Ok(());
         while let Some(closed) = closing.next().await {
             result = result.and(closed);
@@ -38,8 +52,11 @@ impl<R: Runtime> LogStore<R> {
             return Err(StoreError::Stopped);
         }
         self.journal.finish();
+        if left.get() > 0 {
+            tracing::info!(partitions = left.get(), "not flushed in time: the next start reads them from the journal");
+        }
         // What is left over belongs to partitions that could not be flushed: the next start must look.
-        if result.is_ok() && self.journal.all_live().is_empty() {
+        if result.is_ok() && left.get() == 0 && self.journal.all_live().is_empty() {
             result = recovery::write_clean(&self.rt, &self.journal.dir, self.journal.last_lap()).await;
         }
         self.state.set(StoreState::Stopped);

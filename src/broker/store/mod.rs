@@ -52,6 +52,7 @@ use std::collections::{HashMap, VecDeque};
 use std::hash::{BuildHasherDefault, DefaultHasher};
 use std::rc::Rc;
 use std::sync::Arc;
+use std::time::Duration;
 use tail::RunRef;
 pub use types::*;
 
@@ -341,7 +342,16 @@ impl<R: Runtime> LogStore<R> {
     /// # Errors
     /// The disk's.
     pub async fn shutdown(self: &Rc<Self>) -> Result<(), StoreError> {
-        self.close().await
+        self.close(None).await
+    }
+
+    /// As [`Self::shutdown`], but begins no flush after `time`: what is left stays in the journal, durable, and the next
+    /// start reads it there.
+    ///
+    /// # Errors
+    /// The disk's.
+    pub async fn shutdown_within(self: &Rc<Self>, time: Duration) -> Result<(), StoreError> {
+        self.close(Some(time)).await
     }
 
     fn partition(&self, id: PartitionId) -> Option<Rc<Partition>> {

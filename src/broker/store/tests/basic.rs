@@ -231,6 +231,42 @@ fn segments_roll_by_record_time() {
 }
 
 #[test]
+fn a_stop_without_time_leaves_the_rest_to_the_journal() {
+    let (mut some, mut all) = (false, false);
+    for (seed, ms) in (30..).zip([0, 1, 3, 10, 30, 100, 1000]) {
+        let (world, node) = world(seed);
+        let fatals = Fatals::default();
+        world.block_on(async {
+            let store = open(&node, &fatals, 40, 0).await;
+            for n in 0..40 {
+                for number in 0..3 {
+                    store.append(id(n), batch_of(&[number], 1000), LOCAL).await.expect("acked");
+                }
+            }
+            store.shutdown_within(Duration::from_millis(ms)).await.expect("stops");
+        });
+        let flushed = node.files().iter().filter(|(p, _)| p.to_string_lossy().ends_with(".snapshot")).count();
+        (some, all) = (some || (1..40).contains(&flushed), all || flushed == 40);
+        assert!(ms > 0 || flushed == 0, "no time, no flush: {flushed}");
+        assert_eq!(node.file_contents("/data/journal/shard-0000/clean").is_some(), flushed == 40, "{ms} ms");
+        node.crash();
+        node.restart();
+        world.block_on(async {
+            let store = open(&node, &fatals, 40, 0).await;
+            for n in 0..40 {
+                assert_eq!(
+                    read_all(&store, id(n), 0, 10_000).await,
+                    [(0, 0), (1, 1), (2, 2)],
+                    "{ms} ms, partition {n}"
+                );
+            }
+        });
+        assert!(fatals.borrow().is_empty());
+    }
+    assert!(some && all, "the times must part some partitions from others, and be enough for all: {some} {all}");
+}
+
+#[test]
 fn a_clean_end_leaves_exact_files_and_a_short_start() {
     let (world, node) = world(10);
     let fatals = Fatals::default();
