@@ -40,6 +40,8 @@ struct Listing {
     indexes: BTreeSet<(i64, FileKind)>,
     snapshots: BTreeSet<i64>,
     metadata: bool,
+    epochs: bool,
+    log_start: bool,
 }
 
 impl<R: Runtime> LogStore<R> {
@@ -207,7 +209,7 @@ impl<R: Runtime> LogStore<R> {
             self.set_aside(partition, &dir).await?;
             return Ok(self.empty(partition, 0));
         }
-        let start = self.read_log_start(&dir).await?.unwrap_or(0);
+        let start = if listing.log_start { self.read_log_start(&dir).await?.unwrap_or(0) } else { 0 };
         if listing.logs.is_empty() {
             let mut empty = self.empty(partition, start);
             empty.log.dir_made = listing.metadata;
@@ -238,11 +240,9 @@ impl<R: Runtime> LogStore<R> {
             file.truncate(segment.size).await.map_err(StoreError::io("cut the last segment"))?;
         }
         file.sync_data().await.map_err(|e| StoreError::io("sync the last segment")(self.sync_failed(e)))?;
+        // The directory's own name was durable before `partition.metadata` was there.
         let dir = self.dir(partition);
-        for dir in [dir.as_path(), self.options.data_dir.as_path()] {
-            self.rt.sync_dir(dir).await.map_err(|e| StoreError::io("sync the directory")(self.sync_failed(e)))?;
-        }
-        Ok(())
+        self.rt.sync_dir(&dir).await.map_err(|e| StoreError::io("sync the directory")(self.sync_failed(e)))
     }
 
     /// The directory belongs to this topic, and not to one of the same name that was deleted.
@@ -289,9 +289,9 @@ impl<R: Runtime> LogStore<R> {
         let interval = partition.spec.borrow().config.index_interval_bytes;
         let bases: Vec<i64> = listing.logs.keys().copied().collect();
         let last = *bases.last().expect("there is a segment");
-        let epochs = self.read_epochs(&dir).await?;
+        let epochs = if listing.epochs { self.read_epochs(&dir).await? } else { None };
         let (mut producers, snapshot) = self.read_snapshot(partition, listing).await?;
-        let builder = self.read_indexes(partition, last, listing.logs[&last]).await?;
+        let (mut index, known) = self.read_indexes(partition, last, listing.logs[&last]).await?;
         let mut segments: Vec<Segment> = bases
             .iter()
             .map(|base| Segment { size: listing.logs[base], on_disk: true, index: None, ..Segment::new(*base) })
@@ -302,17 +302,21 @@ impl<R: Runtime> LogStore<R> {
             _ => bases[0],
         };
         let mut epochs = epochs.unwrap_or_default();
-        let mut index = builder;
-        let mut expected = from;
         let first = segments.partition_point(|s| s.base <= from).saturating_sub(1);
+        let mut end = segments[first].base;
+        let mut scanned_from = 0;
         for (at, segment) in segments.iter_mut().enumerate().skip(first) {
             let is_last = segment.base == last;
-            let start = if at == first {
-                self.position_before(partition, segment.base, from, &index, is_last).await?
-            } else {
-                0
+            let start = match (at == first, is_last) {
+                (true, true) => u64::from(OffsetEntry::lookup(&known, last, from)),
+                (true, false) => self.position_before(partition, segment.base, from).await?,
+                (false, _) => 0,
             };
-            let end = self
+            scanned_from = start;
+            if is_last {
+                segment.first_timestamp = self.first_timestamp(partition, last).await?;
+            }
+            let size = self
                 .scan_segment(partition, segment.base, start, |header, position| {
                     if is_last {
                         index.on_batch(
@@ -323,78 +327,80 @@ impl<R: Runtime> LogStore<R> {
                             header.size_in_bytes() as u32,
                             interval,
                         );
-                        segment.first_timestamp.get_or_insert(header.max_timestamp);
                     }
                     if header.base_offset.0 >= from {
                         producers.update(header);
                         epochs.note(header.partition_leader_epoch, header.base_offset);
                     }
-                    expected = header.next_offset().0;
+                    end = header.next_offset().0;
                 })
                 .await?;
             if is_last {
-                segment.size = end;
-            } else if end < segment.size {
+                segment.size = size;
+            } else if size < segment.size {
                 return Err(StoreError::Corrupt(format!(
-                    "{}: batch at byte {end} of segment {} is damaged, {} bytes are expected",
+                    "{}: batch at byte {size} of segment {} is damaged, {} bytes are expected",
                     dir.display(),
                     segment.base,
                     segment.size
                 )));
             }
         }
+        if end < from {
+            return Err(StoreError::Corrupt(format!(
+                "{}: batches end at offset {end}, but there was a snapshot at {from}",
+                dir.display()
+            )));
+        }
         let tail = segments.last_mut().expect("there is a segment");
+        let scanned = tail.size - scanned_from;
         tail.index = Some(Box::new(index));
-        let end = expected.max(last);
+        let end = end.max(last);
         let mut log = Log::new(bases[0], end, segments);
         log.epochs = epochs;
         log.producers = producers;
         log.snapshots = listing.snapshots.iter().copied().filter(|s| *s <= end).collect();
-        log.bytes_since_snapshot = log.active().size;
+        log.bytes_since_snapshot = scanned;
         Ok(log)
     }
 
-    /// Where to begin a scan that must see `from` and what the last index lacks.
-    async fn position_before(
-        &self,
-        partition: &Rc<Partition>,
-        base: i64,
-        from: i64,
-        index: &IndexBuilder,
-        is_last: bool,
-    ) -> Result<u64, StoreError> {
-        let path = self.segment_path(partition, base, FileKind::OffsetIndex);
-        let known = match self.rt.read_file(&path).await {
-            Ok(bytes) => bytes,
-            Err(error) if error.kind == IoErrorKind::NotFound => return Ok(0),
-            Err(error) => return Err(StoreError::io("read an index")(error)),
-        };
-        if !is_last {
-            return Ok(u64::from(OffsetEntry::lookup(&known, base, from)));
+    /// Where to begin a scan of a sealed segment that must see `from`.
+    async fn position_before(&self, partition: &Partition, base: i64, from: i64) -> Result<u64, StoreError> {
+        match self.rt.read_file(&self.segment_path(partition, base, FileKind::OffsetIndex)).await {
+            Ok(index) => Ok(u64::from(OffsetEntry::lookup(&index, base, from))),
+            Err(error) if error.kind == IoErrorKind::NotFound => Ok(0),
+            Err(error) => Err(StoreError::io("read an index")(error)),
         }
-        let known = &known[..(index.offsets.len() as usize).min(known.len())];
-        Ok(u64::from(OffsetEntry::lookup(known, base, from)))
     }
 
-    /// The valid part of a segment's indexes, checked against its batches.
+    /// The timestamp that `segment.ms` counts from.
+    async fn first_timestamp(&self, partition: &Partition, base: i64) -> Result<Option<i64>, StoreError> {
+        let path = self.segment_path(partition, base, FileKind::Log);
+        let file = self.files.get(&self.rt, &path, false).await.map_err(StoreError::io("open a segment"))?;
+        let bytes = file.read_at(0, batch::HEADER_LEN).await.map_err(StoreError::io("read a segment"))?;
+        Ok(batch::parse_header(&bytes).ok().map(|h| h.max_timestamp))
+    }
+
+    /// The valid part of a segment's indexes, checked against its batches; with the entries of the offset index.
     async fn read_indexes(
         &self,
         partition: &Rc<Partition>,
         base: i64,
         log_bytes: u64,
-    ) -> Result<IndexBuilder, StoreError> {
+    ) -> Result<(IndexBuilder, Vec<u8>), StoreError> {
+        let none = || Ok((IndexBuilder::new(base), Vec::new()));
         let mut files = Vec::new();
         for kind in [FileKind::OffsetIndex, FileKind::TimeIndex] {
             match self.rt.read_file(&self.segment_path(partition, base, kind)).await {
                 Ok(bytes) => files.push(bytes),
-                Err(error) if error.kind == IoErrorKind::NotFound => return Ok(IndexBuilder::new(base)),
+                Err(error) if error.kind == IoErrorKind::NotFound => return none(),
                 Err(error) => return Err(StoreError::io("read an index")(error)),
             }
         }
         let offsets = &files[0][..valid_offset_index(&files[0], base, log_bytes)];
         let times = &files[1][..valid_time_index(&files[1], base)];
         let Some(entry) = (offsets.len() / 8).checked_sub(1).and_then(|n| OffsetEntry::get(offsets, base, n)) else {
-            return Ok(IndexBuilder::new(base));
+            return none();
         };
         // The last entry must name a batch: else the index is of other bytes.
         let path = self.segment_path(partition, base, FileKind::Log);
@@ -402,7 +408,7 @@ impl<R: Runtime> LogStore<R> {
         let bytes = file.read_at(u64::from(entry.position), batch::HEADER_LEN).await;
         let bytes = bytes.map_err(StoreError::io("read a segment"))?;
         let names_it = batch::parse_header(&bytes).is_ok_and(|h| h.last_offset().0 == entry.offset);
-        Ok(if names_it { IndexBuilder::from_files(base, offsets, times) } else { IndexBuilder::new(base) })
+        if names_it { Ok((IndexBuilder::from_files(base, offsets, times), offsets.to_vec())) } else { none() }
     }
 
     /// The newest snapshot that can be read, and its offset.
@@ -491,6 +497,8 @@ fn list(entries: &[DirEntry]) -> Listing {
     let mut listing = Listing::default();
     for entry in entries {
         listing.metadata |= entry.name == METADATA_FILE;
+        listing.epochs |= entry.name == EPOCHS_FILE;
+        listing.log_start |= entry.name == LOG_START_FILE;
         match parse_file_name(&entry.name) {
             Some((base, FileKind::Log)) => drop(listing.logs.insert(base, entry.len)),
             Some((offset, FileKind::Snapshot)) => drop(listing.snapshots.insert(offset)),

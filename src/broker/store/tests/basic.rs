@@ -400,3 +400,10 @@ fn the_journal_is_a_ring_of_recycled_files() {
     assert!(files.len() <= 3 && files.iter().all(|(_, len)| *len <= 128 << 10), "{files:?}");
     assert!(fatals.borrow().is_empty());
 }
+
+#[test]
+fn an_idle_partition_is_small() {
+    let sizes = [size_of::<partition::Partition>(), size_of::<partition::Log>(), size_of::<partition::Segment>()];
+    let index = size_of::<index_builder::IndexBuilder>();
+    assert!(sizes.iter().sum::<usize>() + index < 1200, "{sizes:?} {index}");
+}
