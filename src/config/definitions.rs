@@ -375,7 +375,7 @@ pub const BROKER_KEYS: &[Definition] = &[
     key(
         "coreline.open.files",
         Kind::Int,
-        Some("256"),
+        Some("1024"),
         Rule::AtLeast(16),
         false,
         "Files each shard keeps open; partitions are not bounded by it.",
