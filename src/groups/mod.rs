@@ -46,7 +46,10 @@ pub enum Request {
     LeaveGroup(codec::LeaveGroupRequest),
     OffsetCommit(codec::OffsetCommitRequest),
     /// One group of an OffsetFetch; topics of none are all topics of the group.
-    OffsetFetch { group: codec::offset_fetch_request::OffsetFetchRequestGroup, require_stable: bool },
+    OffsetFetch {
+        group: codec::offset_fetch_request::OffsetFetchRequestGroup,
+        require_stable: bool,
+    },
     OffsetDelete(codec::OffsetDeleteRequest),
     DescribeGroup(codec::GroupId),
     DeleteGroup(codec::GroupId),
