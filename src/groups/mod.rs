@@ -79,6 +79,10 @@ pub enum Response {
 
 /// What happened.
 #[derive(Clone, Debug)]
+#[allow(
+    clippy::large_enum_variant,
+    reason = "one at a time, taken apart at once: a box would be an allocation a request"
+)]
 pub enum Event {
     /// A client asks.
     Request {
