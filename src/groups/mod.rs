@@ -6,6 +6,8 @@
 //! was made before it is committed, so that nothing is answered from state that a crash could take back. If the log
 //! refuses the records, the driver throws the coordinator away and loads it again.
 
+pub mod assignor;
+
 use crate::ids::TopicId;
 use bytes::Bytes;
 use kafka_protocol::messages as codec;
