@@ -7,6 +7,17 @@
 //! refuses the records, the driver throws the coordinator away and loads it again.
 
 pub mod assignor;
+pub mod classic;
+pub mod config;
+pub mod consumer;
+pub mod coordinator;
+pub mod offsets;
+pub mod records;
+pub mod records_consumer;
+mod requests;
+pub mod timers;
+
+pub use coordinator::Coordinator;
 
 use crate::ids::TopicId;
 use bytes::Bytes;
@@ -101,6 +112,8 @@ pub enum Event {
     Tick,
     /// Topics came, went or changed.
     TopicsChanged,
+    /// Topics were deleted, by name and id: their offsets go. Comes with a [`Event::TopicsChanged`] of its own.
+    TopicsDeleted(Vec<(Arc<str>, TopicId)>),
 }
 
 /// A record for the coordinator's partition of `__consumer_offsets`.
@@ -139,6 +152,10 @@ pub struct Topic {
 pub trait Topics {
     /// By name.
     fn by_name(&self, name: &str) -> Option<Topic>;
+    /// A topic's id: asked for every topic of every commit.
+    fn id_of(&self, name: &str) -> Option<TopicId> {
+        self.by_name(name).map(|topic| topic.id)
+    }
     /// By id.
     fn by_id(&self, id: TopicId) -> Option<Topic>;
     /// Every name, for regular expressions.

@@ -1,0 +1,329 @@
+//! Committed offsets: commit, fetch, delete, and the end of their retention.
+
+use super::classic::ClassicGroup;
+use super::coordinator::{Context, Coordinator, Group, Groups, Slot};
+use super::records::{OffsetCommitValue, offset_commit_key};
+use super::{Client, Effects, Now, Record, Topics};
+use crate::error_code::ErrorCode;
+use crate::ids::TopicId;
+use kafka_protocol::messages as codec;
+use kafka_protocol::messages::offset_fetch_request::OffsetFetchRequestGroup;
+use kafka_protocol::messages::offset_fetch_response::{
+    OffsetFetchResponseGroup, OffsetFetchResponsePartitions, OffsetFetchResponseTopics,
+};
+use kafka_protocol::messages::{offset_commit_response, offset_delete_response};
+use kafka_protocol::protocol::StrBytes;
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+/// The offsets of a group, by topic and partition.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct GroupOffsets {
+    topics: BTreeMap<Arc<str>, BTreeMap<i32, OffsetCommitValue>>,
+}
+
+impl GroupOffsets {
+    /// None.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.topics.is_empty()
+    }
+
+    /// The offset of a partition.
+    #[must_use]
+    pub fn get(&self, topic: &str, partition: i32) -> Option<&OffsetCommitValue> {
+        self.topics.get(topic)?.get(&partition)
+    }
+
+    /// All of them, in order.
+    pub fn iter(&self) -> impl Iterator<Item = (&Arc<str>, &BTreeMap<i32, OffsetCommitValue>)> {
+        self.topics.iter()
+    }
+
+    /// Sets the offset of a partition.
+    pub fn insert(&mut self, topic: &str, partition: i32, value: OffsetCommitValue) {
+        match self.topics.get_mut(topic) {
+            Some(partitions) => {
+                partitions.insert(partition, value);
+            }
+            None => {
+                self.topics.insert(Arc::from(topic), BTreeMap::from([(partition, value)]));
+            }
+        }
+    }
+
+    /// Forgets the offset of a partition; whether there was one.
+    pub fn remove(&mut self, topic: &str, partition: i32) -> bool {
+        let Some(partitions) = self.topics.get_mut(topic) else { return false };
+        let removed = partitions.remove(&partition).is_some();
+        if partitions.is_empty() {
+            self.topics.remove(topic);
+        }
+        removed
+    }
+
+    /// Forgets the offsets that `drop` says, with a tombstone for each.
+    fn drop_if(&mut self, group: &str, effects: &mut Effects, drop: impl Fn(&str, &OffsetCommitValue) -> bool) {
+        self.topics.retain(|topic, partitions| {
+            partitions.retain(|partition, value| {
+                let goes = drop(topic, value);
+                if goes {
+                    effects.records.push(Record { key: offset_commit_key(group, topic, *partition), value: None });
+                }
+                !goes
+            });
+            !partitions.is_empty()
+        });
+    }
+
+    /// Forgets all.
+    pub(super) fn delete_all(&mut self, group: &str, cx: &mut Context<'_>) {
+        self.drop_if(group, cx.effects, |_, _| true);
+    }
+}
+
+/// OffsetCommit. Either all is refused with one code, or each partition is judged by its metadata's length. Whether the
+/// topics are there is for the handler to judge.
+pub(super) fn commit(
+    cx: &mut Context<'_>,
+    groups: &mut Groups,
+    client: &Client,
+    request: &codec::OffsetCommitRequest,
+) -> codec::OffsetCommitResponse {
+    let refused = match validate_commit(groups, client, request) {
+        Ok(()) => None,
+        Err(code) => Some(code),
+    };
+    let slot = match refused {
+        Some(_) => None,
+        None => Some(slot_for_commit(cx, groups, &request.group_id)),
+    };
+    let mut response = codec::OffsetCommitResponse::default();
+    response.topics.reserve(request.topics.len());
+    match (slot, refused) {
+        (Some(slot), _) => {
+            if let Group::Classic(group) = &mut slot.group {
+                group.heard_of(cx, &request.member_id);
+            }
+            for topic in &request.topics {
+                let each = commit_topic(cx, &mut slot.offsets, request, topic);
+                response.topics.push(each);
+            }
+        }
+        (None, code) => {
+            let code = code.unwrap_or(ErrorCode::UnknownServerError);
+            response.topics.extend(request.topics.iter().map(|topic| {
+                commit_response(topic, topic.partitions.iter().map(|partition| (partition.partition_index, code)))
+            }));
+        }
+    }
+    response
+}
+
+fn validate_commit(groups: &Groups, client: &Client, request: &codec::OffsetCommitRequest) -> Result<(), ErrorCode> {
+    let (member, instance) = (&request.member_id, request.group_instance_id.as_deref());
+    let epoch = request.generation_id_or_member_epoch;
+    match groups.get(request.group_id.as_str()).map(|slot| &slot.group) {
+        Some(Group::Classic(group)) => group.validate_offset_commit(member, instance, epoch, false),
+        Some(Group::Consumer(group)) => group.validate_offset_commit(member, instance, epoch, client.api_version),
+        // Offsets under a name: the group comes with them.
+        None if epoch < 0 => Ok(()),
+        None if client.api_version >= 9 => Err(ErrorCode::GroupIdNotFound),
+        None => Err(ErrorCode::IllegalGeneration),
+    }
+}
+
+fn slot_for_commit<'a>(cx: &Context<'_>, groups: &'a mut Groups, id: &str) -> &'a mut Slot {
+    // Twice looked up: the borrow of a first `get_mut` would last to the end.
+    if !groups.contains_key(id) {
+        let id: Arc<str> = Arc::from(id);
+        let group = Group::Classic(ClassicGroup::new(id.clone(), cx.now.wall_ms));
+        groups.insert(id, Slot { group, offsets: GroupOffsets::default() });
+    }
+    groups.get_mut(id).expect("it was there, or has just been put there")
+}
+
+fn commit_response(
+    topic: &codec::offset_commit_request::OffsetCommitRequestTopic,
+    codes: impl Iterator<Item = (i32, ErrorCode)>,
+) -> offset_commit_response::OffsetCommitResponseTopic {
+    let partitions = codes.map(|(partition, code)| {
+        offset_commit_response::OffsetCommitResponsePartition::default()
+            .with_partition_index(partition)
+            .with_error_code(code as i16)
+    });
+    offset_commit_response::OffsetCommitResponseTopic::default()
+        .with_name(topic.name.clone())
+        .with_topic_id(topic.topic_id)
+        .with_partitions(partitions.collect())
+}
+
+fn commit_topic(
+    cx: &mut Context<'_>,
+    offsets: &mut GroupOffsets,
+    request: &codec::OffsetCommitRequest,
+    topic: &codec::offset_commit_request::OffsetCommitRequestTopic,
+) -> offset_commit_response::OffsetCommitResponseTopic {
+    let topic_id = match topic.topic_id {
+        id if id.is_nil() => cx.topics.id_of(&topic.name).unwrap_or_default(),
+        id => TopicId(id),
+    };
+    let now = cx.now.wall_ms;
+    let metadata_max = usize::try_from(cx.config.offset_metadata_max_bytes).unwrap_or(0);
+    // A retention of its own could be asked for in versions 2 to 4.
+    let expire_timestamp_ms = if request.retention_time_ms < 0 { -1 } else { now + request.retention_time_ms };
+    let codes = topic.partitions.iter().map(|partition| {
+        let metadata = partition.committed_metadata.as_deref().unwrap_or_default();
+        if metadata.len() > metadata_max {
+            return (partition.partition_index, ErrorCode::OffsetMetadataTooLarge);
+        }
+        let value = OffsetCommitValue {
+            offset: partition.committed_offset,
+            leader_epoch: partition.committed_leader_epoch.max(-1),
+            metadata: Arc::from(metadata),
+            commit_timestamp_ms: now,
+            expire_timestamp_ms,
+            topic_id,
+        };
+        let key = offset_commit_key(&request.group_id, &topic.name, partition.partition_index);
+        cx.effects.records.push(Record { key, value: Some(value.encode()) });
+        offsets.insert(&topic.name, partition.partition_index, value);
+        (partition.partition_index, ErrorCode::None)
+    });
+    commit_response(topic, codes)
+}
+
+/// OffsetFetch of one group. `require_stable` asks for no answer while a transaction's offsets are in the balance; there
+/// are none yet.
+pub(super) fn fetch(
+    topics: &dyn Topics,
+    groups: &Groups,
+    client: &Client,
+    request: &OffsetFetchRequestGroup,
+    _require_stable: bool,
+) -> OffsetFetchResponseGroup {
+    let response = OffsetFetchResponseGroup::default().with_group_id(request.group_id.clone());
+    let slot = groups.get(request.group_id.as_str());
+    if let Some(Slot { group: Group::Consumer(group), .. }) = slot
+        && let Err(code) = group.validate_offset_fetch(request.member_id.as_deref(), request.member_epoch)
+    {
+        return response.with_error_code(code as i16);
+    }
+    let none = GroupOffsets::default();
+    let offsets = slot.map_or(&none, |slot| &slot.offsets);
+    let topics = match &request.topics {
+        Some(asked) => asked.iter().map(|topic| {
+            let partitions = topic.partition_indexes.iter();
+            OffsetFetchResponseTopics::default()
+                .with_name(topic.name.clone())
+                .with_topic_id(topic.topic_id)
+                .with_partitions(partitions.map(|&index| fetched(index, offsets.get(&topic.name, index))).collect())
+        }).collect(),
+        None => offsets.iter().map(|(name, partitions)| {
+            let id = if client.api_version >= 10 { topics.id_of(name).unwrap_or_default() } else { TopicId::default() };
+            OffsetFetchResponseTopics::default()
+                .with_name(codec::TopicName(StrBytes::from_string(name.to_string())))
+                .with_topic_id(id.0)
+                .with_partitions(partitions.iter().map(|(index, value)| fetched(*index, Some(value))).collect())
+        }).collect(),
+    };
+    response.with_topics(topics)
+}
+
+fn fetched(index: i32, value: Option<&OffsetCommitValue>) -> OffsetFetchResponsePartitions {
+    let response = OffsetFetchResponsePartitions::default().with_partition_index(index);
+    match value {
+        Some(value) => response
+            .with_committed_offset(value.offset)
+            .with_committed_leader_epoch(value.leader_epoch)
+            .with_metadata(Some(StrBytes::from_string(value.metadata.to_string()))),
+        None => response
+            .with_committed_offset(-1)
+            .with_committed_leader_epoch(-1)
+            .with_metadata(Some(StrBytes::default())),
+    }
+}
+
+/// OffsetDelete: of topics that no member is subscribed to.
+pub(super) fn delete(
+    cx: &mut Context<'_>,
+    groups: &mut Groups,
+    request: &codec::OffsetDeleteRequest,
+) -> codec::OffsetDeleteResponse {
+    let refused = |code: ErrorCode| codec::OffsetDeleteResponse::default().with_error_code(code as i16);
+    if request.group_id.is_empty() {
+        return refused(ErrorCode::InvalidGroupId);
+    }
+    let Some(slot) = groups.get_mut(request.group_id.as_str()) else { return refused(ErrorCode::GroupIdNotFound) };
+    if let Group::Classic(group) = &slot.group
+        && let Err(code) = group.validate_offset_delete()
+    {
+        return refused(code);
+    }
+    let mut topics = Vec::with_capacity(request.topics.len());
+    for topic in &request.topics {
+        let subscribed = slot.group.is_subscribed(&topic.name);
+        let partitions = topic.partitions.iter().map(|partition| {
+            let index = partition.partition_index;
+            if !subscribed && slot.offsets.remove(&topic.name, index) {
+                let key = offset_commit_key(&request.group_id, &topic.name, index);
+                cx.effects.records.push(Record { key, value: None });
+            }
+            let code = if subscribed { ErrorCode::GroupSubscribedToTopic } else { ErrorCode::None };
+            offset_delete_response::OffsetDeleteResponsePartition::default()
+                .with_partition_index(index)
+                .with_error_code(code as i16)
+        });
+        topics.push(
+            offset_delete_response::OffsetDeleteResponseTopic::default()
+                .with_name(topic.name.clone())
+                .with_partitions(partitions.collect()),
+        );
+    }
+    codec::OffsetDeleteResponse::default().with_topics(topics)
+}
+
+impl Coordinator {
+    /// Takes away offsets whose retention is over, and groups that have neither members nor offsets.
+    pub(super) fn expire_offsets(&mut self, now: Now, topics: &dyn Topics, effects: &mut Effects) {
+        let retention_ms = self.config.offsets_retention_ms;
+        let (mut cx, groups) = self.parts(now, topics, effects);
+        groups.retain(|id, slot| {
+            let Slot { group, offsets } = slot;
+            // The time that retention counts from; the inner none is each commit's own.
+            let from = match &*group {
+                Group::Classic(group) => group.expires_from(),
+                Group::Consumer(_) => Some(None),
+            };
+            if let Some(from) = from {
+                offsets.drop_if(id, cx.effects, |topic, value| {
+                    !group.is_subscribed(topic) && is_expired(value, from, now.wall_ms, retention_ms)
+                });
+            }
+            let goes = offsets.is_empty() && group.is_empty();
+            if goes {
+                group.tombstones(&mut cx);
+            }
+            !goes
+        });
+    }
+
+    /// Takes away the offsets of topics that are gone. An offset that was committed to a newer topic of the same name
+    /// stays.
+    pub(super) fn topics_deleted(&mut self, deleted: &[(Arc<str>, TopicId)], effects: &mut Effects) {
+        for (id, slot) in &mut self.groups {
+            slot.offsets.drop_if(id, effects, |topic, value| {
+                deleted.iter().any(|(name, topic_id)| {
+                    **name == *topic && (value.topic_id == TopicId::default() || value.topic_id == *topic_id)
+                })
+            });
+        }
+    }
+}
+
+fn is_expired(value: &OffsetCommitValue, from_ms: Option<i64>, now_ms: i64, retention_ms: i64) -> bool {
+    if value.expire_timestamp_ms != -1 {
+        return now_ms >= value.expire_timestamp_ms;
+    }
+    now_ms - from_ms.unwrap_or(value.commit_timestamp_ms) >= retention_ms
+}
