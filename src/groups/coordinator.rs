@@ -238,8 +238,7 @@ impl Coordinator {
 
     fn replay_classic(&mut self, id: &Arc<str>, value: Option<GroupMetadataValue>) {
         if let Some(value) = value {
-            slot_or_new(&mut self.groups, id, 0).group =
-                Group::Classic(ClassicGroup::from_record(id.clone(), value));
+            slot_or_new(&mut self.groups, id, 0).group = Group::Classic(ClassicGroup::from_record(id.clone(), value));
         } else if self.groups.get(id).is_some_and(|slot| matches!(slot.group, Group::Classic(_))) {
             remove_group(&mut self.groups, id);
         }
@@ -340,7 +339,8 @@ impl Coordinator {
 
     fn schedule_expiry(&mut self, now: Now) {
         let at = now.monotonic_ms + self.config.offsets_retention_check_interval_ms.max(1);
-        self.offsets_expiry.set(&mut self.timers, at, || Timer { group: Arc::from(""), kind: TimerKind::OffsetsExpiry });
+        self.offsets_expiry
+            .set(&mut self.timers, at, || Timer { group: Arc::from(""), kind: TimerKind::OffsetsExpiry });
     }
 
     fn topics_changed(&mut self, now: Now, topics: &dyn Topics, effects: &mut Effects) {

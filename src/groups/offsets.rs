@@ -212,20 +212,27 @@ pub(super) fn fetch(
     let none = GroupOffsets::default();
     let offsets = slot.map_or(&none, |slot| &slot.offsets);
     let topics = match &request.topics {
-        Some(asked) => asked.iter().map(|topic| {
-            let partitions = topic.partition_indexes.iter();
-            OffsetFetchResponseTopics::default()
-                .with_name(topic.name.clone())
-                .with_topic_id(topic.topic_id)
-                .with_partitions(partitions.map(|&index| fetched(index, offsets.get(&topic.name, index))).collect())
-        }).collect(),
-        None => offsets.iter().map(|(name, partitions)| {
-            let id = if client.api_version >= 10 { topics.id_of(name).unwrap_or_default() } else { TopicId::default() };
-            OffsetFetchResponseTopics::default()
-                .with_name(codec::TopicName(StrBytes::from_string(name.to_string())))
-                .with_topic_id(id.0)
-                .with_partitions(partitions.iter().map(|(index, value)| fetched(*index, Some(value))).collect())
-        }).collect(),
+        Some(asked) => asked
+            .iter()
+            .map(|topic| {
+                let partitions = topic.partition_indexes.iter();
+                OffsetFetchResponseTopics::default()
+                    .with_name(topic.name.clone())
+                    .with_topic_id(topic.topic_id)
+                    .with_partitions(partitions.map(|&index| fetched(index, offsets.get(&topic.name, index))).collect())
+            })
+            .collect(),
+        None => offsets
+            .iter()
+            .map(|(name, partitions)| {
+                let id =
+                    if client.api_version >= 10 { topics.id_of(name).unwrap_or_default() } else { TopicId::default() };
+                OffsetFetchResponseTopics::default()
+                    .with_name(codec::TopicName(StrBytes::from_string(name.to_string())))
+                    .with_topic_id(id.0)
+                    .with_partitions(partitions.iter().map(|(index, value)| fetched(*index, Some(value))).collect())
+            })
+            .collect(),
     };
     response.with_topics(topics)
 }
@@ -237,10 +244,9 @@ fn fetched(index: i32, value: Option<&OffsetCommitValue>) -> OffsetFetchResponse
             .with_committed_offset(value.offset)
             .with_committed_leader_epoch(value.leader_epoch)
             .with_metadata(Some(StrBytes::from_string(value.metadata.to_string()))),
-        None => response
-            .with_committed_offset(-1)
-            .with_committed_leader_epoch(-1)
-            .with_metadata(Some(StrBytes::default())),
+        None => {
+            response.with_committed_offset(-1).with_committed_leader_epoch(-1).with_metadata(Some(StrBytes::default()))
+        }
     }
 }
 

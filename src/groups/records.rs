@@ -7,9 +7,7 @@
 
 use super::Record;
 use crate::ids::TopicId;
-use crate::protocol::wire::{
-    DecodeError, Reader, put_length, put_no_tags, put_nullable_string, put_string,
-};
+use crate::protocol::wire::{DecodeError, Reader, put_length, put_no_tags, put_nullable_string, put_string};
 use bytes::{BufMut, Bytes, BytesMut};
 use std::sync::Arc;
 use uuid::Uuid;
@@ -222,7 +220,12 @@ pub(super) fn read_uuid(r: &mut Reader<'_>) -> Result<TopicId, DecodeError> {
     Ok(TopicId(Uuid::from_slice(bytes).expect("take gives 16 bytes")))
 }
 
-pub(super) fn read_bytes(r: &mut Reader<'_>, bytes: &[u8], flexible: bool, what: &'static str) -> Result<Bytes, DecodeError> {
+pub(super) fn read_bytes(
+    r: &mut Reader<'_>,
+    bytes: &[u8],
+    flexible: bool,
+    what: &'static str,
+) -> Result<Bytes, DecodeError> {
     let range = r.nullable_bytes(flexible, what)?.unwrap_or(0..0);
     Ok(Bytes::copy_from_slice(&bytes[range]))
 }

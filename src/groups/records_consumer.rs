@@ -2,7 +2,9 @@
 
 use super::records::{ReplayError, decode, read_bytes, read_tags, read_uuid};
 use crate::ids::TopicId;
-use crate::protocol::wire::{DecodeError, Reader, put_length, put_no_tags, put_nullable_string, put_string, put_varint};
+use crate::protocol::wire::{
+    DecodeError, Reader, put_length, put_no_tags, put_nullable_string, put_string, put_varint,
+};
 use bytes::{BufMut, Bytes, BytesMut};
 use std::sync::Arc;
 

@@ -26,7 +26,9 @@ impl Coordinator {
             Request::SyncGroup(request) => return sync_group(cx, groups, token, client, &request),
             Request::Heartbeat(request) => Response::Heartbeat(heartbeat(cx, groups, &request)),
             Request::LeaveGroup(request) => Response::LeaveGroup(leave_group(cx, groups, client, &request)),
-            Request::OffsetCommit(request) => Response::OffsetCommit(super::offsets::commit(cx, groups, client, &request)),
+            Request::OffsetCommit(request) => {
+                Response::OffsetCommit(super::offsets::commit(cx, groups, client, &request))
+            }
             Request::OffsetFetch { group, require_stable } => {
                 Response::OffsetFetch(super::offsets::fetch(topics, groups, client, &group, require_stable))
             }
@@ -45,10 +47,15 @@ impl Coordinator {
     }
 }
 
-fn join_group(cx: &mut Context<'_>, groups: &mut Groups, token: Token, client: &Client, request: &codec::JoinGroupRequest) {
-    let refused = |code: ErrorCode, member: &StrBytes| {
-        Response::JoinGroup(super::classic::join_error(code, member.clone()))
-    };
+fn join_group(
+    cx: &mut Context<'_>,
+    groups: &mut Groups,
+    token: Token,
+    client: &Client,
+    request: &codec::JoinGroupRequest,
+) {
+    let refused =
+        |code: ErrorCode, member: &StrBytes| Response::JoinGroup(super::classic::join_error(code, member.clone()));
     if request.group_id.is_empty() {
         return cx.answer(token, refused(ErrorCode::InvalidGroupId, &request.member_id));
     }
@@ -79,7 +86,13 @@ fn join_group(cx: &mut Context<'_>, groups: &mut Groups, token: Token, client: &
     group.join(cx, token, client, request);
 }
 
-fn sync_group(cx: &mut Context<'_>, groups: &mut Groups, token: Token, client: &Client, request: &codec::SyncGroupRequest) {
+fn sync_group(
+    cx: &mut Context<'_>,
+    groups: &mut Groups,
+    token: Token,
+    client: &Client,
+    request: &codec::SyncGroupRequest,
+) {
     let code = if request.group_id.is_empty() { ErrorCode::InvalidGroupId } else { ErrorCode::UnknownMemberId };
     match groups.get_mut(request.group_id.as_str()) {
         Some(Slot { group: Group::Classic(group), .. }) if !group.is_empty() => group.sync(cx, token, client, request),
@@ -96,12 +109,9 @@ fn heartbeat(cx: &mut Context<'_>, groups: &mut Groups, request: &codec::Heartbe
         ErrorCode::InvalidGroupId
     } else {
         match groups.get_mut(request.group_id.as_str()).map(|slot| &mut slot.group) {
-            Some(Group::Classic(group)) => group.heartbeat(
-                cx,
-                &request.member_id,
-                request.group_instance_id.as_deref(),
-                request.generation_id,
-            ),
+            Some(Group::Classic(group)) => {
+                group.heartbeat(cx, &request.member_id, request.group_instance_id.as_deref(), request.generation_id)
+            }
             Some(Group::Consumer(group)) => group.classic_heartbeat(cx, request),
             None => ErrorCode::UnknownMemberId,
         }
@@ -160,8 +170,8 @@ fn describe_group(
     if let Some(Slot { group: Group::Classic(group), .. }) = groups.get(id.as_str()) {
         return group.describe().with_group_id(id);
     }
-    let described = codec::describe_groups_response::DescribedGroup::default()
-        .with_group_state(StrBytes::from_static_str("Dead"));
+    let described =
+        codec::describe_groups_response::DescribedGroup::default().with_group_state(StrBytes::from_static_str("Dead"));
     if client.api_version < 6 {
         return described.with_group_id(id);
     }

@@ -59,15 +59,21 @@ impl Member {
     /// What it says under a protocol's name; nothing if it does not have it.
     #[must_use]
     pub fn metadata(&self, protocol: &str) -> Bytes {
-        self.protocols.iter().find(|(name, _)| **name == *protocol).map(|(_, metadata)| metadata.clone()).unwrap_or_default()
+        self.protocols
+            .iter()
+            .find(|(name, _)| **name == *protocol)
+            .map(|(_, metadata)| metadata.clone())
+            .unwrap_or_default()
     }
 
     /// Whether a join says the same as the last.
     pub(super) fn matches(&self, protocols: &[JoinGroupRequestProtocol]) -> bool {
         self.protocols.len() == protocols.len()
-            && self.protocols.iter().zip(protocols).all(|((name, metadata), theirs)| {
-                **name == *theirs.name.as_str() && metadata == &theirs.metadata
-            })
+            && self
+                .protocols
+                .iter()
+                .zip(protocols)
+                .all(|((name, metadata), theirs)| **name == *theirs.name.as_str() && metadata == &theirs.metadata)
     }
 
     /// Whether it is excused from heartbeats: it waits for us.

@@ -289,7 +289,8 @@ impl ClassicGroup {
         let all = self.members.len();
         let mut likes: BTreeMap<&Arc<str>, usize> = BTreeMap::new();
         for member in self.members.values() {
-            let best = member.protocols.iter().map(|(name, _)| name).find(|name| self.votes.get(*name) == Some(&all))?;
+            let best =
+                member.protocols.iter().map(|(name, _)| name).find(|name| self.votes.get(*name) == Some(&all))?;
             *likes.entry(best).or_default() += 1;
         }
         let most = *likes.values().max()?;
@@ -335,10 +336,9 @@ impl ClassicGroup {
         let group = &self.id;
         if let Some(member) = self.members.get_mut(id) {
             let id = &member.id;
-            member.session.set(cx.timers, deadline, || Timer {
-                group: group.clone(),
-                kind: TimerKind::Session(id.clone()),
-            });
+            member
+                .session
+                .set(cx.timers, deadline, || Timer { group: group.clone(), kind: TimerKind::Session(id.clone()) });
         }
     }
 

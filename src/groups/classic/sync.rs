@@ -46,9 +46,8 @@ impl ClassicGroup {
         if request.generation_id != self.generation {
             return Err(ErrorCode::IllegalGeneration);
         }
-        let differs = |theirs: Option<&str>, ours: Option<&str>| {
-            theirs.zip(ours).is_some_and(|(theirs, ours)| theirs != ours)
-        };
+        let differs =
+            |theirs: Option<&str>, ours: Option<&str>| theirs.zip(ours).is_some_and(|(theirs, ours)| theirs != ours);
         if differs(request.protocol_type.as_deref(), self.protocol_type())
             || differs(request.protocol_name.as_deref(), self.protocol.as_deref())
         {
