@@ -4,6 +4,8 @@ pub mod broker;
 pub mod cli;
 pub mod config;
 pub mod controller;
+#[cfg(doc)]
+pub mod docs;
 pub mod error_code;
 pub mod groups;
 pub mod ids;

@@ -9,3 +9,6 @@ pub mod log_config;
 pub mod partition_metadata;
 pub mod producer_state;
 pub mod segment;
+
+#[cfg(test)]
+mod example_tests;

@@ -301,6 +301,11 @@ impl ProducerStates {
             let entry = states.producers.entry(id).or_insert_with(|| fresh.clone());
             if entry.epoch != epoch {
                 *entry = fresh;
+            } else {
+                // The last entry of a producer counts, as for Kafka's reader; ours differ in the batch alone.
+                entry.last_timestamp = last_timestamp;
+                entry.coordinator_epoch = coordinator_epoch;
+                entry.current_txn_first_offset = current_txn_first_offset;
             }
             if last_sequence >= 0 {
                 entry.batches.push_back(batch);

@@ -1,0 +1,243 @@
+//! What is fuzzed: each target takes any bytes and must come back; what decodes must survive being encoded again.
+//!
+//! Checksums are put right before a second try, or nothing behind them would ever be reached.
+
+use crate::seeds;
+use bytes::Bytes;
+use coreline::config::{BrokerConfig, parse_override, parse_properties, validate_topic};
+use coreline::controller::ClusterImage;
+use coreline::controller::raft_log::{SnapshotFile, decode_snapshot, encode_snapshot, group_after, replay};
+use coreline::controller::raft_wire::{decode_message, encode_message};
+use coreline::controller::records::{decode_records, encode_records};
+use coreline::ids::{LeaderEpoch, Offset};
+use coreline::log::batch::{self, ValidationRules};
+use coreline::log::index::{OffsetEntry, TimeEntry, valid_offset_index, valid_time_index};
+use coreline::log::journal::{self, FrameBuilder, decode_frame};
+use coreline::log::leader_epochs::LeaderEpochs;
+use coreline::log::log_config::TimestampType;
+use coreline::log::producer_state::ProducerStates;
+use coreline::log::{partition_metadata, segment};
+use std::ops::ControlFlow;
+
+/// One thing that reads bytes from outside.
+#[derive(Clone, Copy)]
+pub(crate) struct Target {
+    /// Its name for scripts/fuzz.
+    pub(crate) name: &'static str,
+    /// Runs it; a panic is a finding.
+    pub(crate) run: fn(&[u8]),
+    /// Good input, for a start.
+    pub(crate) seeds: fn() -> Vec<Vec<u8>>,
+}
+
+pub(crate) const TARGETS: &[Target] = &[
+    Target { name: "request_frame", run: request_frame, seeds: seeds::request_frames },
+    Target { name: "record_batch", run: record_batch, seeds: seeds::batches },
+    Target { name: "journal", run: journal_frame, seeds: seeds::journal_frames },
+    Target { name: "segment", run: log_segment, seeds: seeds::segments },
+    Target { name: "index", run: indexes, seeds: seeds::indexes },
+    Target { name: "checkpoints", run: checkpoints, seeds: seeds::checkpoints },
+    Target { name: "metadata", run: metadata, seeds: seeds::metadata },
+    Target { name: "properties", run: properties, seeds: seeds::properties },
+];
+
+/// A frame as a connection reads it: size, header, body; every API and version.
+fn request_frame(data: &[u8]) {
+    coreline::protocol::fuzz_request_frame(data);
+}
+
+const RULES: ValidationRules = ValidationRules {
+    max_bytes: 1 << 20,
+    timestamp_type: TimestampType::CreateTime,
+    before_max_ms: i64::MAX,
+    after_max_ms: 3_600_000,
+    now_ms: 1_700_000_000_000,
+};
+
+/// A record batch as a producer sends it.
+fn record_batch(data: &[u8]) {
+    one_batch(data);
+    if data.len() >= batch::HEADER_LEN {
+        let mut whole = data.to_vec();
+        let length = u32::try_from(whole.len() - batch::LENGTH_END).expect("an input is small");
+        whole[8..12].copy_from_slice(&length.to_be_bytes());
+        whole[16] = 2;
+        seal_batch(&mut whole);
+        one_batch(&whole);
+    }
+}
+
+fn one_batch(bytes: &[u8]) {
+    for found in batch::batches(bytes) {
+        let Ok((header, range)) = found else { break };
+        let times = batch::record_times(&header, &bytes[range.clone()]);
+        if let Ok(times) = times {
+            assert!(times.len() <= usize::try_from(header.record_count).unwrap_or(0));
+        }
+        let _ = batch::records(&header, &bytes[range]).count();
+        let mut states = ProducerStates::default();
+        let before = states.clone();
+        let _ = states.check(&header);
+        if let Some(undo) = states.update(&header) {
+            states.undo(undo);
+        }
+        assert_eq!(states, before);
+    }
+    let Ok(header) = batch::validate(bytes, &RULES) else { return };
+    let mut stamped = bytes[..header.size_in_bytes()].to_vec();
+    batch::assign(&mut stamped, Offset(77), LeaderEpoch(3), Some(5));
+    let again = batch::parse_header(&stamped).expect("a stamped batch has a header");
+    assert_eq!((again.base_offset, again.max_timestamp), (Offset(77), 5));
+    batch::check_crc(&again, &stamped).expect("a stamped batch has its checksum");
+}
+
+/// Puts the checksum of a batch right.
+fn seal_batch(batch: &mut [u8]) {
+    let crc = crc32c::crc32c(&batch[21..]);
+    batch[17..21].copy_from_slice(&crc.to_be_bytes());
+}
+
+/// A frame of the journal.
+fn journal_frame(data: &[u8]) {
+    let _ = decode_frame(&Bytes::copy_from_slice(data));
+    // Magic, CRC of all that follows it, lap, sequence, length, entries.
+    if data.len() < journal::FRAME_HEADER_LEN {
+        return;
+    }
+    let mut frame = data.to_vec();
+    frame[..4].copy_from_slice(&journal::MAGIC.to_be_bytes());
+    let length = u32::try_from(frame.len() - journal::FRAME_HEADER_LEN).expect("an input is small");
+    frame[24..28].copy_from_slice(&length.to_be_bytes());
+    let crc = crc32c::crc32c(&frame[8..]);
+    frame[4..8].copy_from_slice(&crc.to_be_bytes());
+    let Some((header, entries)) = decode_frame(&frame.into()) else { return };
+    let mut builder = FrameBuilder::default();
+    entries.iter().for_each(|e| builder.push(e));
+    let again = Bytes::from(builder.finish(header.lap, header.sequence).parts.concat());
+    let (_, decoded) = decode_frame(&again).expect("a frame that was just encoded");
+    assert!(decoded.iter().zip(&entries).all(|(a, b)| a == b || matches!(a, journal::Entry::Deleted { .. })));
+    assert_eq!(decoded.len(), entries.len());
+}
+
+/// A segment as recovery reads it, the checksums of its first batches put right.
+fn log_segment(data: &[u8]) {
+    let mut bytes = data.to_vec();
+    let mut at = 0;
+    while let Some(length) = bytes.get(at + 8..at + batch::LENGTH_END) {
+        let length = u32::from_be_bytes(length.try_into().expect("4 bytes")) as usize;
+        let end = length.checked_add(at + batch::LENGTH_END);
+        let Some(end) = end.filter(|e| *e <= bytes.len() && *e >= at + batch::HEADER_LEN) else { break };
+        seal_batch(&mut bytes[at..end]);
+        at = end;
+    }
+    for input in [data, &bytes] {
+        let mut ends = 0;
+        let (valid, _) = segment::scan(input, 0, |header, position| {
+            assert_eq!(position, ends);
+            ends += header.size_in_bytes();
+            ControlFlow::Continue(())
+        });
+        assert_eq!(valid, ends);
+        assert!(valid <= input.len());
+    }
+    if let Ok(text) = std::str::from_utf8(data)
+        && let Some((base, kind)) = segment::parse_file_name(text)
+    {
+        assert_eq!(segment::file_name(base, kind), text);
+    }
+}
+
+/// Offset and time indexes as they lie on the disk.
+fn indexes(data: &[u8]) {
+    let Some((head, index)) = data.split_first_chunk::<8>() else { return };
+    let wanted = i64::from_be_bytes(*head);
+    for base in [0, 1 << 40] {
+        let valid = valid_offset_index(index, base, u64::from(u32::MAX));
+        assert!(valid <= index.len());
+        let _ = OffsetEntry::lookup(&index[..valid], base, wanted);
+        let _ = OffsetEntry::lookup(index, base, wanted);
+        for n in 0..valid / 8 {
+            let entry = OffsetEntry::get(index, base, n).expect("a valid entry");
+            assert_eq!(entry.encode(base).as_ref().map(<[u8; 8]>::as_slice), index.get(n * 8..n * 8 + 8));
+            assert_eq!(OffsetEntry::lookup(&index[..valid], base, entry.offset), entry.position);
+        }
+        let valid = valid_time_index(index, base);
+        assert!(valid <= index.len());
+        let _ = TimeEntry::lookup(&index[..valid], base, wanted);
+        let _ = TimeEntry::get(index, base, head[0] as usize);
+    }
+}
+
+/// The small files beside segments: producer snapshot, leader epochs, `partition.metadata`.
+fn checkpoints(data: &[u8]) {
+    let mut sealed = data.to_vec();
+    if sealed.len() >= 10 {
+        let crc = crc32c::crc32c(&sealed[6..]);
+        sealed[..2].copy_from_slice(&1i16.to_be_bytes());
+        sealed[2..6].copy_from_slice(&crc.to_be_bytes());
+    }
+    for input in [data, &sealed] {
+        if let Some(mut states) = ProducerStates::decode_snapshot(input) {
+            let again = ProducerStates::decode_snapshot(&states.encode_snapshot()).expect("our own snapshot");
+            // A batch's own time is not in the format: what is written once more must be the same.
+            assert_eq!(again.encode_snapshot(), states.encode_snapshot());
+            assert_eq!(again.len(), states.len());
+            states.expire(0, 1);
+        }
+    }
+    let Ok(text) = std::str::from_utf8(data) else { return };
+    if let Some(mut epochs) = LeaderEpochs::decode(text) {
+        assert_eq!(LeaderEpochs::decode(&epochs.encode()), Some(epochs.clone()));
+        let _ = epochs.end_offset_for(LeaderEpoch(3), Offset(50));
+        epochs.truncate_from_start(Offset(20));
+        epochs.truncate_from_end(Offset(40));
+        assert_eq!(LeaderEpochs::decode(&epochs.encode()), Some(epochs));
+    }
+    if let Some(id) = partition_metadata::decode(text) {
+        assert_eq!(partition_metadata::decode(&partition_metadata::encode(id)), Some(id));
+    }
+}
+
+/// The metadata log and its snapshot, Raft's messages, metadata records and the image that they make.
+fn metadata(data: &[u8]) {
+    let bytes = Bytes::copy_from_slice(data);
+    for input in [bytes.clone(), sealed_group(data)] {
+        if let Ok(found) = replay(&input) {
+            assert!(found.end as usize <= input.len().next_multiple_of(4096));
+            let _ = group_after(&input, &found);
+        }
+    }
+    let _ = decode_snapshot(bytes.clone());
+    let snapshot = SnapshotFile { index: 3, term: 2, voters: vec![1], records: bytes.clone() };
+    assert_eq!(decode_snapshot(encode_snapshot(&snapshot)), Ok(snapshot));
+    if let Ok(message) = decode_message(bytes.clone()) {
+        assert_eq!(decode_message(encode_message(&message)), Ok(message));
+    }
+    if let Ok(records) = decode_records(bytes) {
+        assert_eq!(decode_records(encode_records(&records)).as_ref(), Ok(&records));
+        let mut image = ClusterImage::default();
+        records.iter().for_each(|r| image.apply(r));
+        let again = ClusterImage::from_records(0, &image.to_records());
+        assert_eq!(again.to_records(), image.to_records());
+    }
+}
+
+/// The input taken for the payload of the log's first group.
+fn sealed_group(payload: &[u8]) -> Bytes {
+    let mut group = b"CLMG".to_vec();
+    group.extend(1u64.to_be_bytes());
+    group.extend(u32::try_from(payload.len()).expect("an input is small").to_be_bytes());
+    let crc = crc32c::crc32c_append(crc32c::crc32c(&group[4..16]), payload);
+    group.extend(crc.to_be_bytes());
+    group.extend(payload);
+    group.into()
+}
+
+/// `server.properties`, `--override`, and the settings of a topic.
+fn properties(data: &[u8]) {
+    let Ok(text) = std::str::from_utf8(data) else { return };
+    let _ = parse_override(text);
+    let Ok(settings) = parse_properties(text) else { return };
+    let _ = validate_topic(&settings.iter().cloned().collect());
+    let _ = BrokerConfig::from_settings(settings);
+}
