@@ -1,14 +1,13 @@
 //! `coreline consume`: records of a topic to standard output. No group: partitions are read as asked.
 
+use super::reader::{Reader, Start};
 use clap::ValueEnum;
 use coreline_bench::client::{Client, OffsetSpec, Record};
-use std::collections::BTreeMap;
 use std::io::Write;
 use std::time::Duration;
 
 const TIMEOUT: Duration = Duration::from_secs(30);
 const WAIT: Duration = Duration::from_millis(500);
-const OFFSET_OUT_OF_RANGE: i16 = 1;
 
 /// How a record is written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -50,13 +49,6 @@ pub struct ConsumeArgs {
     pub headers: bool,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Start {
-    Spec(OffsetSpec),
-    Offset(i64),
-    Last(i64),
-}
-
 fn parse_start(text: &str) -> Result<Start, String> {
     let wrong = || format!("--offset {text}: expected beginning, end, a number, -N or @milliseconds");
     match text {
@@ -83,98 +75,20 @@ pub fn run(args: &ConsumeArgs) -> Result<String, String> {
     if topic.error_code != 0 {
         return Err(format!("{}: {}", args.topic, super::cluster::error_name(topic.error_code)));
     }
-    let count = i32::try_from(topic.leaders.len()).unwrap_or(i32::MAX);
-    let partitions: Vec<i32> = if args.partition.is_empty() { (0..count).collect() } else { args.partition.clone() };
-    if let Some(p) = partitions.iter().find(|p| **p < 0 || **p >= count) {
-        return Err(format!("partition {p}: {} has partitions 0 to {}", args.topic, count - 1));
-    }
-    let mut readers: BTreeMap<i32, Reader> = BTreeMap::new();
-    for partition in partitions {
-        let leader = topic.leaders[partition as usize];
-        let address = cluster.address_of(leader).ok_or_else(|| format!("{}-{partition} has no leader", args.topic))?;
-        let reader = match readers.entry(leader) {
-            std::collections::btree_map::Entry::Occupied(e) => e.into_mut(),
-            std::collections::btree_map::Entry::Vacant(e) => {
-                let client = Client::connect(address, TIMEOUT).map_err(|e| e.to_string())?;
-                e.insert(Reader { client, offsets: BTreeMap::new(), ends: BTreeMap::new() })
-            }
-        };
-        reader.offsets.insert(partition, 0);
-    }
-    for reader in readers.values_mut() {
-        reader.seek(args, start)?;
-    }
-    consume(args, &mut readers)
+    let addresses = cluster.nodes.iter().map(|n| (n.id, n.address.clone())).collect();
+    let mut reader = Reader::open(&args.topic, &topic.leaders, &addresses, &args.partition, TIMEOUT)?;
+    reader.seek(start)?;
+    consume(args, &mut reader)
 }
 
-struct Reader {
-    client: Client,
-    offsets: BTreeMap<i32, i64>,
-    ends: BTreeMap<i32, i64>,
-}
-
-impl Reader {
-    fn ask(&mut self, args: &ConsumeArgs, spec: OffsetSpec) -> Result<BTreeMap<i32, i64>, String> {
-        let partitions: Vec<i32> = self.offsets.keys().copied().collect();
-        let answer = self.client.offsets(&args.topic, &partitions, spec).map_err(|e| e.to_string())?;
-        let named = |(p, offset): (i32, Result<i64, i16>)| {
-            offset.map(|o| (p, o)).map_err(|code| format!("{}-{p}: {}", args.topic, super::cluster::error_name(code)))
-        };
-        answer.into_iter().map(named).collect()
-    }
-
-    fn seek(&mut self, args: &ConsumeArgs, start: Start) -> Result<(), String> {
-        self.ends = self.ask(args, OffsetSpec::Latest)?;
-        self.offsets = match start {
-            Start::Offset(offset) => self.offsets.keys().map(|p| (*p, offset)).collect(),
-            Start::Spec(spec) => {
-                let mut found = self.ask(args, spec)?;
-                // No record that late: the end.
-                for (p, offset) in &mut found {
-                    if *offset < 0 {
-                        *offset = self.ends.get(p).copied().unwrap_or(0);
-                    }
-                }
-                found
-            }
-            Start::Last(count) => {
-                let first = self.ask(args, OffsetSpec::Earliest)?;
-                let begin = |p: &i32, end: &i64| (end - count).max(first.get(p).copied().unwrap_or(0));
-                self.ends.iter().map(|(p, end)| (*p, begin(p, end))).collect()
-            }
-        };
-        Ok(())
-    }
-
-    fn at_end(&self) -> bool {
-        self.offsets.iter().all(|(p, offset)| self.ends.get(p).is_none_or(|end| offset >= end))
-    }
-}
-
-fn consume(args: &ConsumeArgs, readers: &mut BTreeMap<i32, Reader>) -> Result<String, String> {
+fn consume(args: &ConsumeArgs, reader: &mut Reader) -> Result<String, String> {
     let mut out = std::io::BufWriter::new(std::io::stdout().lock());
     let mut left = args.max_messages.unwrap_or(u64::MAX);
-    while left > 0 && !(args.exit && readers.values().all(Reader::at_end)) {
-        for reader in readers.values_mut() {
-            let fetched = reader.client.fetch(&args.topic, &reader.offsets, WAIT).map_err(|e| e.to_string())?;
-            for part in fetched {
-                let name = format!("{}-{}", args.topic, part.partition);
-                match part.error_code {
-                    0 => {}
-                    OFFSET_OUT_OF_RANGE => {
-                        let at = reader.offsets.get(&part.partition).copied().unwrap_or(0);
-                        return Err(format!("{name}: offset {at} is out of range (OFFSET_OUT_OF_RANGE)"));
-                    }
-                    code => return Err(format!("{name}: {}", super::cluster::error_name(code))),
-                }
-                for record in part.records.iter().take(usize::try_from(left).unwrap_or(usize::MAX)) {
-                    write_record(&mut out, args, part.partition, record)
-                        .map_err(|e| format!("standard output: {e}"))?;
-                    left -= 1;
-                }
-                if let Some(next) = part.next_offset {
-                    reader.offsets.insert(part.partition, next);
-                }
+    while left > 0 && !(args.exit && reader.at_end()) {
+        for part in reader.poll(WAIT)? {
+            for record in part.records.iter().take(usize::try_from(left).unwrap_or(usize::MAX)) {
+                write_record(&mut out, args, part.partition, record).map_err(|e| format!("standard output: {e}"))?;
+                left -= 1;
             }
         }
         out.flush().map_err(|e| format!("standard output: {e}"))?;

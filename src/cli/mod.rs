@@ -2,7 +2,10 @@
 
 mod cluster;
 pub mod consume;
+mod kafka;
 pub mod produce;
+mod reader;
+mod sender;
 #[cfg(feature = "uring")]
 pub mod start;
 pub mod topic;
@@ -44,8 +47,12 @@ enum Command {
 /// Runs the command line; the exit code is 0, or 1 for a command that failed, or one of `src/docs/operations.md`.
 #[must_use]
 pub fn main() -> ExitCode {
-    let arguments = Arguments::parse();
     log_to_stderr();
+    let mut words = std::env::args_os().peekable();
+    if let Some(tool) = words.peek().and_then(|program| kafka::tool(program.as_ref())) {
+        return tool(&mut words);
+    }
+    let arguments = Arguments::parse();
     let done = match arguments.command {
         #[cfg(feature = "uring")]
         Command::Start(args) => return start::run(&args),

@@ -1,14 +1,16 @@
 //! `coreline produce`: lines of standard input to a topic.
 
+use super::sender::{SendOptions, Sender, now_ms, send_lines, split_once};
+use bytes::Bytes;
 use clap::ValueEnum;
-use coreline_bench::client::{Client, Compression, NewRecord, partition_of_key};
-use std::collections::BTreeMap;
-use std::io::BufRead;
-use std::time::{Duration, SystemTime};
+use coreline_bench::client::{Compression, NewRecord};
+use std::time::Duration;
 
 const TIMEOUT: Duration = Duration::from_secs(30);
-/// A batch goes out when it holds so many bytes, or when the input ends.
+/// A batch goes out when it holds so many bytes, when it has waited so long, or when the input ends.
 const BATCH_BYTES: usize = 64 << 10;
+const LINGER: Duration = Duration::from_millis(50);
+const RETRY_BACKOFF: Duration = Duration::from_millis(100);
 
 /// How a line of input becomes a record.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -62,32 +64,45 @@ pub struct ProduceArgs {
     pub acks: String,
 }
 
-struct Producer<'a> {
-    args: &'a ProduceArgs,
-    topic_clients: BTreeMap<i32, Client>,
-    leaders: Vec<i32>,
-    addresses: BTreeMap<i32, String>,
-    pending: BTreeMap<i32, (Vec<NewRecord>, usize)>,
-    turn: i32,
-    sent: u64,
-}
-
 /// Runs the command; the text says what was done.
 ///
 /// # Errors
 /// A message for the user.
 pub fn run(args: &ProduceArgs) -> Result<String, String> {
     let headers = args.header.iter().map(|h| header(h)).collect::<Result<Vec<_>, _>>()?;
-    let mut producer = Producer::open(args)?;
-    for (number, line) in std::io::stdin().lock().lines().enumerate() {
-        let line = line.map_err(|e| format!("standard input: {e}"))?;
+    let mut sender = Sender::open(&args.bootstrap_server, options(args))?;
+    send_lines(&mut sender, LINGER, |sender, number, line| {
         let (partition, mut record) =
-            parse(args, &line).map_err(|what| format!("line {} of standard input: {what}", number + 1))?;
+            parse(args, line).map_err(|what| format!("line {number} of standard input: {what}"))?;
         record.headers.splice(0..0, headers.iter().cloned());
-        producer.add(partition, record)?;
+        sender.add(partition, record)
+    })?;
+    Ok(format!("{} records sent to {}\n", sender.sent, args.topic))
+}
+
+fn options(args: &ProduceArgs) -> SendOptions {
+    let compression = match args.compression {
+        Codec::None => Compression::None,
+        Codec::Gzip => Compression::Gzip,
+        Codec::Snappy => Compression::Snappy,
+        Codec::Lz4 => Compression::Lz4,
+        Codec::Zstd => Compression::Zstd,
+    };
+    let acks = match args.acks.as_str() {
+        "0" => 0,
+        "1" => 1,
+        _ => -1,
+    };
+    SendOptions {
+        topic: args.topic.clone(),
+        partition: args.partition,
+        compression,
+        acks,
+        batch_bytes: BATCH_BYTES,
+        retries: 3,
+        retry_backoff: RETRY_BACKOFF,
+        timeout: TIMEOUT,
     }
-    producer.flush_all()?;
-    Ok(format!("{} records sent to {}\n", producer.sent, args.topic))
 }
 
 fn header(text: &str) -> Result<(String, Option<bytes::Bytes>), String> {
@@ -95,29 +110,24 @@ fn header(text: &str) -> Result<(String, Option<bytes::Bytes>), String> {
     Ok((name.to_owned(), Some(value.to_owned().into())))
 }
 
-fn now_ms() -> i64 {
-    SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_or(0, |d| d.as_millis() as i64)
-}
-
-fn parse(args: &ProduceArgs, line: &str) -> Result<(Option<i32>, NewRecord), String> {
+fn parse(args: &ProduceArgs, line: &[u8]) -> Result<(Option<i32>, NewRecord), String> {
     match args.format {
         InputFormat::Json => parse_json(line),
         InputFormat::Text => {
             let (key, value) = match &args.key_separator {
                 None => (None, line),
-                Some(separator) => line
-                    .split_once(separator.as_str())
-                    .map(|(k, v)| (Some(k.to_owned().into()), v))
+                Some(separator) => split_once(line, separator.as_bytes())
+                    .map(|(k, v)| (Some(Bytes::copy_from_slice(k)), v))
                     .ok_or_else(|| format!("no key separator {separator:?}"))?,
             };
-            let value = Some(value.to_owned().into());
+            let value = Some(Bytes::copy_from_slice(value));
             Ok((None, NewRecord { key, value, headers: Vec::new(), timestamp_ms: now_ms() }))
         }
     }
 }
 
-fn parse_json(line: &str) -> Result<(Option<i32>, NewRecord), String> {
-    let parsed: serde_json::Value = serde_json::from_str(line).map_err(|e| e.to_string())?;
+fn parse_json(line: &[u8]) -> Result<(Option<i32>, NewRecord), String> {
+    let parsed: serde_json::Value = serde_json::from_slice(line).map_err(|e| e.to_string())?;
     let object = parsed.as_object().ok_or("expected a JSON object")?;
     if let Some(stranger) =
         object.keys().find(|k| !["key", "value", "headers", "partition", "timestamp"].contains(&k.as_str()))
@@ -147,82 +157,6 @@ fn parse_json(line: &str) -> Result<(Option<i32>, NewRecord), String> {
     Ok((partition, NewRecord { key, value, headers, timestamp_ms }))
 }
 
-impl<'a> Producer<'a> {
-    fn open(args: &'a ProduceArgs) -> Result<Self, String> {
-        let mut client = Client::connect(&args.bootstrap_server, TIMEOUT).map_err(|e| e.to_string())?;
-        let (leaders, addresses) = super::cluster::wait_for_leaders(&mut client, &args.topic)?;
-        Ok(Self {
-            args,
-            topic_clients: BTreeMap::new(),
-            leaders,
-            addresses,
-            pending: BTreeMap::new(),
-            turn: 0,
-            sent: 0,
-        })
-    }
-
-    fn add(&mut self, partition: Option<i32>, record: NewRecord) -> Result<(), String> {
-        let count = self.leaders.len();
-        let partition = match (partition.or(self.args.partition), &record.key) {
-            (Some(p), _) if usize::try_from(p).is_ok_and(|p| p < count) => p,
-            (Some(p), _) => {
-                return Err(format!("partition {p}: {} has partitions 0 to {}", self.args.topic, count - 1));
-            }
-            (None, Some(key)) => partition_of_key(key, count),
-            (None, None) => self.turn,
-        };
-        let size = record.key.as_ref().map_or(0, |k| k.len()) + record.value.as_ref().map_or(0, |v| v.len()) + 32;
-        let (records, bytes) = self.pending.entry(partition).or_default();
-        records.push(record);
-        *bytes += size;
-        if *bytes >= BATCH_BYTES {
-            self.flush(partition)?;
-            self.turn = (self.turn + 1) % count as i32;
-        }
-        Ok(())
-    }
-
-    fn flush_all(&mut self) -> Result<(), String> {
-        for partition in self.pending.keys().copied().collect::<Vec<_>>() {
-            self.flush(partition)?;
-        }
-        Ok(())
-    }
-
-    fn flush(&mut self, partition: i32) -> Result<(), String> {
-        let Some((records, _)) = self.pending.remove(&partition) else { return Ok(()) };
-        let leader = self.leaders[partition as usize];
-        let address = self.addresses.get(&leader).ok_or_else(|| format!("no address of node {leader}"))?;
-        let client = match self.topic_clients.entry(leader) {
-            std::collections::btree_map::Entry::Occupied(e) => e.into_mut(),
-            std::collections::btree_map::Entry::Vacant(e) => {
-                e.insert(Client::connect(address, TIMEOUT).map_err(|e| e.to_string())?)
-            }
-        };
-        let codec = match self.args.compression {
-            Codec::None => Compression::None,
-            Codec::Gzip => Compression::Gzip,
-            Codec::Snappy => Compression::Snappy,
-            Codec::Lz4 => Compression::Lz4,
-            Codec::Zstd => Compression::Zstd,
-        };
-        let acks = match self.args.acks.as_str() {
-            "0" => 0,
-            "1" => 1,
-            _ => -1,
-        };
-        let topic = &self.args.topic;
-        match client.produce(topic, partition, &records, codec, acks).map_err(|e| e.to_string())? {
-            Ok(_) => self.sent += records.len() as u64,
-            Err((code, message)) => {
-                return Err(format!("{topic}-{partition}: {} {message}", super::cluster::error_name(code)));
-            }
-        }
-        Ok(())
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -230,13 +164,13 @@ mod tests {
     #[test]
     fn json_lines_become_records() {
         let line = r#"{"key":"k","value":{"a":1},"headers":{"h":"x","n":null},"partition":2,"timestamp":5}"#;
-        let (partition, record) = parse_json(line).expect("valid");
+        let (partition, record) = parse_json(line.as_bytes()).expect("valid");
         assert_eq!(partition, Some(2));
         assert_eq!(record.value.as_deref(), Some(&br#"{"a":1}"#[..]));
         assert_eq!(record.headers, [("h".to_owned(), Some("x".into())), ("n".to_owned(), None)]);
         assert_eq!(record.timestamp_ms, 5);
-        assert_eq!(parse_json(r#"{"value":null}"#).expect("valid").1.value, None);
-        assert!(parse_json(r#"{"val":1}"#).expect_err("unknown field").contains("\"val\""));
-        assert!(parse_json("[]").is_err());
+        assert_eq!(parse_json(br#"{"value":null}"#).expect("valid").1.value, None);
+        assert!(parse_json(br#"{"val":1}"#).expect_err("unknown field").contains("\"val\""));
+        assert!(parse_json(b"[]").is_err());
     }
 }
