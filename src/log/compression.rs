@@ -12,6 +12,8 @@ pub const DECOMPRESSED_BYTES_MAX: usize = 64 << 20;
 /// What Java's snappy writes before its blocks: each is a length and a raw block.
 const XERIAL_MAGIC: &[u8] = b"\x82SNAPPY\0";
 const XERIAL_HEADER: usize = 16;
+/// No snappy block grows by more when it is read: its longest copy is 64 bytes by 3.
+const SNAPPY_RATIO_MAX: usize = 64 / 3 + 1;
 
 /// The bytes that were compressed.
 ///
@@ -59,6 +61,11 @@ fn snappy_block(block: &[u8], max: usize, out: &mut Vec<u8>) -> io::Result<()> {
     let length = snap::raw::decompress_len(block).map_err(invalid)?;
     if out.len() + length > max {
         return Err(too_large(max));
+    }
+    // Three bytes make at most 64: what claims more is not snappy, and must not cost its claim in memory first.
+    if length / SNAPPY_RATIO_MAX > block.len() {
+        let claim = format!("a snappy block of {} bytes claims {length}", block.len());
+        return Err(io::Error::new(io::ErrorKind::InvalidData, claim));
     }
     let start = out.len();
     out.resize(start + length, 0);
@@ -115,6 +122,14 @@ mod tests {
             assert!(decompress(codec, &bomb, 1 << 16).is_err(), "{codec:?}");
             assert_eq!(decompress(codec, &bomb, 1 << 20).expect("fits").len(), 1 << 20);
         }
+    }
+
+    #[test]
+    fn a_block_that_claims_too_much_is_refused_before_it_gets_the_memory() {
+        // A length of 56 MiB in front of twenty bytes: found by fuzzing.
+        let claim = [&[0xff, 0xff, 0xff, 0x1a][..], &[0; 20]].concat();
+        let error = decompress(Compression::Snappy, &claim, 64 << 20).expect_err("refused");
+        assert!(error.to_string().contains("claims 56623103"), "{error}");
     }
 
     #[test]

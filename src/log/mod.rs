@@ -12,3 +12,5 @@ pub mod segment;
 
 #[cfg(test)]
 mod example_tests;
+#[cfg(test)]
+mod kafka_files_tests;

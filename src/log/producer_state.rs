@@ -271,26 +271,10 @@ impl ProducerStates {
 
     /// Reads a snapshot file; `None` if it is damaged.
     #[must_use]
-    pub fn decode_snapshot(mut bytes: &[u8]) -> Option<Self> {
-        if bytes.len() < 10 || bytes.get_i16() != SNAPSHOT_VERSION || bytes.get_u32() != crc32c::crc32c(bytes) {
-            return None;
-        }
-        let count = usize::try_from(bytes.get_i32()).ok()?;
-        if bytes.len() != count.checked_mul(SNAPSHOT_ENTRY_LEN)? {
-            return None;
-        }
+    pub fn decode_snapshot(bytes: &[u8]) -> Option<Self> {
         let mut states = Self::default();
-        for _ in 0..count {
-            let id = ProducerId(bytes.get_i64());
-            let epoch = ProducerEpoch(bytes.get_i16());
-            let last_sequence = bytes.get_i32();
-            let last_offset = Offset(bytes.get_i64());
-            let offset_delta = bytes.get_i32();
-            let last_timestamp = bytes.get_i64();
-            let coordinator_epoch = bytes.get_i32();
-            let txn = bytes.get_i64();
-            let batch = BatchMetadata { last_sequence, last_offset, offset_delta, timestamp: last_timestamp };
-            let current_txn_first_offset = (txn >= 0).then_some(Offset(txn));
+        for read in snapshot_entries(bytes)? {
+            let SnapshotEntry { id, epoch, batch, last_timestamp, coordinator_epoch, current_txn_first_offset } = read;
             let fresh = ProducerEntry {
                 epoch,
                 batches: VecDeque::new(),
@@ -307,7 +291,7 @@ impl ProducerStates {
                 entry.coordinator_epoch = coordinator_epoch;
                 entry.current_txn_first_offset = current_txn_first_offset;
             }
-            if last_sequence >= 0 {
+            if batch.last_sequence >= 0 {
                 entry.batches.push_back(batch);
             }
             if entry.batches.len() > BATCHES_REMEMBERED {
@@ -316,6 +300,54 @@ impl ProducerStates {
         }
         Some(states)
     }
+}
+
+/// An entry of a snapshot file, as it is there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SnapshotEntry {
+    /// The producer.
+    pub id: ProducerId,
+    /// Its newest epoch.
+    pub epoch: ProducerEpoch,
+    /// A batch of that epoch; its last sequence is -1 if there is none.
+    pub batch: BatchMetadata,
+    /// Time of its last batch, in milliseconds.
+    pub last_timestamp: i64,
+    /// The coordinator's epoch of its last marker, or -1.
+    pub coordinator_epoch: i32,
+    /// The first offset of its open transaction.
+    pub current_txn_first_offset: Option<Offset>,
+}
+
+/// The entries of a snapshot file in their order; `None` if it is damaged.
+#[must_use]
+pub fn snapshot_entries(mut bytes: &[u8]) -> Option<Vec<SnapshotEntry>> {
+    if bytes.len() < 10 || bytes.get_i16() != SNAPSHOT_VERSION || bytes.get_u32() != crc32c::crc32c(bytes) {
+        return None;
+    }
+    let count = usize::try_from(bytes.get_i32()).ok()?;
+    if bytes.len() != count.checked_mul(SNAPSHOT_ENTRY_LEN)? {
+        return None;
+    }
+    let mut entries = Vec::with_capacity(count);
+    for _ in 0..count {
+        let (id, epoch) = (ProducerId(bytes.get_i64()), ProducerEpoch(bytes.get_i16()));
+        let last_sequence = bytes.get_i32();
+        let last_offset = Offset(bytes.get_i64());
+        let offset_delta = bytes.get_i32();
+        let last_timestamp = bytes.get_i64();
+        let coordinator_epoch = bytes.get_i32();
+        let txn = bytes.get_i64();
+        entries.push(SnapshotEntry {
+            id,
+            epoch,
+            batch: BatchMetadata { last_sequence, last_offset, offset_delta, timestamp: last_timestamp },
+            last_timestamp,
+            coordinator_epoch,
+            current_txn_first_offset: (txn >= 0).then_some(Offset(txn)),
+        });
+    }
+    Some(entries)
 }
 
 #[cfg(test)]

@@ -160,6 +160,26 @@ mod tests {
         assert_eq!(TimeEntry::get(&index.times.pending, 100, 0), Some(TimeEntry { timestamp: 5002, offset: 129 }));
     }
 
+    /// Kafka 4.2 was restarted at offset 24 and forgot how many bytes it had written since its last entry.
+    #[test]
+    fn indexes_are_kafkas() {
+        let log = include_bytes!("../../log/testdata/kafka-4.2/00000000000000000000.log");
+        let mut built = IndexBuilder::new(0);
+        let _ = crate::log::segment::scan(log, 0, |header, position| {
+            if header.base_offset.0 == 24 {
+                built.push_time();
+                return std::ops::ControlFlow::Break(());
+            }
+            let (base, last) = (header.base_offset.0, header.last_offset().0);
+            built.on_batch(base, last, header.max_timestamp, position as u64, header.size_in_bytes() as u32, 300);
+            std::ops::ControlFlow::Continue(())
+        });
+        let offsets = include_bytes!("../../log/testdata/kafka-4.2/00000000000000000000.index");
+        let times = include_bytes!("../../log/testdata/kafka-4.2/00000000000000000000.timeindex");
+        assert_eq!(built.offsets.pending, offsets[..5 * 8]);
+        assert_eq!(built.times.pending, times[..5 * 12]);
+    }
+
     #[test]
     fn a_scan_over_known_entries_adds_none() {
         let whole = build(2000);
