@@ -28,6 +28,8 @@ pub struct Replayed {
     pub entries: Vec<Entry>,
     /// The last one.
     pub hard_state: Option<HardState>,
+    /// Where the last whole group begins.
+    pub last: u64,
     /// Bytes of whole groups.
     pub end: u64,
     /// The sequence of the next group.
@@ -82,6 +84,7 @@ pub fn replay(file: &Bytes) -> Result<Replayed, DecodeError> {
             }
         }
         found.next_sequence += 1;
+        found.last = at as u64;
         found.end = end as u64;
         at = end;
     }

@@ -283,11 +283,15 @@ impl State {
         self.pending.push(Pending { sequence, change, doubtful: false });
     }
 
-    /// Applies to the durable image, in order, those changes that `settled` picks.
+    /// Applies to the durable image, in order, those changes that `settled` picks, and the changes of the size before
+    /// them: a file system commits those in order, so that one that a failed sync left in doubt is not when a later
+    /// change is durable.
     fn settle(&mut self, settled: impl Fn(&Pending) -> bool) {
         let mut rest: Vec<Pending> = Vec::new();
-        for pending in std::mem::take(&mut self.pending) {
-            if settled(&pending) {
+        let last = self.pending.iter().rposition(&settled);
+        for (n, pending) in std::mem::take(&mut self.pending).into_iter().enumerate() {
+            let size_only = matches!(pending.change, Change::Truncate { .. } | Change::Grow { .. });
+            if settled(&pending) || (size_only && last.is_some_and(|last| n < last)) {
                 self.durable.apply(&pending.change);
                 rest.iter_mut().for_each(|earlier| overwrite(&mut earlier.change, &pending.change));
             } else {
@@ -405,6 +409,12 @@ fn keep_some_sectors(image: &mut Image, first: u64, pages: &[Page], lost_from: u
 /// `later` is durable and `earlier` is not: where they overlap, `earlier` can do nothing any more.
 fn overwrite(earlier: &mut Change, later: &Change) {
     let Change::Write { first, pages } = earlier else { return };
+    if let Change::Truncate { size } = later {
+        // Nor does it make the file longer again.
+        let end = size / BLOCK as u64;
+        pages.truncate(usize::try_from(end.saturating_sub(*first)).unwrap_or(usize::MAX));
+        *first = (*first).min(end);
+    }
     let gone = match later {
         Change::Write { first, pages } => *first..first + pages.len() as u64,
         Change::Truncate { size } => size / BLOCK as u64..u64::MAX,

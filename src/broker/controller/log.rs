@@ -9,7 +9,7 @@
 
 use super::ControllerError;
 use crate::controller::ClusterImage;
-use crate::controller::raft_log::{SnapshotFile, decode_snapshot, encode_group, encode_snapshot, group_after, replay};
+use crate::controller::raft_log::{Replayed, SnapshotFile, decode_snapshot, encode_group, encode_snapshot, group_after, replay};
 use crate::controller::raft_node::{Durable, Persist};
 use crate::controller::records::decode_records;
 use bytes::Bytes;
@@ -73,6 +73,7 @@ impl<R: Runtime> MetadataLog<R> {
             runtime.remove_file(&other).await?;
         }
         let file = runtime.open(&path, OpenOptions { create: true, ..OpenOptions::default() }).await?;
+        write_last_again(&file, &bytes, &found).await?;
         runtime.sync_dir(&directory).await?;
         let filled = (bytes.len() / BLOCK * BLOCK) as u64;
         let end = found.end;
@@ -171,6 +172,19 @@ impl<R: Runtime> MetadataLog<R> {
         }
         Ok(())
     }
+}
+
+/// Writes the last group again, the same bytes at the same place, and flushes. Its flush may have failed, in a process
+/// that this ended: then it can be read, and no later flush would cover it. Those before it were flushed.
+async fn write_last_again<F: File>(file: &F, bytes: &Bytes, found: &Replayed) -> IoResult<()> {
+    let end = usize::try_from(found.end).expect("it was read").min(bytes.len());
+    let group = bytes.slice(usize::try_from(found.last).expect("it was read")..end);
+    if group.is_empty() {
+        return Ok(());
+    }
+    let padding = Bytes::from(vec![0; group.len().next_multiple_of(BLOCK) - group.len()]);
+    file.write_at(found.last, &[group, padding]).await?;
+    file.sync_data().await
 }
 
 /// The image that a snapshot makes; and every entry after it can be read.

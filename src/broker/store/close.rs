@@ -2,7 +2,7 @@
 
 use super::flush::FLUSH_WORKERS;
 use super::partition::Partition;
-use super::recovery;
+use super::recovery::{self, CleanMark};
 use super::types::{PartitionSpec, StoreError, StoreOptions};
 use super::{LogStore, StoreState};
 use crate::ids::PartitionId;
@@ -57,12 +57,18 @@ impl<R: Runtime> LogStore<R> {
         }
         // What is left over belongs to partitions that could not be flushed: the next start must look.
         if result.is_ok() && left.get() == 0 && self.journal.all_live().is_empty() {
-            result = recovery::write_clean(&self.rt, &self.journal.dir, self.journal.last_lap()).await;
+            let mark = CleanMark { lap: self.journal.last_lap(), settled: self.all_settled() };
+            result = recovery::write_clean(&self.rt, &self.journal.dir, mark).await;
         }
         self.state.set(StoreState::Stopped);
         self.writer.wake.notify_all();
         self.flusher.wake.notify_all();
         result
+    }
+
+    /// No segment can hold what no sync covers.
+    fn all_settled(&self) -> bool {
+        self.settled || self.partitions.borrow().values().all(|p| p.is_ready())
     }
 
     /// Waits until no append is under way.

@@ -91,6 +91,11 @@ impl IndexBuilder {
         }
     }
 
+    /// Where the newest batch that an entry names begins.
+    pub(super) fn last_position(&self) -> u64 {
+        self.last_offset_entry.map_or(0, |e| u64::from(e.position))
+    }
+
     /// Notes a batch. Batches that the entries already cover are passed over, so a scan may begin before the last entry.
     pub(super) fn on_batch(
         &mut self,

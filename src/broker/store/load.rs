@@ -29,8 +29,10 @@ struct OnDisk {
     log: Log,
     /// The log's start by its file: may be in the journal's part.
     start: i64,
-    /// The scan found bytes to throw away, or the files may hold what no sync covers.
+    /// The files may hold what no sync covers.
     settle: bool,
+    /// Bytes of the last segment that are known to be synced.
+    synced: u64,
 }
 
 /// A segment's files by what the directory says.
@@ -123,9 +125,13 @@ impl<R: Runtime> LogStore<R> {
     }
 
     async fn load_log(self: &Rc<Self>, partition: &Rc<Partition>) -> Result<Log, StoreError> {
+        // Nothing is known of its files any more: only another process may touch them.
+        if self.state.get() == StoreState::Dead {
+            return Err(StoreError::Stopped);
+        }
         let on_disk = self.load_segments(partition).await?;
         if on_disk.settle {
-            self.settle(partition, &on_disk.log).await?;
+            self.settle(partition, &on_disk.log, on_disk.synced).await?;
         }
         // Taken out only when the load is complete: a failed one can be tried again.
         let recovered = self.recovered.borrow_mut().remove(&partition.id);
@@ -216,33 +222,17 @@ impl<R: Runtime> LogStore<R> {
             return Ok(empty);
         }
         self.rebuild_indexes(partition, &mut listing).await?;
-        let mut log = self.load_end(partition, &listing).await?;
+        let (mut log, synced) = self.load_end(partition, &listing).await?;
         log.dir_made = listing.metadata;
         log.epochs.truncate_from_end(crate::ids::Offset(log.log_end));
-        Ok(OnDisk { log, start, settle: !self.clean_start || self.state.get() == StoreState::Dead })
+        Ok(OnDisk { log, start, settle: !self.settled, synced })
     }
 
     /// A log without a segment: nothing of it was flushed, or all of it went before `start`.
     fn empty(&self, partition: &Partition, start: i64) -> OnDisk {
         let recovered = self.recovered.borrow();
         let first = recovered.get(&partition.id).and_then(|r| r.batches.first()).map_or(start, |b| b.0);
-        OnDisk { log: Log::new(first, first, vec![Segment::new(first)]), start, settle: false }
-    }
-
-    /// After an unclean stop: makes sure that what the scan believed is on the device, names included.
-    async fn settle(&self, partition: &Rc<Partition>, log: &Log) -> Result<(), StoreError> {
-        let Some(segment) = log.segments.iter().rev().find(|s| s.on_disk) else { return Ok(()) };
-        let path = self.segment_path(partition, segment.base, FileKind::Log);
-        let file = self.files.get(&self.rt, &path, false).await.map_err(StoreError::io("open the last segment"))?;
-        let length = file.size().await.map_err(StoreError::io("size of the last segment"))?;
-        if length > segment.size {
-            // Stale batches behind the end must never follow new ones.
-            file.truncate(segment.size).await.map_err(StoreError::io("cut the last segment"))?;
-        }
-        file.sync_data().await.map_err(|e| StoreError::io("sync the last segment")(self.sync_failed(e)))?;
-        // The directory's own name was durable before `partition.metadata` was there.
-        let dir = self.dir(partition);
-        self.rt.sync_dir(&dir).await.map_err(|e| StoreError::io("sync the directory")(self.sync_failed(e)))
+        OnDisk { log: Log::new(first, first, vec![Segment::new(first)]), start, settle: false, synced: 0 }
     }
 
     /// The directory belongs to this topic, and not to one of the same name that was deleted.
@@ -283,8 +273,10 @@ impl<R: Runtime> LogStore<R> {
         }
     }
 
-    /// Finds the end of the log: scans from the newest snapshot or index entry, whichever is earlier.
-    async fn load_end(&self, partition: &Rc<Partition>, listing: &Listing) -> Result<Log, StoreError> {
+    /// Finds the end of the log: scans from the newest snapshot or index entry, whichever is earlier. Also gives how
+    /// far the last segment is known to be synced: index entries and snapshots are written after the sync of what they
+    /// name, and so is the journal's part that is behind a segment's.
+    async fn load_end(&self, partition: &Rc<Partition>, listing: &Listing) -> Result<(Log, u64), StoreError> {
         let dir = self.dir(partition);
         let interval = partition.spec.borrow().config.index_interval_bytes;
         let bases: Vec<i64> = listing.logs.keys().copied().collect();
@@ -302,6 +294,8 @@ impl<R: Runtime> LogStore<R> {
             _ => bases[0],
         };
         let mut epochs = epochs.unwrap_or_default();
+        let mut synced = index.last_position();
+        let synced_offset = snapshot.into_iter().chain(self.journaled_from(partition)).max().unwrap_or(0);
         let first = segments.partition_point(|s| s.base <= from).saturating_sub(1);
         let mut end = segments[first].base;
         let mut scanned_from = 0;
@@ -327,6 +321,9 @@ impl<R: Runtime> LogStore<R> {
                             header.size_in_bytes() as u32,
                             interval,
                         );
+                        if header.base_offset.0 < synced_offset {
+                            synced = synced.max(position);
+                        }
                     }
                     if header.base_offset.0 >= from {
                         producers.update(header);
@@ -361,7 +358,7 @@ impl<R: Runtime> LogStore<R> {
         log.producers = producers;
         log.snapshots = listing.snapshots.iter().copied().filter(|s| *s <= end).collect();
         log.bytes_since_snapshot = scanned;
-        Ok(log)
+        Ok((log, synced))
     }
 
     /// Where to begin a scan of a sealed segment that must see `from`.

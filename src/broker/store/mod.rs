@@ -7,7 +7,7 @@
 //! | `journal_writer`, `journal_files` | the group commit, the ring of files |
 //! | `flush` | tail → segments, seals, indexes, snapshots |
 //! | `read`, `offsets` | tail and cold reads, ListOffsets |
-//! | `recovery`, `load` | the journal at open, a partition at first use |
+//! | `recovery`, `load`, `settle` | the journal at open, a partition at first use, what of it may not be durable |
 //! | `alter` | delete, move the start, cut the end |
 //! | `close`, `space`, `files`, `index_cache` | shutdown and core-count changes, a full disk, open files, cached indexes |
 //!
@@ -27,6 +27,7 @@ mod offsets;
 mod partition;
 mod read;
 mod recovery;
+mod settle;
 mod space;
 mod tail;
 mod types;
@@ -83,8 +84,8 @@ pub struct LogStore<R: Runtime> {
     rt: R,
     options: StoreOptions,
     state: Cell<StoreState>,
-    /// The journal had nothing to say: no partition can hold what is not synced.
-    clean_start: bool,
+    /// The store was closed properly before: no segment holds what no sync covers. Else each is settled when it is loaded.
+    settled: bool,
     partitions: RefCell<IdMap<Rc<Partition>>>,
     /// The journal's part of partitions that are not loaded yet.
     recovered: RefCell<IdMap<Recovered>>,
@@ -133,7 +134,7 @@ impl<R: Runtime> LogStore<R> {
             rt: runtime,
             options,
             state: Cell::new(StoreState::Open),
-            clean_start: replay.clean,
+            settled: replay.settled,
             partitions: RefCell::default(),
             recovered: RefCell::new(replay.partitions),
             journal: Rc::new(replay.files),

@@ -3,7 +3,8 @@
 //! ```text
 //! 1. first frame of each file → its lap; the newest lap's first frame says from which lap on anything counts
 //! 2. unless the store was closed cleanly at the newest lap: read the live laps in order, each to its first invalid frame
-//! 3. sync what was read: after `kill -9` it may be in the device's cache only, and readers will see it
+//! 3. sync what was read: after `kill -9` it may be in the device's cache only, and readers will see it. The newest lap
+//!    is written again before: if its last flush failed, a later one says nothing of what that one covered
 //! ```
 //! Partitions take their part when they are loaded. Nothing is written to the files that were read: the first frame
 //! of this process begins a new lap, so a torn frame stays where it is and what is behind it stays stale.
@@ -15,11 +16,12 @@ use crate::ids::PartitionId;
 use crate::log::batch;
 use crate::log::journal::{Entry, FRAME_HEADER_LEN, FrameHeader, Lap, decode_frame};
 use bytes::{Bytes, BytesMut};
-use coreline_io::{BLOCK, File, IoErrorKind, OpenOptions, Runtime};
+use coreline_io::{BLOCK, File, IoErrorKind, IoResult, OpenOptions, Runtime};
 use std::collections::{BTreeMap, VecDeque};
 use std::path::Path;
 
 const READ_BYTES: usize = 1 << 20;
+static ZEROS: [u8; BLOCK] = [0; BLOCK];
 /// Says that everything up to a lap is in segments: written when the store is closed.
 pub(super) const CLEAN_FILE: &str = "clean";
 
@@ -36,8 +38,8 @@ pub(super) struct Recovered {
 pub(super) struct Replay<R: Runtime> {
     pub(super) files: JournalFiles<R>,
     pub(super) partitions: IdMap<Recovered>,
-    /// The store was closed properly: nothing on disk is newer than its last sync.
-    pub(super) clean: bool,
+    /// The store was closed properly, and each segment is known to be synced as far as it can be read.
+    pub(super) settled: bool,
 }
 
 struct Found {
@@ -59,14 +61,15 @@ pub(super) async fn replay<R: Runtime>(rt: &R, options: &StoreOptions) -> Result
     found.sort_by_key(|f| (f.lap, f.file));
     let newest = found.last().and_then(|f| f.lap).unwrap_or_default();
     let mark = take_clean_mark(rt, &dir).await?;
-    let clean = mark.is_some_and(|lap| lap >= newest);
+    let clean = mark.is_some_and(|mark| mark.lap >= newest);
+    let settled = clean && mark.is_some_and(|mark| mark.settled);
     let live_from = found.last().and_then(|f| f.live_from).unwrap_or_default();
     let mut partitions = IdMap::default();
     let (mut laps, mut free) = (VecDeque::new(), VecDeque::new());
     for file in &found {
         match file.lap.filter(|lap| !clean && *lap >= live_from) {
             Some(lap) => {
-                let live = read_lap(rt, &dir, file.file, lap, &mut partitions).await?;
+                let live = read_lap(rt, &dir, file.file, lap, lap == newest, &mut partitions).await?;
                 laps.push_back(LapState { lap, file: file.file, full: true, live });
             }
             None => free.push_back(file.file),
@@ -74,14 +77,26 @@ pub(super) async fn replay<R: Runtime>(rt: &R, options: &StoreOptions) -> Result
     }
     keep_live(&mut laps, &partitions);
     // Never begin a lap that is not newer than a clean mark.
-    let last = newest.max(mark.unwrap_or_default());
+    let last = newest.max(mark.map(|mark| mark.lap).unwrap_or_default());
     let files = JournalFiles::new(rt.clone(), options, laps, free, last);
-    Ok(Replay { files, partitions, clean })
+    Ok(Replay { files, partitions, settled })
 }
 
-/// The lap of the clean mark, if there is one. The mark goes: from now on segments may hold what no sync covers, even
-/// if the journal is never written.
-async fn take_clean_mark<R: Runtime>(rt: &R, dir: &Path) -> Result<Option<Lap>, StoreError> {
+/// Everything up to `lap` was in segments when the store was closed.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct CleanMark {
+    pub(super) lap: Lap,
+    /// No segment can hold what no sync covers. False: the store before had started after a crash, and was closed
+    /// without having used every partition since.
+    pub(super) settled: bool,
+}
+
+/// The second line of a mark that is not settled.
+const UNSETTLED: &str = "unsettled";
+
+/// The clean mark, if there is one. It goes: from now on segments may hold what no sync covers, even if the journal is
+/// never written.
+async fn take_clean_mark<R: Runtime>(rt: &R, dir: &Path) -> Result<Option<CleanMark>, StoreError> {
     let path = dir.join(CLEAN_FILE);
     let text = match rt.read_file(&path).await {
         Ok(text) => text,
@@ -90,12 +105,16 @@ async fn take_clean_mark<R: Runtime>(rt: &R, dir: &Path) -> Result<Option<Lap>, 
     };
     rt.remove_file(&path).await.map_err(StoreError::io("remove the clean mark"))?;
     rt.sync_dir(dir).await.map_err(StoreError::io("remove the clean mark"))?;
-    Ok(std::str::from_utf8(&text).ok().and_then(|t| t.trim().parse().ok()).map(Lap))
+    let mut lines = std::str::from_utf8(&text).unwrap_or_default().lines();
+    let lap = lines.next().and_then(|l| l.trim().parse().ok()).map(Lap);
+    let settled = lines.next().is_none();
+    Ok(lap.map(|lap| CleanMark { lap, settled }))
 }
 
-/// Marks everything up to `lap` as flushed.
-pub(super) async fn write_clean<R: Runtime>(rt: &R, dir: &Path, lap: Lap) -> Result<(), StoreError> {
-    let text = format!("{}\n", lap.0);
+/// Says that the journal holds nothing, and how far segments can be trusted.
+pub(super) async fn write_clean<R: Runtime>(rt: &R, dir: &Path, mark: CleanMark) -> Result<(), StoreError> {
+    let second = if mark.settled { String::new() } else { format!("{UNSETTLED}\n") };
+    let text = format!("{}\n{second}", mark.lap.0);
     rt.write_file_atomic(&dir.join(CLEAN_FILE), text.as_bytes()).await.map_err(StoreError::io("write the clean mark"))
 }
 
@@ -112,12 +131,16 @@ async fn first_frame<R: Runtime>(rt: &R, dir: &Path, number: usize) -> Result<Fo
     Ok(if header.sequence == 0 { Found { file: number, lap: Some(header.lap), live_from } } else { none })
 }
 
-/// Reads frames of a lap into `partitions`. Gives what is live in it.
+/// Reads frames of a lap into `partitions`, and makes sure that they are on the device. Gives what is live in it.
+///
+/// Of a lap that has a successor the last sync succeeded, before that one began. The `newest` may hold frames whose
+/// sync has failed: they can be read, and no sync of ours would cover them.
 async fn read_lap<R: Runtime>(
     rt: &R,
     dir: &Path,
     number: usize,
     lap: Lap,
+    newest: bool,
     partitions: &mut IdMap<Recovered>,
 ) -> Result<IdMap<Live>, StoreError> {
     let file = open(rt, dir, number).await?;
@@ -132,6 +155,9 @@ async fn read_lap<R: Runtime>(
         if rt.should_yield() {
             rt.yield_now().await;
         }
+    }
+    if newest {
+        write_again(rt, &file, 0, reader.position).await.map_err(StoreError::io("write the journal again"))?;
     }
     file.sync_data().await.map_err(StoreError::io("sync the journal"))?;
     Ok(live)
@@ -160,6 +186,27 @@ fn apply(entry: Entry, partitions: &mut IdMap<Recovered>, live: &mut IdMap<Live>
         }
         Entry::Deleted { partition } => drop(partitions.remove(&partition)),
         Entry::HighWatermark { .. } | Entry::Flushed { .. } | Entry::LiveFrom { .. } => {}
+    }
+    Ok(())
+}
+
+/// Writes what can be read in `from..to` again, the same bytes at the same place, so that the next sync covers it: that
+/// of earlier writes may have failed, and then nothing is known of them. The file's size is whole blocks afterwards.
+pub(super) async fn write_again<R: Runtime>(rt: &R, file: &R::File, from: u64, to: u64) -> IoResult<()> {
+    let mut at = from / BLOCK as u64 * BLOCK as u64;
+    while at < to {
+        let len = (to - at).min(READ_BYTES as u64) as usize;
+        let bytes = file.read_at(at, len).await?;
+        if bytes.is_empty() {
+            break;
+        }
+        let len = bytes.len();
+        let padding = Bytes::from_static(&ZEROS[..len.next_multiple_of(BLOCK) - len]);
+        file.write_at(at, &[bytes, padding]).await?;
+        at += len as u64;
+        if rt.should_yield() {
+            rt.yield_now().await;
+        }
     }
     Ok(())
 }

@@ -44,9 +44,6 @@ pub(crate) struct Host {
     /// Exit codes that the faults allow.
     pub(crate) may_exit_with: Vec<ExitReason>,
     pub(crate) shards: usize,
-    /// A machine whose disk failed loses power before the broker runs there again. Without this the broker starts on
-    /// what a failed flush left behind, readable and perhaps on no medium, and takes it for durable: known, not mended.
-    replaced_after_failure: bool,
 }
 
 fn config(scenario: &Scenario, shards: usize) -> BrokerConfig {
@@ -73,7 +70,6 @@ impl Host {
             process: None,
             may_exit_with: Vec::new(),
             shards,
-            replaced_after_failure: true,
         }
     }
 
@@ -156,11 +152,6 @@ impl Host {
             self.exited(code, &message);
             self.process = None;
             self.node.restart();
-            if !self.world.scenario.written && self.replaced_after_failure {
-                self.world.trace(|| "broker: power loss after a failed disk".to_owned());
-                self.end(CrashKind::PowerLoss);
-                self.node.restart();
-            }
             return;
         }
         let ended = self.process.as_ref().and_then(|p| p.ended.take());

@@ -237,7 +237,8 @@ impl Run {
         let end = if died { 1 } else { self.rng.below(4) };
         let clean = end == 0 && self.shut_down(&stores);
         drop(stores);
-        let power = end != 2 || !self.node.is_up();
+        // A machine survives its broker, and a broker that a failed disk ended may be started again on what it left.
+        let power = if died { self.rng.one_in(2) } else { end != 2 || !self.node.is_up() };
         if !self.node.is_up() {
             self.node.restart();
         }
