@@ -60,6 +60,8 @@ pub enum Rule {
     NotEmpty,
     /// A positive number, or -1 for none.
     PositiveOrUnset,
+    /// A list of some of these words, at least one, none twice.
+    SomeOf(&'static [&'static str]),
 }
 
 /// A broker's key.
@@ -91,6 +93,8 @@ pub struct TopicDefinition {
 const MAX: &str = "9223372036854775807";
 const I32: i64 = i32::MAX as i64;
 const DURABILITY: Rule = Rule::OneOf(&["durable", "written"]);
+/// What `cleanup.policy` can hold.
+const CLEANUP_POLICIES: Rule = Rule::SomeOf(&["delete"]);
 const TIMESTAMP_TYPES: Rule = Rule::OneOf(&["CreateTime", "LogAppendTime"]);
 
 const fn key(
@@ -253,6 +257,14 @@ pub const BROKER_KEYS: &[Definition] = &[
         "A producer that has not written to a partition for so long is forgotten there (KIP-98).",
     ),
     key(
+        "log.cleanup.policy",
+        Kind::List,
+        Some("delete"),
+        CLEANUP_POLICIES,
+        true,
+        "What becomes of old segments: delete, by age and size.",
+    ),
+    key(
         "log.segment.bytes",
         Kind::Int,
         Some("1073741824"),
@@ -398,6 +410,14 @@ const HOUR_MS: i64 = 3_600_000;
 /// Every key of a topic.
 pub const TOPIC_KEYS: &[TopicDefinition] = &[
     topic(
+        "cleanup.policy",
+        Kind::List,
+        "delete",
+        CLEANUP_POLICIES,
+        &[("log.cleanup.policy", 1)],
+        "What becomes of old segments: delete, by age and size.",
+    ),
+    topic(
         "segment.bytes",
         Kind::Int,
         "1073741824",
@@ -513,10 +533,8 @@ const KAFKA_ONLY: &[&str] = &[
     "log.retention.ms",
     "log.retention.bytes",
     "log.retention.check.interval.ms",
-    "log.cleanup.policy",
     "log.cleaner.enable",
     "compression.type",
-    "cleanup.policy",
     "retention.ms",
     "retention.bytes",
     "segment.jitter.ms",

@@ -148,6 +148,7 @@ fn rule_text(rule: Rule) -> String {
         Rule::AtLeast(min) => format!("≥ {min}"),
         Rule::Between(min, max) => format!("{min} … {max}"),
         Rule::OneOf(words) => words.join(" \\| "),
+        Rule::SomeOf(words) => format!("some of {}", words.join(", ")),
         Rule::NotEmpty => "not empty".to_owned(),
         Rule::PositiveOrUnset => "> 0, or -1".to_owned(),
     }

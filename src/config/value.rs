@@ -85,6 +85,7 @@ fn check(rule: Rule, value: &Value) -> Result<(), String> {
         (Rule::OneOf(words), Value::Text(text)) if !words.contains(&text.as_str()) => {
             Err(format!("must be one of {}", words.join(", ")))
         }
+        (Rule::SomeOf(words), Value::List(items)) => some_of(words, items),
         (Rule::NotEmpty, Value::Text(text)) if text.is_empty() => Err("must not be empty".to_owned()),
         (Rule::NotEmpty, Value::List(items)) if items.is_empty() || items.iter().any(String::is_empty) => {
             Err("must not be empty".to_owned())
@@ -94,6 +95,21 @@ fn check(rule: Rule, value: &Value) -> Result<(), String> {
         }
         _ => Ok(()),
     }
+}
+
+fn some_of(words: &[&str], items: &[String]) -> Result<(), String> {
+    if items.is_empty() {
+        return Err(format!("must hold some of {}", words.join(", ")));
+    }
+    for (n, item) in items.iter().enumerate() {
+        if !words.contains(&item.as_str()) {
+            return Err(format!("{item} is not supported: must hold some of {}", words.join(", ")));
+        }
+        if items[..n].contains(item) {
+            return Err(format!("{item} is there twice"));
+        }
+    }
+    Ok(())
 }
 
 #[cfg(test)]
@@ -114,6 +130,10 @@ mod tests {
         assert_eq!(read(Kind::String, Rule::OneOf(&["a", "b"]), "a"), Ok(Value::Text("a".into())));
         let error = read(Kind::String, Rule::OneOf(&["a", "b"]), "c").expect_err("not one of them");
         assert_eq!(error.to_string(), "invalid value c for configuration k: must be one of a, b");
+        let policy = |text| read(Kind::List, Rule::SomeOf(&["delete", "x"]), text).map_err(|e| e.to_string());
+        assert_eq!(policy("delete,x"), Ok(Value::List(vec!["delete".into(), "x".into()])));
+        assert!(policy("compact").is_err_and(|e| e.contains("compact is not supported: must hold some of delete, x")));
+        assert!(policy("").is_err() && policy("delete,delete").is_err());
         assert!(read(Kind::Long, Rule::PositiveOrUnset, "0").is_err());
         assert!(read(Kind::Long, Rule::PositiveOrUnset, "-1").is_ok());
     }
