@@ -9,7 +9,9 @@
 
 use super::ControllerError;
 use crate::controller::ClusterImage;
-use crate::controller::raft_log::{Replayed, SnapshotFile, decode_snapshot, encode_group, encode_snapshot, group_after, replay};
+use crate::controller::raft_log::{
+    Replayed, SnapshotFile, decode_snapshot, encode_group, encode_snapshot, group_after, replay,
+};
 use crate::controller::raft_node::{Durable, Persist};
 use crate::controller::records::decode_records;
 use bytes::Bytes;

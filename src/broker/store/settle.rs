@@ -25,12 +25,7 @@ use std::rc::Rc;
 impl<R: Runtime> LogStore<R> {
     /// Makes sure that what the scan believed is on the device, names included. The first `synced` bytes of the last
     /// segment are.
-    pub(super) async fn settle(
-        &self,
-        partition: &Rc<Partition>,
-        log: &Log,
-        synced: u64,
-    ) -> Result<(), StoreError> {
+    pub(super) async fn settle(&self, partition: &Rc<Partition>, log: &Log, synced: u64) -> Result<(), StoreError> {
         let Some(segment) = log.segments.iter().rev().find(|s| s.on_disk) else { return Ok(()) };
         let path = self.segment_path(partition, segment.base, FileKind::Log);
         self.write_and_sync(&path, synced, segment.size).await.map_err(StoreError::io("settle the last segment"))?;

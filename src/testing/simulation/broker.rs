@@ -64,13 +64,7 @@ fn config(scenario: &Scenario, shards: usize) -> BrokerConfig {
 impl Host {
     pub(crate) fn new(world: &Rc<World>, node: SimNode) -> Self {
         let shards = world.scenario.shards;
-        Self {
-            world: world.clone(),
-            node,
-            process: None,
-            may_exit_with: Vec::new(),
-            shards,
-        }
+        Self { world: world.clone(), node, process: None, may_exit_with: Vec::new(), shards }
     }
 
     pub(crate) fn node(&self) -> &SimNode {
