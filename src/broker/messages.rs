@@ -1,5 +1,6 @@
 //! What shards say to each other. One request kind, one reply kind; the owner of a conversation names both.
 
+use super::groups::GroupEvent;
 use super::handlers::remote::{Ask, Told};
 use crate::controller::{ClusterImage, Command, CommandError, Outcome};
 use crate::ids::{Offset, PartitionId};
@@ -68,6 +69,8 @@ pub enum Event {
         /// As in `Watch`.
         id: u64,
     },
+    /// About groups.
+    Group(GroupEvent),
 }
 
 impl MeshProtocol for BrokerMesh {

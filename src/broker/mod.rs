@@ -4,6 +4,7 @@ pub mod connection;
 pub mod controller;
 pub mod fatal;
 pub mod frames;
+pub mod groups;
 pub mod handlers;
 pub mod listener;
 pub mod messages;

@@ -131,6 +131,15 @@ impl BrokerConfig {
         self.explicit.get(key).map(String::as_str)
     }
 
+    /// A number that was set at start, or its default: for what only one place needs.
+    ///
+    /// # Panics
+    /// If the key is not in the table, or is no number with a default.
+    #[must_use]
+    pub fn integer(&self, key: &str) -> i64 {
+        Reader { explicit: &self.explicit }.integer(key)
+    }
+
     /// What clients are told to connect to, given what was bound.
     #[must_use]
     pub fn advertised(&self, bound_port: u16) -> Endpoint {

@@ -400,11 +400,16 @@ pub fn records<'a>(
     records_in(header, batch.get(HEADER_LEN..header.size_in_bytes()).unwrap_or_default())
 }
 
-/// Offset and timestamp of each record of a batch, compressed or not.
+/// Calls `f` with each record of a batch, compressed or not.
 ///
 /// # Errors
-/// Records that are not what the header says, or more than [`compression::DECOMPRESSED_BYTES_MAX`] of them.
-pub fn record_times(header: &RecordBatchHeader, batch: &[u8]) -> Result<Vec<(Offset, i64)>, BatchError> {
+/// Records that are not what the header says, or more than `max` bytes of them. Some may have been seen by then.
+pub fn for_each_record(
+    header: &RecordBatchHeader,
+    batch: &[u8],
+    max: usize,
+    mut f: impl FnMut(&Record<'_>),
+) -> Result<(), BatchError> {
     let body = batch.get(HEADER_LEN..header.size_in_bytes()).unwrap_or_default();
     let codec = header.compression()?;
     let plain;
@@ -412,10 +417,24 @@ pub fn record_times(header: &RecordBatchHeader, batch: &[u8]) -> Result<Vec<(Off
         body
     } else {
         let invalid = |e: std::io::Error| BatchError::Invalid(format!("records do not decompress: {e}"));
-        plain = compression::decompress(codec, body, compression::DECOMPRESSED_BYTES_MAX).map_err(invalid)?;
+        plain = compression::decompress(codec, body, max).map_err(invalid)?;
         &plain[..]
     };
-    records_in(header, body).map(|record| record.map(|r| (r.offset, r.timestamp))).collect()
+    for record in records_in(header, body) {
+        f(&record?);
+    }
+    Ok(())
+}
+
+/// Offset and timestamp of each record of a batch, compressed or not.
+///
+/// # Errors
+/// Records that are not what the header says, or more than [`compression::DECOMPRESSED_BYTES_MAX`] of them.
+pub fn record_times(header: &RecordBatchHeader, batch: &[u8]) -> Result<Vec<(Offset, i64)>, BatchError> {
+    let mut times = Vec::new();
+    let max = compression::DECOMPRESSED_BYTES_MAX;
+    for_each_record(header, batch, max, |record| times.push((record.offset, record.timestamp)))?;
+    Ok(times)
 }
 
 /// Writes the largest timestamp that a producer left out, and the CRC anew.

@@ -282,6 +282,88 @@ pub(super) const METADATA: Schema = &[
 pub(super) const FIND_COORDINATOR: Schema =
     &[text("key").to(3), int8("key_type").from(1), field("coordinator_keys", Kind::Texts).from(4)];
 
+pub(super) const OFFSET_COMMIT: Schema = &[
+    text("group_id"),
+    int32("generation_id_or_member_epoch"),
+    text("member_id"),
+    text("group_instance_id").from(7),
+    int64("retention_time_ms").to(4),
+    structs(
+        "topics",
+        &[
+            text("name"),
+            structs(
+                "partitions",
+                &[
+                    int32("partition_index"),
+                    int64("committed_offset"),
+                    int32("committed_leader_epoch").from(6),
+                    text("committed_metadata"),
+                ],
+            ),
+        ],
+    ),
+];
+
+pub(super) const OFFSET_FETCH: Schema = &[
+    text("group_id").to(7),
+    structs("topics", &[text("name"), int32s("partition_indexes")]).to(7),
+    structs(
+        "groups",
+        &[
+            text("group_id"),
+            text("member_id").from(9),
+            int32("member_epoch").from(9),
+            structs("topics", &[text("name"), int32s("partition_indexes")]),
+        ],
+    )
+    .from(8),
+    int8("require_stable").from(7),
+];
+
+pub(super) const JOIN_GROUP: Schema = &[
+    text("group_id"),
+    int32("session_timeout_ms"),
+    int32("rebalance_timeout_ms").from(1),
+    text("member_id"),
+    text("group_instance_id").from(5),
+    text("protocol_type"),
+    structs("protocols", &[text("name"), field("metadata", Kind::Blob)]),
+    text("reason").from(8),
+];
+
+pub(super) const HEARTBEAT: Schema =
+    &[text("group_id"), int32("generation_id"), text("member_id"), text("group_instance_id").from(3)];
+
+pub(super) const LEAVE_GROUP: Schema = &[
+    text("group_id"),
+    text("member_id").to(2),
+    structs("members", &[text("member_id"), text("group_instance_id"), text("reason").from(5)]).from(3),
+];
+
+pub(super) const SYNC_GROUP: Schema = &[
+    text("group_id"),
+    int32("generation_id"),
+    text("member_id"),
+    text("group_instance_id").from(3),
+    text("protocol_type").from(5),
+    text("protocol_name").from(5),
+    structs("assignments", &[text("member_id"), field("assignment", Kind::Blob)]),
+];
+
+pub(super) const DESCRIBE_GROUPS: Schema =
+    &[field("groups", Kind::Texts), int8("include_authorized_operations").from(3)];
+
+pub(super) const LIST_GROUPS: Schema =
+    &[field("states_filter", Kind::Texts).from(4), field("types_filter", Kind::Texts).from(5)];
+
+pub(super) const DELETE_GROUPS: Schema = &[field("groups_names", Kind::Texts)];
+
+pub(super) const OFFSET_DELETE: Schema = &[
+    text("group_id"),
+    structs("topics", &[text("name"), structs("partitions", &[int32("partition_index")])]),
+];
+
 pub(super) const API_VERSIONS: Schema =
     &[text("client_software_name").from(3), text("client_software_version").from(3)];
 

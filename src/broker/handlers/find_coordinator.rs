@@ -1,39 +1,85 @@
-//! FindCoordinator: there are no groups and no transactions yet, and that is what it says.
+//! FindCoordinator: this node, for every group whose partition of `__consumer_offsets` it leads. There are no
+//! transactions and no share groups yet, and that is what it says.
 
+use crate::broker::Shard;
 use crate::broker::connection::RequestContext;
+use crate::broker::groups::{Groups, offsets_topic};
 use crate::error_code::ErrorCode;
 use crate::protocol::codec::text;
+use coreline_io::Runtime;
 use kafka_protocol::messages::find_coordinator_response::Coordinator;
 use kafka_protocol::messages::{FindCoordinatorRequest, FindCoordinatorResponse};
+use kafka_protocol::protocol::StrBytes;
+use std::rc::Rc;
 
-/// Why there is no coordinator of a key's type.
-fn refusal(key_type: i8) -> (ErrorCode, &'static str) {
-    match key_type {
-        0 | 2 => (ErrorCode::CoordinatorNotAvailable, "This version of Coreline has no groups: assign partitions."),
+const GROUP: i8 = 0;
+/// The first version with several keys.
+const MANY: i16 = 4;
+
+/// Where a key's coordinator is, or why nowhere.
+type Found = Result<Node, (ErrorCode, &'static str)>;
+
+#[derive(Clone)]
+struct Node {
+    id: i32,
+    host: StrBytes,
+    port: i32,
+}
+
+pub(super) async fn handle<R: Runtime>(
+    shard: &Rc<Shard<R>>,
+    groups: &Groups<R>,
+    context: &RequestContext,
+    request: FindCoordinatorRequest,
+) -> FindCoordinatorResponse {
+    let ready = match request.key_type {
+        GROUP => offsets_topic::ensure(shard)
+            .await
+            .map_err(|code| (code, "The topic of the groups could not be made yet.")),
         // Not to be tried again: a producer reports it at once, and does not wait for `max.block.ms`.
-        1 => (ErrorCode::UnsupportedVersion, "This version of Coreline has no transactions."),
-        _ => (ErrorCode::InvalidRequest, "The key's type is 0 (group), 1 (transaction) or 2 (share group)."),
+        1 => Err((ErrorCode::UnsupportedVersion, "This version of Coreline has no transactions.")),
+        2 => Err((ErrorCode::CoordinatorNotAvailable, "This version of Coreline has no share groups.")),
+        _ => Err((ErrorCode::InvalidRequest, "The key's type is 0 (group), 1 (transaction) or 2 (share group).")),
+    };
+    let found = |key: &str| ready.and_then(|()| find(shard, groups, key));
+    match context.request.header.api_version {
+        version if version < MANY => single(version, found(&request.key)),
+        _ => {
+            let all = request.coordinator_keys.into_iter().map(|key| {
+                let found = found(&key);
+                one(Coordinator::default().with_key(key), found)
+            });
+            FindCoordinatorResponse::default().with_coordinators(all.collect())
+        }
     }
 }
 
-pub(super) fn handle(context: &RequestContext, request: FindCoordinatorRequest) -> FindCoordinatorResponse {
-    let (error, message) = refusal(request.key_type);
+fn find<R: Runtime>(shard: &Shard<R>, groups: &Groups<R>, key: &str) -> Found {
+    let missing = (ErrorCode::CoordinatorNotAvailable, "The group's partition has no leader now.");
+    groups.find(key).map_err(|_| missing)?;
+    // One node: whoever leads it is this one.
+    let image = shard.image();
+    let node = image.brokers.get(&shard.node_id()).ok_or(missing)?;
+    Ok(Node { id: shard.node_id().0, host: text(&node.host), port: i32::from(node.port) })
+}
+
+fn single(version: i16, found: Found) -> FindCoordinatorResponse {
     let response = FindCoordinatorResponse::default();
-    match context.request.header.api_version {
-        version @ 0..=3 => {
-            let response = response.with_error_code(error.code()).with_node_id((-1).into()).with_port(-1);
-            if version >= 1 { response.with_error_message(Some(text(message))) } else { response }
+    let (response, message) = match found {
+        Ok(node) => (response.with_node_id(node.id.into()).with_host(node.host).with_port(node.port), "NONE"),
+        Err((code, message)) => {
+            (response.with_node_id((-1).into()).with_port(-1).with_error_code(code.code()), message)
         }
-        _ => {
-            let coordinators = request.coordinator_keys.into_iter().map(|key| {
-                Coordinator::default()
-                    .with_key(key)
-                    .with_node_id((-1).into())
-                    .with_port(-1)
-                    .with_error_code(error.code())
-                    .with_error_message(Some(text(message)))
-            });
-            response.with_coordinators(coordinators.collect())
+    };
+    if version >= 1 { response.with_error_message(Some(text(message))) } else { response }
+}
+
+fn one(coordinator: Coordinator, found: Found) -> Coordinator {
+    match found {
+        Ok(node) => coordinator.with_node_id(node.id.into()).with_host(node.host).with_port(node.port),
+        Err((code, message)) => {
+            let coordinator = coordinator.with_node_id((-1).into()).with_port(-1).with_error_code(code.code());
+            coordinator.with_error_message(Some(text(message)))
         }
     }
 }

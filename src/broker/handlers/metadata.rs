@@ -2,6 +2,7 @@
 
 use crate::broker::Shard;
 use crate::broker::connection::RequestContext;
+use crate::broker::groups::offsets_topic;
 use crate::broker::pipeline::Close;
 use crate::controller::{ClusterImage, Command, NewTopic, Outcome, TopicImage};
 use crate::error_code::ErrorCode;
@@ -100,12 +101,16 @@ async fn create_missing<R: Runtime>(shard: &Rc<Shard<R>>, names: &BTreeSet<Strin
     if missing.is_empty() {
         return BTreeMap::new();
     }
-    let topics = missing.iter().map(|name| NewTopic {
-        name: (*name).clone(),
-        partitions: -1,
-        replication_factor: -1,
-        assignments: Vec::new(),
-        configs: BTreeMap::new(),
+    let brokers = shard.image().brokers.len();
+    let topics = missing.iter().map(|name| match name.as_str() {
+        offsets_topic::OFFSETS_TOPIC => offsets_topic::new_topic(&shard.config, brokers),
+        _ => NewTopic {
+            name: (*name).clone(),
+            partitions: -1,
+            replication_factor: -1,
+            assignments: Vec::new(),
+            configs: BTreeMap::new(),
+        },
     });
     let command = Command::CreateTopics { topics: topics.collect(), validate_only: false };
     let refused = |code| missing.iter().map(|name| ((*name).clone(), code)).collect();

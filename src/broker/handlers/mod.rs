@@ -12,27 +12,39 @@ mod api_versions;
 mod config_resources;
 mod create_partitions;
 mod create_topics;
+mod delete_groups;
 mod delete_topics;
 mod describe_cluster;
 mod describe_configs;
+mod describe_groups;
 mod describe_log_dirs;
 mod describe_producers;
 mod describe_topic_partitions;
 mod fetch;
 mod find_coordinator;
+mod group_client;
+mod heartbeat;
 mod incremental_alter_configs;
 mod init_producer_id;
+mod join_group;
+mod leave_group;
 mod list_config_resources;
+mod list_groups;
 mod list_offsets;
 mod metadata;
+mod offset_commit;
+mod offset_delete;
+mod offset_fetch;
 mod offset_for_leader_epoch;
 mod produce;
 pub mod remote;
-mod resolve;
+pub(crate) mod resolve;
+mod sync_group;
 mod watch;
 
 use super::Shard;
 use super::connection::{Answer, RequestContext, Service};
+use super::groups::Groups;
 use super::messages::Event;
 use super::pipeline::Close;
 use crate::protocol::api::ApiKey;
@@ -60,6 +72,7 @@ pub struct Handlers<R: Runtime> {
     /// Who waits for records of this shard's partitions, and what this shard waits for.
     watches: Rc<Watches>,
     producer_ids: ProducerIds,
+    groups: Rc<Groups<R>>,
     min_in_sync: MinInSync,
 }
 
@@ -73,6 +86,7 @@ impl<R: Runtime> Handlers<R> {
             sessions: RefCell::new(FetchSessions::new(slots, FETCH_SESSION_EVICTION_MS)),
             watches,
             producer_ids: ProducerIds::default(),
+            groups: Groups::new(shard.clone()),
             min_in_sync: MinInSync::default(),
             shard,
         })
@@ -95,6 +109,7 @@ impl<R: Runtime> Handlers<R> {
             Event::Watch { id, partitions } => self.watches.on_watch(from, id, &partitions),
             Event::Unwatch { id } => self.watches.on_unwatch(from, id),
             Event::Fired { id } => self.watches.on_fired(from, id),
+            Event::Group(event) => self.groups.on_event(from, event),
         }
     }
 
@@ -106,7 +121,27 @@ impl<R: Runtime> Handlers<R> {
             ApiKey::Metadata => in_out.out(&metadata::handle(shard, context, in_out.decode()?).await?),
             ApiKey::ListOffsets => in_out.out(&list_offsets::handle(shard, context, in_out.decode()?).await),
             ApiKey::OffsetForLeaderEpoch => in_out.out(&offset_for_leader_epoch::handle(shard, in_out.decode()?).await),
-            ApiKey::FindCoordinator => in_out.out(&find_coordinator::handle(context, in_out.decode()?)),
+            ApiKey::FindCoordinator => {
+                in_out.out(&find_coordinator::handle(shard, &self.groups, context, in_out.decode()?).await)
+            }
+            ApiKey::OffsetCommit => {
+                let image = shard.image();
+                in_out.out(&offset_commit::handle(&self.groups, context, &image, in_out.decode()?).await)
+            }
+            ApiKey::OffsetFetch => in_out.out(&offset_fetch::handle(&self.groups, context, in_out.decode()?).await),
+            ApiKey::JoinGroup => in_out.out(&join_group::handle(&self.groups, context, in_out.decode()?).await),
+            ApiKey::SyncGroup => in_out.out(&sync_group::handle(&self.groups, context, in_out.decode()?).await),
+            ApiKey::Heartbeat => in_out.out(&heartbeat::handle(&self.groups, context, in_out.decode()?).await),
+            ApiKey::LeaveGroup => in_out.out(&leave_group::handle(&self.groups, context, in_out.decode()?).await),
+            ApiKey::DescribeGroups => {
+                in_out.out(&describe_groups::handle(&self.groups, context, in_out.decode()?).await)
+            }
+            ApiKey::ListGroups => in_out.out(&list_groups::handle(&self.groups, context, in_out.decode()?).await),
+            ApiKey::DeleteGroups => in_out.out(&delete_groups::handle(&self.groups, context, in_out.decode()?).await),
+            ApiKey::OffsetDelete => {
+                let image = shard.image();
+                in_out.out(&offset_delete::handle(&self.groups, context, &image, in_out.decode()?).await)
+            }
             ApiKey::InitProducerId => {
                 in_out.out(&init_producer_id::handle(shard, &self.producer_ids, in_out.decode()?).await)
             }

@@ -24,6 +24,8 @@ use futures_util::future::LocalBoxFuture;
 use std::cell::RefCell;
 use std::collections::{BTreeMap, HashMap};
 
+/// The one client id that may write to internal topics, as in Kafka.
+const ADMIN_CLIENT_ID: &str = "__admin_client";
 /// `acks=all`.
 const ACKS_ALL: i16 = -1;
 /// Where a batch says how long it is after the first twelve bytes, and where its attributes are.
@@ -70,15 +72,16 @@ impl<R: Runtime> Handlers<R> {
         let request = context.request;
         let asked = produce::parse(&request, body).map_err(Close::because)?;
         let acks = asked.acks;
-        let (outcomes, routed) = self.route(asked);
+        let admin = request.header.client_id.as_deref() == Some(ADMIN_CLIENT_ID);
+        let (outcomes, routed) = self.route(asked, admin);
         let waiting = self.enqueue(acks, routed).await;
         Ok(Answer::Later(Box::pin(finish(request, acks, outcomes, waiting))))
     }
 
     /// Finds each partition's shard; what is refused has its outcome already.
-    fn route(&self, asked: ProduceRequest) -> (Vec<TopicOutcome>, Routed) {
+    fn route(&self, asked: ProduceRequest, admin: bool) -> (Vec<TopicOutcome>, Routed) {
         let image = self.shard.image();
-        let judge = Judge { acks: asked.acks, transactional: asked.transactional_id.is_some() };
+        let judge = Judge { acks: asked.acks, transactional: asked.transactional_id.is_some(), admin };
         let mut routed = Routed::default();
         let mut outcomes = Vec::with_capacity(asked.topics.len());
         for (t, topic) in asked.topics.into_iter().enumerate() {
@@ -115,6 +118,9 @@ impl<R: Runtime> Handlers<R> {
 
     fn place(&self, judge: &Judge, image: &ClusterImage, topic: &TopicImage, index: i32) -> Result<Resolved, Refusal> {
         let (resolved, partition) = led_partition(&self.shard, topic, index).map_err(|code| (code, None))?;
+        if topic.internal && !judge.admin {
+            return Err((ErrorCode::InvalidTopicException, Some(format!("{} is an internal topic.", topic.name))));
+        }
         if judge.acks == ACKS_ALL {
             let needed = self.min_in_sync.get(&self.shard.config, image, topic);
             let in_sync = partition.isr.len();
@@ -159,6 +165,8 @@ impl<R: Runtime> Handlers<R> {
 struct Judge {
     acks: i16,
     transactional: bool,
+    /// May write to internal topics.
+    admin: bool,
 }
 
 impl Judge {

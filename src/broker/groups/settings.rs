@@ -1,0 +1,19 @@
+//! What the logic is told of the configuration.
+
+use crate::config::BrokerConfig;
+use crate::groups::config::GroupsConfig;
+
+/// The settings of groups that a broker was started with.
+pub(super) fn groups_config(config: &BrokerConfig) -> GroupsConfig {
+    let int = |key: &str| config.integer(key) as i32;
+    GroupsConfig {
+        initial_rebalance_delay_ms: int("group.initial.rebalance.delay.ms"),
+        min_session_timeout_ms: int("group.min.session.timeout.ms"),
+        max_session_timeout_ms: int("group.max.session.timeout.ms"),
+        max_size: int("group.max.size"),
+        offset_metadata_max_bytes: int("offset.metadata.max.bytes"),
+        offsets_retention_ms: config.integer("offsets.retention.minutes") * 60_000,
+        offsets_retention_check_interval_ms: config.integer("offsets.retention.check.interval.ms"),
+        ..GroupsConfig::default()
+    }
+}

@@ -1,0 +1,43 @@
+//! Who asks, and what every group API checks before it asks a coordinator.
+
+use crate::broker::connection::RequestContext;
+use crate::error_code::ErrorCode;
+use crate::groups::{Client, Response};
+use std::sync::Arc;
+
+/// What a client may do with a group while there is no authorizer: READ, DELETE, DESCRIBE, DESCRIBE_CONFIGS,
+/// ALTER_CONFIGS, by the bits of their codes.
+pub(super) const GROUP_OPERATIONS: i32 = 0b1101_0100_1000;
+
+/// The client of a request, as coordinators know it.
+pub(super) fn client(context: &RequestContext) -> Client {
+    let header = &context.request.header;
+    Client {
+        id: Arc::from(header.client_id.as_deref().unwrap_or_default()),
+        // As Java prints an address.
+        host: Arc::from(format!("/{}", context.session.borrow().peer.ip())),
+        api_version: header.api_version,
+    }
+}
+
+/// A group's id that must be there.
+pub(super) fn not_empty(group: &str) -> Result<(), ErrorCode> {
+    if group.is_empty() { Err(ErrorCode::InvalidGroupId) } else { Ok(()) }
+}
+
+/// The answer of the request's own kind, or why there is none.
+macro_rules! of_kind {
+    ($told:expr, $kind:ident) => {
+        match $told {
+            Ok(crate::groups::Response::$kind(answer)) => Ok(answer),
+            Ok(other) => super::group_client::unexpected(stringify!($kind), &other),
+            Err(code) => Err(code),
+        }
+    };
+}
+pub(super) use of_kind;
+
+/// A coordinator that answers with another kind is wrong.
+pub(super) fn unexpected(kind: &str, other: &Response) -> ! {
+    unreachable!("{kind} is answered in kind, not with {other:?}")
+}

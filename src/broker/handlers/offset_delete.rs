@@ -1,0 +1,47 @@
+//! OffsetDelete: takes back what a group committed (KIP-496). Partitions that do not exist are refused here.
+
+use super::group_client::{client, of_kind, not_empty};
+use crate::broker::connection::RequestContext;
+use crate::broker::groups::Groups;
+use crate::controller::ClusterImage;
+use crate::error_code::ErrorCode;
+use crate::groups::Request;
+use coreline_io::Runtime;
+use kafka_protocol::messages::offset_delete_response::{OffsetDeleteResponsePartition, OffsetDeleteResponseTopic};
+use kafka_protocol::messages::{OffsetDeleteRequest, OffsetDeleteResponse};
+use std::rc::Rc;
+
+pub(super) async fn handle<R: Runtime>(
+    groups: &Rc<Groups<R>>,
+    context: &RequestContext,
+    image: &ClusterImage,
+    mut request: OffsetDeleteRequest,
+) -> OffsetDeleteResponse {
+    let mut unknown = Vec::new();
+    request.topics.retain(|topic| {
+        let known = image.topic(&topic.name).is_some();
+        if !known {
+            let refused = topic.partitions.iter().map(|p| {
+                let partition = OffsetDeleteResponsePartition::default().with_partition_index(p.partition_index);
+                partition.with_error_code(ErrorCode::UnknownTopicOrPartition.code())
+            });
+            let topic = OffsetDeleteResponseTopic::default().with_name(topic.name.clone());
+            unknown.push(topic.with_partitions(refused.collect()));
+        }
+        known
+    });
+    let group = request.group_id.clone();
+    let told = match not_empty(&group) {
+        Ok(()) => of_kind!(groups.ask(&group, &client(context), Request::OffsetDelete(request)).await, OffsetDelete),
+        Err(code) => Err(code),
+    };
+    match told {
+        // An error of the group stands alone.
+        Ok(response) if response.error_code != ErrorCode::None.code() => response,
+        Ok(mut response) => {
+            response.topics.extend(unknown);
+            response
+        }
+        Err(code) => OffsetDeleteResponse::default().with_error_code(code.code()),
+    }
+}
