@@ -21,6 +21,7 @@ pages! {
 [benchmarks.md]: crate::docs::benchmarks
 [configuration.md]: crate::docs::configuration
 [durability.md]: crate::docs::durability
+[groups.md]: crate::docs::groups
 [log.md]: crate::docs::log
 [metadata.md]: crate::docs::metadata
 [operations.md]: crate::docs::operations
@@ -31,6 +32,7 @@ pages! {
     benchmarks
     configuration
     durability
+    groups
     log
     metadata
     operations

@@ -9,7 +9,7 @@ use kafka_protocol::messages::list_offsets_request::{ListOffsetsPartition, ListO
 use kafka_protocol::messages::metadata_request::MetadataRequestTopic;
 use kafka_protocol::messages::offset_for_leader_epoch_request::{OffsetForLeaderPartition, OffsetForLeaderTopic};
 use kafka_protocol::messages::{
-    ApiVersionsRequest, ApiVersionsResponse, DescribeProducersRequest, FindCoordinatorRequest, InitProducerIdRequest,
+    ApiVersionsRequest, ApiVersionsResponse, DescribeProducersRequest, InitProducerIdRequest,
     ListOffsetsRequest, MetadataRequest, OffsetForLeaderEpochRequest,
 };
 use kafka_protocol::protocol::Decodable;
@@ -247,38 +247,6 @@ fn producers_are_described() {
             .collect();
         assert_eq!(found, [(0, vec![(40, 2, 1)]), (0, vec![(41, 2, 1)]), (0, vec![(42, 2, 1)]), (3, vec![])]);
         assert!(response.topics[1].partitions.iter().all(|p| p.error_code == ErrorCode::InvalidTopicException.code()));
-    });
-}
-
-#[test]
-fn there_are_no_coordinators_and_it_says_so() {
-    let node = Node::start(1, &[]);
-    node.world.block_on(async {
-        let mut client = node.connect().await;
-        for version in 0..=6 {
-            for (key_type, error) in [
-                (0, ErrorCode::CoordinatorNotAvailable),
-                (1, ErrorCode::UnsupportedVersion),
-                (9, ErrorCode::InvalidRequest),
-            ] {
-                if version == 0 && key_type != 0 {
-                    continue;
-                }
-                let request = FindCoordinatorRequest::default().with_key_type(key_type);
-                let request = if version >= 4 {
-                    request.with_coordinator_keys(vec![text("g"), text("h")])
-                } else {
-                    request.with_key(text("g"))
-                };
-                let response = client.ask(version, &request).await;
-                let errors: Vec<i16> = if version >= 4 {
-                    response.coordinators.iter().map(|c| c.error_code).collect()
-                } else {
-                    vec![response.error_code; 2]
-                };
-                assert_eq!(errors, [error.code(); 2], "version {version}, type {key_type}");
-            }
-        }
     });
 }
 

@@ -3,5 +3,6 @@
 mod admin;
 mod configs;
 mod fetching;
+mod groups;
 mod harness;
 mod producing;
