@@ -359,10 +359,8 @@ pub(super) const LIST_GROUPS: Schema =
 
 pub(super) const DELETE_GROUPS: Schema = &[field("groups_names", Kind::Texts)];
 
-pub(super) const OFFSET_DELETE: Schema = &[
-    text("group_id"),
-    structs("topics", &[text("name"), structs("partitions", &[int32("partition_index")])]),
-];
+pub(super) const OFFSET_DELETE: Schema =
+    &[text("group_id"), structs("topics", &[text("name"), structs("partitions", &[int32("partition_index")])])];
 
 pub(super) const API_VERSIONS: Schema =
     &[text("client_software_name").from(3), text("client_software_version").from(3)];

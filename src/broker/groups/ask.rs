@@ -113,14 +113,7 @@ impl<R: Runtime> Groups<R> {
         }
     }
 
-    fn submit(
-        self: &Rc<Self>,
-        partition: PartitionId,
-        token: Token,
-        asker: Asker,
-        client: Client,
-        request: Request,
-    ) {
+    fn submit(self: &Rc<Self>, partition: PartitionId, token: Token, asker: Asker, client: Client, request: Request) {
         self.catch_up();
         let hosted = self.hosted.borrow().get(&partition).cloned();
         let Some(hosted) = hosted else { return self.answer(token, asker, Err(ErrorCode::NotCoordinator)) };

@@ -3,8 +3,8 @@
 use super::Groups;
 use super::hosted::Hosted;
 use crate::broker::store::{Isolation, ReadRequest};
-use crate::groups::coordinator::Coordinator;
 use crate::groups::Effects;
+use crate::groups::coordinator::Coordinator;
 use crate::ids::Offset;
 use crate::log::batch;
 use crate::log::compression::DECOMPRESSED_BYTES_MAX;

@@ -258,7 +258,9 @@ impl<R: Runtime> Groups<R> {
             if at > now {
                 self.armed.set(Some(at));
                 let wait = Duration::from_millis(at.abs_diff(now));
-                if let Either::Left(_) = select(pin!(self.rearmed.notified()), pin!(self.shard.runtime.sleep(wait))).await {
+                if let Either::Left(_) =
+                    select(pin!(self.rearmed.notified()), pin!(self.shard.runtime.sleep(wait))).await
+                {
                     continue;
                 }
             }

@@ -26,7 +26,8 @@ impl TopicsView {
 
     /// Follows a newer image. True if topics came, went or changed.
     pub(super) fn follow(&mut self, image: Arc<ClusterImage>) -> bool {
-        let racks = |image: &ClusterImage| -> Vec<_> { image.brokers.iter().map(|(b, r)| (*b, r.rack.clone())).collect() };
+        let racks =
+            |image: &ClusterImage| -> Vec<_> { image.brokers.iter().map(|(b, r)| (*b, r.rack.clone())).collect() };
         let changed = !image.changed_topics(&self.image).is_empty() || racks(&image) != racks(&self.image);
         self.image = image;
         self.epoch += u64::from(changed);
@@ -91,8 +92,13 @@ mod tests {
         let topic = view.by_name("t").expect("it is there");
         assert_eq!((topic.partitions, topic.racks.len()), (3, 0));
         assert_eq!(view.by_id(id), Some(topic));
-        let registered =
-            MetadataRecord::BrokerRegistered { id: BrokerId(1), host: "h".into(), port: 1, rack: Some("r".into()), epoch: 0 };
+        let registered = MetadataRecord::BrokerRegistered {
+            id: BrokerId(1),
+            host: "h".into(),
+            port: 1,
+            rack: Some("r".into()),
+            epoch: 0,
+        };
         assert!(view.follow(with(view.image(), &[registered])));
         assert_eq!(view.by_id(id).expect("it is there").racks, vec![vec![Arc::from("r")]; 3]);
         assert!(view.follow(with(view.image(), &[MetadataRecord::TopicDeleted { id }])));

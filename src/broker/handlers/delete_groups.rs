@@ -22,8 +22,9 @@ pub(super) async fn handle<R: Runtime>(
     ids.retain(|id| seen.insert(id.clone()));
     let all = ids.into_iter().map(async |id| {
         let told = groups.ask(&id, &client, Request::DeleteGroup(id.clone())).await;
-        of_kind!(told, DeleteGroup)
-            .unwrap_or_else(|code| DeletableGroupResult::default().with_group_id(id.clone()).with_error_code(code.code()))
+        of_kind!(told, DeleteGroup).unwrap_or_else(|code| {
+            DeletableGroupResult::default().with_group_id(id.clone()).with_error_code(code.code())
+        })
     });
     DeleteGroupsResponse::default().with_results(join_all(all).await)
 }

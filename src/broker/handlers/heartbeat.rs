@@ -1,6 +1,6 @@
 //! Heartbeat: a member of a classic group is alive, and hears if it must join again.
 
-use super::group_client::{client, of_kind, not_empty};
+use super::group_client::{client, not_empty, of_kind};
 use crate::broker::connection::RequestContext;
 use crate::broker::groups::Groups;
 use crate::groups::Request;

@@ -1,6 +1,6 @@
 //! JoinGroup: a member of a classic group comes, or comes back; answered when the generation is complete.
 
-use super::group_client::{client, of_kind, not_empty};
+use super::group_client::{client, not_empty, of_kind};
 use crate::broker::connection::RequestContext;
 use crate::broker::groups::Groups;
 use crate::groups::Request;

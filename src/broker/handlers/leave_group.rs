@@ -1,6 +1,6 @@
 //! LeaveGroup: members go, one by one before version 3, many at a time since (KIP-345).
 
-use super::group_client::{client, of_kind, not_empty};
+use super::group_client::{client, not_empty, of_kind};
 use crate::broker::connection::RequestContext;
 use crate::broker::groups::Groups;
 use crate::groups::Request;

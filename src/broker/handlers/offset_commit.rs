@@ -31,12 +31,16 @@ pub(super) async fn handle<R: Runtime>(
         match of_kind!(groups.ask(&group, &client(context), Request::OffsetCommit(request)).await, OffsetCommit) {
             Ok(response) => {
                 for topic in response.topics {
-                    codes.extend(topic.partitions.iter().map(|p| ((topic.name.clone(), p.partition_index), p.error_code)));
+                    codes.extend(
+                        topic.partitions.iter().map(|p| ((topic.name.clone(), p.partition_index), p.error_code)),
+                    );
                 }
             }
             Err(code) => {
                 for topic in asked {
-                    codes.extend(topic.partitions.iter().map(|p| ((topic.name.clone(), p.partition_index), code.code())));
+                    codes.extend(
+                        topic.partitions.iter().map(|p| ((topic.name.clone(), p.partition_index), code.code())),
+                    );
                 }
             }
         }

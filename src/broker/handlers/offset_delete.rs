@@ -1,6 +1,6 @@
 //! OffsetDelete: takes back what a group committed (KIP-496). Partitions that do not exist are refused here.
 
-use super::group_client::{client, of_kind, not_empty};
+use super::group_client::{client, not_empty, of_kind};
 use crate::broker::connection::RequestContext;
 use crate::broker::groups::Groups;
 use crate::controller::ClusterImage;

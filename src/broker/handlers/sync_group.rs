@@ -1,6 +1,6 @@
 //! SyncGroup: the leader's assignment goes to the coordinator, each member's part comes back.
 
-use super::group_client::{client, of_kind, not_empty};
+use super::group_client::{client, not_empty, of_kind};
 use crate::broker::connection::RequestContext;
 use crate::broker::groups::Groups;
 use crate::groups::Request;

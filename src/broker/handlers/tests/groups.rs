@@ -127,7 +127,8 @@ fn commits_in_every_version_are_fetched_in_every_version_on_every_shard() {
             }
         }
         for version in 1..=7 {
-            let asked = OffsetFetchRequestTopic::default().with_name(text("t").into()).with_partition_indexes(vec![0, 1]);
+            let asked =
+                OffsetFetchRequestTopic::default().with_name(text("t").into()).with_partition_indexes(vec![0, 1]);
             let topics = if version >= 2 { None } else { Some(vec![asked]) };
             let request = OffsetFetchRequest::default().with_group_id(group("group-3")).with_topics(topics);
             let response = client.ask(version, &request).await;
@@ -236,7 +237,8 @@ fn a_member_lives_in_every_version() {
             let heartbeat = heartbeat.with_member_id(member.member_id.clone());
             assert_eq!(client.ask(version.min(4), &heartbeat).await.error_code, 0);
             let commit = commit(&name, &[("t", 0, 3, "")]);
-            let of_member = commit.clone().with_member_id(member.member_id.clone()).with_generation_id_or_member_epoch(1);
+            let of_member =
+                commit.clone().with_member_id(member.member_id.clone()).with_generation_id_or_member_epoch(1);
             assert_eq!(commit_codes(&mut client, version.max(2), &of_member).await, [0]);
             let stranger = commit_codes(&mut client, version.max(2), &commit).await;
             assert_eq!(stranger, [ErrorCode::UnknownMemberId.code()]);
