@@ -14,6 +14,8 @@ pub mod coordinator;
 pub mod offsets;
 pub mod records;
 pub mod records_consumer;
+#[cfg(test)]
+mod records_tests;
 mod requests;
 pub mod timers;
 
