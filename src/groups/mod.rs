@@ -14,9 +14,9 @@ pub mod coordinator;
 pub mod offsets;
 pub mod records;
 pub mod records_consumer;
-#[cfg(test)]
-mod records_tests;
 mod requests;
+#[cfg(test)]
+mod tests;
 pub mod timers;
 
 pub use coordinator::Coordinator;

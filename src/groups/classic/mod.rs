@@ -59,8 +59,8 @@ struct InitialDelay {
 }
 
 /// A group. Invariants: `leader` is a member if there are members; `static_members` names members; a member waits for
-/// at most one of join and sync; `Empty` if and only if there are no members, but between a member's end and the end of
-/// the join phase that it ends.
+/// at most one of join and sync; without members it is `Empty`, or waits for someone who was given an id; every member
+/// has a session, or waits for us.
 #[derive(Debug)]
 pub struct ClassicGroup {
     id: Arc<str>,
@@ -219,6 +219,32 @@ impl ClassicGroup {
     #[must_use]
     pub fn protocol(&self) -> Option<&Arc<str>> {
         self.protocol.as_ref()
+    }
+
+    /// Panics if the group is not what its comment says.
+    #[cfg(test)]
+    pub(in crate::groups) fn assert_invariants(&self) {
+        let id = &self.id;
+        assert!(!self.is_empty() || self.members.is_empty(), "{id}: members, and empty");
+        assert!(!self.members.is_empty() || self.is_empty() || !self.all_joined(), "{id}: {:?}", self.state);
+        assert!(self.members.is_empty() || self.leader.as_ref().is_some_and(|leader| self.members.contains_key(leader)));
+        let awaiting = self.members.values().filter(|member| member.awaiting_join.is_some()).count();
+        assert_eq!(awaiting, self.awaiting_join, "{id}");
+        assert!(awaiting == 0 || self.state == State::PreparingRebalance, "{id}: {:?}", self.state);
+        for member in self.members.values() {
+            assert!(member.awaiting_sync.is_none() || self.state == State::CompletingRebalance, "{id}: {member:?}");
+            assert!(member.awaiting_join.is_none() || member.awaiting_sync.is_none(), "{id}: {member:?}");
+            assert!(member.session.is_set() || member.is_waiting(), "{id}: {member:?} never ends");
+            let held = member.instance_id.as_ref().is_none_or(|i| self.static_members.get(i) == Some(&member.id));
+            assert!(held, "{id}: {member:?}");
+            for (protocol, _) in &member.protocols {
+                let votes = self.members.values().filter(|m| m.protocols.iter().any(|(name, _)| name == protocol));
+                assert_eq!(self.votes.get(protocol), Some(&votes.count()), "{id}");
+            }
+        }
+        assert!(self.static_members.values().all(|member| self.members.contains_key(member)), "{id}");
+        assert!(self.pending_sync.iter().all(|member| self.members.contains_key(member)), "{id}");
+        assert_eq!(self.join_deadline.is_set(), self.state == State::PreparingRebalance, "{id}");
     }
 
     fn is_consumers(&self) -> bool {

@@ -1,8 +1,8 @@
 //! The records against bytes that Kafka's own serialiser made, and against bytes that nobody made.
 
-use super::Record;
-use super::records::*;
-use super::records_consumer::*;
+use crate::groups::Record;
+use crate::groups::records::*;
+use crate::groups::records_consumer::*;
 use crate::ids::TopicId;
 use bytes::Bytes;
 use proptest::prelude::*;
@@ -10,7 +10,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use uuid::Uuid;
 
-const TABLE: &str = include_str!("testdata/records.txt");
+const TABLE: &str = include_str!("../testdata/records.txt");
 const ID: TopicId = TopicId(Uuid::from_u128(0x0102_0304_0506_0708_090a_0b0c_0d0e_0f10));
 
 fn unhex(text: &str) -> Vec<u8> {
