@@ -7,7 +7,7 @@ use super::{Client, Effects, Now, Record, Topics};
 use crate::error_code::ErrorCode;
 use crate::ids::TopicId;
 use kafka_protocol::messages as codec;
-use kafka_protocol::messages::offset_fetch_request::OffsetFetchRequestGroup;
+use kafka_protocol::messages::offset_fetch_request::{OffsetFetchRequestGroup, OffsetFetchRequestTopics};
 use kafka_protocol::messages::offset_fetch_response::{
     OffsetFetchResponseGroup, OffsetFetchResponsePartitions, OffsetFetchResponseTopics,
 };
@@ -33,6 +33,13 @@ impl GroupOffsets {
     #[must_use]
     pub fn get(&self, topic: &str, partition: i32) -> Option<&OffsetCommitValue> {
         self.topics.get(topic)?.get(&partition)
+    }
+
+    /// The offset of a partition, unless the client knows the topic by another id than the one it was committed to.
+    fn of(&self, topic: &OffsetFetchRequestTopics, partition: i32) -> Option<&OffsetCommitValue> {
+        let value = self.get(&topic.name, partition)?;
+        let either_unknown = topic.topic_id.is_nil() || value.topic_id.0.is_nil();
+        (either_unknown || value.topic_id.0 == topic.topic_id).then_some(value)
     }
 
     /// All of them, in order.
@@ -174,7 +181,8 @@ fn commit_topic(
     let expire_timestamp_ms = if request.retention_time_ms < 0 { -1 } else { now + request.retention_time_ms };
     let codes = topic.partitions.iter().map(|partition| {
         let metadata = partition.committed_metadata.as_deref().unwrap_or_default();
-        if metadata.len() > metadata_max {
+        // Kafka counts UTF-16 units, of which there are no more than bytes.
+        if metadata.len() > metadata_max && metadata.encode_utf16().count() > metadata_max {
             return (partition.partition_index, ErrorCode::OffsetMetadataTooLarge);
         }
         let value = OffsetCommitValue {
@@ -219,7 +227,7 @@ pub(super) fn fetch(
                 OffsetFetchResponseTopics::default()
                     .with_name(topic.name.clone())
                     .with_topic_id(topic.topic_id)
-                    .with_partitions(partitions.map(|&index| fetched(index, offsets.get(&topic.name, index))).collect())
+                    .with_partitions(partitions.map(|&index| fetched(index, offsets.of(topic, index))).collect())
             })
             .collect(),
         None => offsets

@@ -85,6 +85,21 @@ fn members_commit_in_their_generation() {
 }
 
 #[test]
+fn an_offset_of_an_older_topic_is_not_an_offset_of_the_newer() {
+    let mut world = World::new();
+    world.commit(8, commit("", -1, &[("t", 0, 1)]));
+    let id = SomeTopics.id_of("t").expect("a topic").0;
+    for (asked, expected) in [(Default::default(), 1), (id, 1), (uuid::Uuid::from_u128(7), -1)] {
+        let topic = OffsetFetchRequestTopics::default()
+            .with_name(TopicName(text("t")))
+            .with_topic_id(asked)
+            .with_partition_indexes(vec![0]);
+        let response = world.fetch(OffsetFetchRequestGroup::default().with_topics(Some(vec![topic])));
+        assert_eq!(response.topics[0].partitions[0].committed_offset, expected, "{asked}");
+    }
+}
+
+#[test]
 fn a_commit_keeps_a_session_alive() {
     let mut world = World::new();
     let (ids, generation) = world.stable(vec![join("")]);
@@ -101,6 +116,9 @@ fn long_metadata_is_refused_by_partition() {
     request.topics[0].partitions[0].committed_metadata = Some(text("four"));
     assert_eq!(world.commit(8, request), [OFFSET_METADATA_TOO_LARGE, 0]);
     assert_eq!(world.offsets(), [offset("t", 1, 1)]);
+    let mut request = commit("", -1, &[("t", 1, 2)]);
+    request.topics[0].partitions[0].committed_metadata = Some(text("ééé"));
+    assert_eq!(world.commit(8, request), [0], "three units of UTF-16");
     let mut request = commit("", -1, &[("t", 2, 1)]);
     request.topics[0].partitions[0].committed_metadata = None;
     assert_eq!(world.commit(8, request), [0]);
