@@ -227,7 +227,9 @@ impl ClassicGroup {
         let id = &self.id;
         assert!(!self.is_empty() || self.members.is_empty(), "{id}: members, and empty");
         assert!(!self.members.is_empty() || self.is_empty() || !self.all_joined(), "{id}: {:?}", self.state);
-        assert!(self.members.is_empty() || self.leader.as_ref().is_some_and(|leader| self.members.contains_key(leader)));
+        assert!(
+            self.members.is_empty() || self.leader.as_ref().is_some_and(|leader| self.members.contains_key(leader))
+        );
         let awaiting = self.members.values().filter(|member| member.awaiting_join.is_some()).count();
         assert_eq!(awaiting, self.awaiting_join, "{id}");
         assert!(awaiting == 0 || self.state == State::PreparingRebalance, "{id}: {:?}", self.state);

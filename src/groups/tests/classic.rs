@@ -168,7 +168,8 @@ fn who_does_not_come_back_in_time_is_out() {
     let mut world = World::new();
     let short = Join { rebalance_ms: 8000, session_ms: 100_000, ..join("") };
     let (ids, generation) = world.stable(vec![short.clone(), short.clone()]);
-    let two = world.join(&Join { member: ids[1].clone(), protocols: vec![("range", subscription(&["t", "u"]))], ..short });
+    let two =
+        world.join(&Join { member: ids[1].clone(), protocols: vec![("range", subscription(&["t", "u"]))], ..short });
     world.pass(7999);
     assert!(world.waits(two));
     world.pass(1);
@@ -236,7 +237,8 @@ fn one_that_waits_is_excused_but_not_for_ever_if_it_is_new() {
     let long = Join { rebalance_ms: 1_000_000, session_ms: 1_000_000, ..join("") };
     let (ids, generation) = world.stable(vec![long.clone(), long.clone()]);
     let short = Join { rebalance_ms: 1_000_000, session_ms: 10_000, ..join("") };
-    let rejoin = world.join(&Join { member: ids[1].clone(), protocols: vec![("range", subscription(&["u"]))], ..short.clone() });
+    let rejoin =
+        world.join(&Join { member: ids[1].clone(), protocols: vec![("range", subscription(&["u"]))], ..short.clone() });
     let (_, new) = world.join_with_id(short);
     world.pass(299_999);
     assert!(world.waits(rejoin) && world.waits(new));

@@ -314,10 +314,7 @@ impl World {
         let topics = response.topics.iter();
         topics
             .flat_map(|topic| {
-                topic
-                    .partitions
-                    .iter()
-                    .map(|one| (topic.name.to_string(), one.partition_index, one.committed_offset))
+                topic.partitions.iter().map(|one| (topic.name.to_string(), one.partition_index, one.committed_offset))
             })
             .collect()
     }

@@ -177,7 +177,8 @@ impl Model {
             self.log.extend(effects.records);
             for (token, response) in effects.answers {
                 let who = self.outstanding.remove(&token);
-                let who = who.unwrap_or_else(|| panic!("seed {}: {token:?} was not asked, or twice answered", self.seed));
+                let who =
+                    who.unwrap_or_else(|| panic!("seed {}: {token:?} was not asked, or twice answered", self.seed));
                 if self.members[who].token == Some(token) {
                     self.answered(who, response);
                 }
@@ -329,8 +330,7 @@ impl Model {
         let identity = codec::leave_group_request::MemberIdentity::default()
             .with_member_id(super::harness::text(&member.id))
             .with_group_instance_id(member.instance.as_deref().map(super::harness::text));
-        let request =
-            codec::LeaveGroupRequest::default().with_group_id(group_id("group")).with_members(vec![identity]);
+        let request = codec::LeaveGroupRequest::default().with_group_id(group_id("group")).with_members(vec![identity]);
         self.members[who].reset();
         self.ask(who, Wait::Leave, Request::LeaveGroup(request));
     }

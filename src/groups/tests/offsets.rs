@@ -40,9 +40,7 @@ fn without_members_offsets_are_kept_under_a_name() {
 fn a_fetch_names_partitions_or_takes_all() {
     let mut world = World::new();
     let asked = |name: &str, partitions: &[i32]| {
-        OffsetFetchRequestTopics::default()
-            .with_name(TopicName(text(name)))
-            .with_partition_indexes(partitions.to_vec())
+        OffsetFetchRequestTopics::default().with_name(TopicName(text(name))).with_partition_indexes(partitions.to_vec())
     };
     let request = OffsetFetchRequestGroup::default().with_topics(Some(vec![asked("t", &[0, 1])]));
     let nothing = world.fetch(request.clone());

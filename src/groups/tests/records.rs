@@ -176,8 +176,12 @@ fn a_record_cut_short_or_of_a_newer_version_is_an_error() {
         for len in 0..value.len() {
             decode_as_anything(&value[..len]);
             match name.as_str() {
-                "offset" => assert!(OffsetCommitValue::decode(&value[..len]).is_err(), "version {version}, {len} bytes"),
-                "group" => assert!(GroupMetadataValue::decode(&value[..len]).is_err(), "version {version}, {len} bytes"),
+                "offset" => {
+                    assert!(OffsetCommitValue::decode(&value[..len]).is_err(), "version {version}, {len} bytes")
+                }
+                "group" => {
+                    assert!(GroupMetadataValue::decode(&value[..len]).is_err(), "version {version}, {len} bytes")
+                }
                 "cgm_classic" => assert!(ConsumerGroupMemberMetadataValue::decode(&value[..len]).is_err()),
                 _ => {}
             }

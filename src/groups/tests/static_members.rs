@@ -8,8 +8,7 @@ const FENCED_INSTANCE_ID: i16 = 82;
 
 fn three() -> (World, Vec<String>, i32) {
     let mut world = World::new();
-    let (ids, generation) =
-        world.stable(vec![join("").instance("a"), join("").instance("b"), join("").instance("c")]);
+    let (ids, generation) = world.stable(vec![join("").instance("a"), join("").instance("b"), join("").instance("c")]);
     (world, ids, generation)
 }
 
