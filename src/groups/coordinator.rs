@@ -293,7 +293,8 @@ impl Coordinator {
             // The answer is made nevertheless, and dropped by the driver: nothing waits for it.
             Event::Gone(_) => {}
             Event::Tick => self.tick(now, topics, effects),
-            Event::TopicsChanged => self.topics_changed(now, topics, effects),
+            // Consumer groups look at the topics with the next heartbeat of any member.
+            Event::TopicsChanged => {}
             Event::TopicsDeleted(deleted) => self.topics_deleted(&deleted, effects),
         }
     }
@@ -341,15 +342,6 @@ impl Coordinator {
         let at = now.monotonic_ms + self.config.offsets_retention_check_interval_ms.max(1);
         self.offsets_expiry
             .set(&mut self.timers, at, || Timer { group: Arc::from(""), kind: TimerKind::OffsetsExpiry });
-    }
-
-    fn topics_changed(&mut self, now: Now, topics: &dyn Topics, effects: &mut Effects) {
-        let (mut cx, groups) = self.parts(now, topics, effects);
-        for slot in groups.values_mut() {
-            if let Group::Consumer(group) = &mut slot.group {
-                group.topics_changed(&mut cx);
-            }
-        }
     }
 }
 

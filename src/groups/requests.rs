@@ -1,6 +1,6 @@
 //! What each request asks of which group, and what is refused before a group is asked.
 
-use super::consumer::ConsumerGroup;
+use super::consumer::{ConsumerGroup, validate_heartbeat};
 use super::coordinator::{Context, Coordinator, Group, Groups, Refused, Slot, remove_group, slot_or_new};
 use super::{Client, Effects, Now, Request, Response, Token, Topics};
 use crate::error_code::ErrorCode;
@@ -40,7 +40,7 @@ impl Coordinator {
                 Response::ConsumerGroupHeartbeat(consumer_group_heartbeat(cx, groups, client, &request))
             }
             Request::ConsumerGroupDescribe(id) => {
-                Response::ConsumerGroupDescribe(consumer_group_describe(groups, topics, id))
+                Response::ConsumerGroupDescribe(consumer_group_describe(cx, groups, id))
             }
         };
         cx.answer(token, response);
@@ -229,6 +229,9 @@ fn consumer_group_heartbeat(
     client: &Client,
     request: &codec::ConsumerGroupHeartbeatRequest,
 ) -> codec::ConsumerGroupHeartbeatResponse {
+    if let Err(refused) = validate_heartbeat(cx.config, client.api_version, request) {
+        return refused_heartbeat(&refused);
+    }
     let not_found = |message: String| Refused::new(ErrorCode::GroupIdNotFound, message);
     let id: Arc<str> = Arc::from(request.group_id.as_str());
     let is_new = !matches!(groups.get(&id), Some(Slot { group: Group::Consumer(_), .. }));
@@ -272,12 +275,12 @@ fn refused_heartbeat(refused: &Refused) -> codec::ConsumerGroupHeartbeatResponse
 }
 
 fn consumer_group_describe(
+    cx: &Context<'_>,
     groups: &Groups,
-    topics: &dyn Topics,
     id: codec::GroupId,
 ) -> codec::consumer_group_describe_response::DescribedGroup {
     let message = match groups.get(id.as_str()).map(|slot| &slot.group) {
-        Some(Group::Consumer(group)) => return group.describe(topics).with_group_id(id),
+        Some(Group::Consumer(group)) => return group.describe(cx.config, cx.topics),
         Some(Group::Classic(_)) => format!("Group {} is not a consumer group.", id.as_str()),
         None => format!("Group {} not found.", id.as_str()),
     };

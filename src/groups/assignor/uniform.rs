@@ -99,21 +99,33 @@ fn classes(members: &[Member<'_>], topics: &BTreeMap<TopicId, Topic>) -> Vec<Cla
     classes
 }
 
-fn racks_of(racks: &[Vec<Arc<str>>], partition: i32) -> &[Arc<str>] {
-    usize::try_from(partition).ok().and_then(|p| racks.get(p)).map_or(&[], Vec::as_slice)
+/// A topic in the first pass.
+struct Taken<'a> {
+    class: u32,
+    place: u32,
+    /// By partition.
+    racks: &'a [Vec<Arc<str>>],
+    /// Whether somebody has it, by partition.
+    partitions: Vec<bool>,
+}
+
+impl<'a> Taken<'a> {
+    fn held(&self, topic: TopicId, partition: i32, kept: bool) -> Held<'a> {
+        let racks = usize::try_from(partition).ok().and_then(|p| self.racks.get(p)).map_or(&[][..], Vec::as_slice);
+        Held { topic, partition, racks, class: self.class, place: self.place, kept }
+    }
 }
 
 impl<'a> Division<'a> {
     /// The first pass. Gives what is free of each class.
     fn keep(&mut self, classes: &[Class]) -> Vec<Vec<Held<'a>>> {
-        // By topic: its class, its place there, its racks, and which partitions somebody has.
-        let mut taken: BTreeMap<TopicId, (u32, u32, &'a [Vec<Arc<str>>], Vec<bool>)> = BTreeMap::new();
-        for (index, class) in (0..).zip(classes) {
-            for (place, topic) in (0..).zip(&class.topics) {
+        let mut all: BTreeMap<TopicId, Taken<'a>> = BTreeMap::new();
+        for (class, of_class) in (0..).zip(classes) {
+            for (place, topic) in (0..).zip(&of_class.topics) {
                 let topic = &self.topics[topic];
                 let racks = if self.racks { &topic.racks[..] } else { &[] };
-                let partitions = usize::try_from(topic.partitions).unwrap_or(0);
-                taken.insert(topic.id, (index, place, racks, vec![false; partitions]));
+                let partitions = vec![false; usize::try_from(topic.partitions).unwrap_or(0)];
+                all.insert(topic.id, Taken { class, place, racks, partitions });
             }
         }
         for (held, member) in self.held.iter_mut().zip(self.members) {
@@ -121,22 +133,19 @@ impl<'a> Division<'a> {
                 if member.topics.binary_search(&topic).is_err() {
                     continue;
                 }
-                let Some((class, place, racks, taken)) = taken.get_mut(&topic) else { continue };
+                let Some(of_topic) = all.get_mut(&topic) else { continue };
                 for partition in partitions.iter().copied() {
-                    let taken = usize::try_from(partition).ok().and_then(|p| taken.get_mut(p));
+                    let taken = usize::try_from(partition).ok().and_then(|p| of_topic.partitions.get_mut(p));
                     if taken.is_some_and(|taken| !std::mem::replace(taken, true)) {
-                        let racks = racks_of(racks, partition);
-                        held.push(Held { topic, partition, racks, class: *class, place: *place, kept: true });
+                        held.push(of_topic.held(topic, partition, true));
                     }
                 }
             }
         }
         let mut free: Vec<Vec<Held<'_>>> = classes.iter().map(|_| Vec::new()).collect();
-        for (topic, (class, place, racks, taken)) in taken {
-            for (partition, _) in (0..).zip(taken).filter(|(_, taken)| !taken) {
-                let racks = racks_of(racks, partition);
-                free[class as usize].push(Held { topic, partition, racks, class, place, kept: false });
-            }
+        for (topic, of_topic) in &all {
+            let left = (0..).zip(&of_topic.partitions).filter(|(_, taken)| !**taken);
+            free[of_topic.class as usize].extend(left.map(|(partition, _)| of_topic.held(*topic, partition, false)));
         }
         free
     }
