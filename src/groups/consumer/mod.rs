@@ -16,6 +16,8 @@ mod classic;
 mod describe;
 mod heartbeat;
 mod member;
+#[cfg(test)]
+mod simulation;
 mod state;
 mod subscription;
 #[cfg(test)]

@@ -93,10 +93,11 @@ impl ConsumerGroup {
     }
 
     /// The epoch of a heartbeat must be the member's, or the one before if all that the member has is still its own: then the answer
-    /// that had the new epoch was lost.
+    /// that had the new epoch was lost. A member that begins again, at 0 and without partitions, is let in whatever it had.
     pub(super) fn check_epoch(member: &Member, epoch: i32, owned: Option<&Assignment>) -> Result<(), Refused> {
         let current = &member.current;
         let relation = match epoch.cmp(&current.epoch) {
+            _ if epoch == 0 => return Ok(()),
             std::cmp::Ordering::Equal => return Ok(()),
             std::cmp::Ordering::Greater => "greater",
             std::cmp::Ordering::Less => {
