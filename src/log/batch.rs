@@ -11,6 +11,7 @@ use super::compression;
 use crate::error_code::ErrorCode;
 use crate::ids::{LeaderEpoch, Offset, ProducerEpoch, ProducerId};
 use crate::log::log_config::TimestampType;
+use std::io;
 use std::ops::Range;
 
 /// Bytes of a batch before its records.
@@ -18,6 +19,8 @@ pub const HEADER_LEN: usize = 61;
 /// Bytes before and with the length field.
 pub const LENGTH_END: usize = 12;
 const CRC_START: usize = 21;
+/// The attribute that says: the base timestamp is a delete horizon.
+pub(super) const DELETE_HORIZON: i16 = 0x40;
 
 /// Compression of the records, the low three bits of the attributes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -177,6 +180,13 @@ impl RecordBatchHeader {
     #[must_use]
     pub const fn is_log_append_time(&self) -> bool {
         self.attributes & 0x08 != 0
+    }
+
+    /// When its tombstones or its marker may go (KIP-534), in milliseconds: the cleaner puts it in the place of the base
+    /// timestamp.
+    #[must_use]
+    pub const fn delete_horizon_ms(&self) -> Option<i64> {
+        if self.attributes & DELETE_HORIZON != 0 { Some(self.base_timestamp) } else { None }
     }
 
     /// The compression of the records.
@@ -364,7 +374,7 @@ pub struct Record<'a> {
     pub value: Option<&'a [u8]>,
 }
 
-fn varint(bytes: &mut &[u8]) -> Result<i64, BatchError> {
+pub(super) fn varint(bytes: &mut &[u8]) -> Result<i64, BatchError> {
     let (mut value, mut shift) = (0u64, 0);
     loop {
         let (&byte, rest) = bytes.split_first().ok_or_else(|| BatchError::Invalid("a varint is cut short".into()))?;
@@ -380,7 +390,7 @@ fn varint(bytes: &mut &[u8]) -> Result<i64, BatchError> {
     }
 }
 
-fn field<'a>(bytes: &mut &'a [u8]) -> Result<Option<&'a [u8]>, BatchError> {
+pub(super) fn field<'a>(bytes: &mut &'a [u8]) -> Result<Option<&'a [u8]>, BatchError> {
     let len = varint(bytes)?;
     if len < 0 {
         return Ok(None);
@@ -416,7 +426,7 @@ pub fn for_each_record(
     let body = if codec == Compression::None {
         body
     } else {
-        let invalid = |e: std::io::Error| BatchError::Invalid(format!("records do not decompress: {e}"));
+        let invalid = |e: io::Error| BatchError::Invalid(format!("records do not decompress: {e}"));
         plain = compression::decompress(codec, body, max).map_err(invalid)?;
         &plain[..]
     };
@@ -443,7 +453,7 @@ pub fn set_max_timestamp(batch: &mut [u8], max_timestamp: i64) {
     write_crc(batch);
 }
 
-fn write_crc(batch: &mut [u8]) {
+pub(super) fn write_crc(batch: &mut [u8]) {
     let size = LENGTH_END + i32::from_be_bytes(array(batch, 8)) as usize;
     let crc = crc32c::crc32c(&batch[CRC_START..size]);
     batch[17..21].copy_from_slice(&crc.to_be_bytes());
@@ -485,7 +495,7 @@ fn one_record<'a>(header: &RecordBatchHeader, rest: &mut &'a [u8]) -> Result<Rec
     Ok(Record { offset: Offset(header.base_offset.0.wrapping_add(offset_delta)), timestamp, key, value })
 }
 
-/// Builds uncompressed batches: for tests, markers and our own topics.
+/// Builds batches: for tests, markers and our own topics.
 #[derive(Clone, Debug)]
 pub struct BatchBuilder {
     records: Vec<u8>,
@@ -493,6 +503,7 @@ pub struct BatchBuilder {
     base_timestamp: i64,
     max_timestamp: i64,
     attributes: i16,
+    compression: Compression,
     producer: (ProducerId, ProducerEpoch, i32),
 }
 
@@ -504,12 +515,13 @@ impl Default for BatchBuilder {
             base_timestamp: -1,
             max_timestamp: -1,
             attributes: 0,
+            compression: Compression::None,
             producer: (ProducerId(-1), ProducerEpoch(-1), -1),
         }
     }
 }
 
-fn put_varint(out: &mut Vec<u8>, value: i64) {
+pub(super) fn put_varint(out: &mut Vec<u8>, value: i64) {
     let mut zigzag = ((value << 1) ^ (value >> 63)) as u64;
     while zigzag >= 0x80 {
         out.push((zigzag as u8) | 0x80);
@@ -543,6 +555,13 @@ impl BatchBuilder {
         self
     }
 
+    /// Compresses the records.
+    #[must_use]
+    pub const fn compression(mut self, compression: Compression) -> Self {
+        self.compression = compression;
+        self
+    }
+
     /// Adds a record.
     pub fn push(&mut self, timestamp: i64, key: Option<&[u8]>, value: Option<&[u8]>) -> &mut Self {
         if self.count == 0 {
@@ -565,13 +584,20 @@ impl BatchBuilder {
     #[must_use]
     pub fn build(&self, base_offset: Offset, leader_epoch: LeaderEpoch) -> Vec<u8> {
         assert!(self.count > 0, "a batch needs a record");
+        let bits = match self.compression {
+            Compression::None => 0,
+            Compression::Gzip => 1,
+            Compression::Snappy => 2,
+            Compression::Lz4 => 3,
+            Compression::Zstd => 4,
+        };
         let mut out = Vec::with_capacity(HEADER_LEN + self.records.len());
         out.extend_from_slice(&base_offset.0.to_be_bytes());
-        out.extend_from_slice(&((HEADER_LEN - LENGTH_END + self.records.len()) as i32).to_be_bytes());
+        out.extend_from_slice(&[0; 4]);
         out.extend_from_slice(&leader_epoch.0.to_be_bytes());
         out.push(2);
         out.extend_from_slice(&[0; 4]);
-        out.extend_from_slice(&self.attributes.to_be_bytes());
+        out.extend_from_slice(&(self.attributes | bits).to_be_bytes());
         out.extend_from_slice(&(self.count - 1).to_be_bytes());
         out.extend_from_slice(&self.base_timestamp.to_be_bytes());
         out.extend_from_slice(&self.max_timestamp.to_be_bytes());
@@ -579,9 +605,14 @@ impl BatchBuilder {
         out.extend_from_slice(&self.producer.1.0.to_be_bytes());
         out.extend_from_slice(&self.producer.2.to_be_bytes());
         out.extend_from_slice(&self.count.to_be_bytes());
-        out.extend_from_slice(&self.records);
-        let crc = crc32c::crc32c(&out[CRC_START..]);
-        out[17..21].copy_from_slice(&crc.to_be_bytes());
+        let compressed = compression::Compressor::new(self.compression, out).and_then(|mut compressor| {
+            io::Write::write_all(&mut compressor, &self.records)?;
+            compressor.finish()
+        });
+        let mut out = compressed.expect("compression to memory needs only memory");
+        let length = (out.len() - LENGTH_END) as i32;
+        out[8..12].copy_from_slice(&length.to_be_bytes());
+        write_crc(&mut out);
         out
     }
 }

@@ -1,10 +1,11 @@
-//! The four codecs of record batches, read only, with a bound on what comes out.
+//! The four codecs of record batches, with a bound on what comes out.
 //!
 //! Batches are stored as they come; only what must look at single records of a compressed batch (offsets by time, a
-//! producer that leaves the largest timestamp out) comes here.
+//! producer that leaves the largest timestamp out, keys of compacted topics) comes here. A cleaned batch is compressed
+//! again with its own codec, in the framing that Kafka writes: every client reads that.
 
 use super::batch::Compression;
-use std::io::{self, Read};
+use std::io::{self, Read, Write};
 
 /// Records of one batch may take so many bytes uncompressed, here; a larger batch is stored and served all the same.
 pub const DECOMPRESSED_BYTES_MAX: usize = 64 << 20;
@@ -20,40 +21,203 @@ const SNAPPY_RATIO_MAX: usize = 64 / 3 + 1;
 /// # Errors
 /// Damaged input, or more than `max` bytes of output.
 pub fn decompress(codec: Compression, bytes: &[u8], max: usize) -> io::Result<Vec<u8>> {
-    match codec {
-        Compression::None => Ok(bytes.to_vec()),
-        Compression::Gzip => bounded(flate2::read::MultiGzDecoder::new(bytes), max),
-        Compression::Lz4 => bounded(lz4::Decoder::new(bytes)?, max),
-        Compression::Zstd => bounded(zstd::stream::read::Decoder::new(bytes)?, max),
-        Compression::Snappy => snappy(bytes, max),
+    let mut out = Vec::new();
+    Decompressor::new(codec, bytes, max)?.read_to_end(&mut out)?;
+    Ok(out)
+}
+
+/// Reads what was compressed piece by piece. Snappy without a frame comes in one piece: the format has no other.
+pub struct Decompressor<'a>(Box<dyn Read + 'a>);
+
+impl std::fmt::Debug for Decompressor<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Decompressor")
     }
+}
+
+impl<'a> Decompressor<'a> {
+    /// What `bytes` hold; a read past `max` bytes is an error.
+    ///
+    /// # Errors
+    /// A header that is none.
+    pub fn new(codec: Compression, bytes: &'a [u8], max: usize) -> io::Result<Self> {
+        let reader: Box<dyn Read + 'a> = match codec {
+            Compression::None => Box::new(bytes),
+            Compression::Gzip => Box::new(flate2::read::MultiGzDecoder::new(bytes)),
+            Compression::Lz4 => Box::new(lz4::Decoder::new(bytes)?),
+            Compression::Zstd => Box::new(zstd::stream::read::Decoder::new(bytes)?),
+            Compression::Snappy => Box::new(SnappyBlocks::new(bytes, max)?),
+        };
+        Ok(Self(Box::new(Bounded { reader, left: max, max })))
+    }
+}
+
+impl Read for Decompressor<'_> {
+    fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
+        self.0.read(buf)
+    }
+}
+
+struct Bounded<'a> {
+    reader: Box<dyn Read + 'a>,
+    left: usize,
+    max: usize,
+}
+
+impl Read for Bounded<'_> {
+    fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
+        let read = self.reader.read(buf)?;
+        self.left = self.left.checked_sub(read).ok_or_else(|| too_large(self.max))?;
+        Ok(read)
+    }
+}
+
+/// Java's framing of snappy, block by block.
+struct SnappyBlocks<'a> {
+    rest: &'a [u8],
+    block: Vec<u8>,
+    at: usize,
+    max: usize,
+}
+
+impl<'a> SnappyBlocks<'a> {
+    fn new(bytes: &'a [u8], max: usize) -> io::Result<Self> {
+        let mut blocks = Self { rest: &[], block: Vec::new(), at: 0, max };
+        if bytes.starts_with(XERIAL_MAGIC) {
+            blocks.rest = bytes.get(XERIAL_HEADER..).ok_or_else(snappy_cut)?;
+        } else {
+            snappy_block(bytes, max, &mut blocks.block)?;
+        }
+        Ok(blocks)
+    }
+}
+
+impl Read for SnappyBlocks<'_> {
+    fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
+        while self.at == self.block.len() && !self.rest.is_empty() {
+            let (block, after) = next_snappy_block(self.rest)?;
+            self.block.clear();
+            self.at = 0;
+            snappy_block(block, self.max, &mut self.block)?;
+            self.rest = after;
+        }
+        let count = buf.len().min(self.block.len() - self.at);
+        buf[..count].copy_from_slice(&self.block[self.at..self.at + count]);
+        self.at += count;
+        Ok(count)
+    }
+}
+
+/// Compresses piece by piece into memory, with the codec's usual level.
+pub struct Compressor(Sink);
+
+enum Sink {
+    Plain(Vec<u8>),
+    Gzip(flate2::write::GzEncoder<Vec<u8>>),
+    Snappy { pending: Vec<u8>, out: Vec<u8> },
+    Lz4(Box<lz4::Encoder<Vec<u8>>>),
+    Zstd(Box<zstd::stream::write::Encoder<'static, Vec<u8>>>),
+}
+
+/// Plain bytes in one block of framed snappy, as Java writes it.
+const SNAPPY_BLOCK: usize = 32 << 10;
+
+impl std::fmt::Debug for Compressor {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Compressor")
+    }
+}
+
+impl Compressor {
+    /// Appends what is compressed to `out`.
+    ///
+    /// # Errors
+    /// The codec's own: it had no memory.
+    pub fn new(codec: Compression, mut out: Vec<u8>) -> io::Result<Self> {
+        Ok(Self(match codec {
+            Compression::None => Sink::Plain(out),
+            Compression::Gzip => Sink::Gzip(flate2::write::GzEncoder::new(out, flate2::Compression::default())),
+            Compression::Snappy => {
+                out.extend_from_slice(XERIAL_MAGIC);
+                out.extend_from_slice(&[0, 0, 0, 1, 0, 0, 0, 1]);
+                Sink::Snappy { pending: Vec::new(), out }
+            }
+            Compression::Lz4 => {
+                // Java's reader knows only blocks that stand alone.
+                let mut builder = lz4::EncoderBuilder::new();
+                builder.block_mode(lz4::BlockMode::Independent).block_size(lz4::BlockSize::Max64KB);
+                Sink::Lz4(Box::new(builder.checksum(lz4::ContentChecksum::NoChecksum).build(out)?))
+            }
+            Compression::Zstd => Sink::Zstd(Box::new(zstd::stream::write::Encoder::new(out, 0)?)),
+        }))
+    }
+
+    /// Everything, compressed.
+    ///
+    /// # Errors
+    /// The codec's own.
+    pub fn finish(self) -> io::Result<Vec<u8>> {
+        match self.0 {
+            Sink::Plain(out) => Ok(out),
+            Sink::Gzip(encoder) => encoder.finish(),
+            Sink::Snappy { pending, mut out } => {
+                put_snappy_block(&pending, &mut out)?;
+                Ok(out)
+            }
+            Sink::Lz4(encoder) => {
+                let (out, result) = encoder.finish();
+                result.map(|()| out)
+            }
+            Sink::Zstd(encoder) => encoder.finish(),
+        }
+    }
+}
+
+impl Write for Compressor {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        match &mut self.0 {
+            Sink::Plain(out) => out.extend_from_slice(bytes),
+            Sink::Gzip(encoder) => encoder.write_all(bytes)?,
+            Sink::Snappy { pending, out } => {
+                pending.extend_from_slice(bytes);
+                let whole = pending.len() / SNAPPY_BLOCK * SNAPPY_BLOCK;
+                for block in pending[..whole].chunks(SNAPPY_BLOCK) {
+                    put_snappy_block(block, out)?;
+                }
+                pending.drain(..whole);
+            }
+            Sink::Lz4(encoder) => encoder.write_all(bytes)?,
+            Sink::Zstd(encoder) => encoder.write_all(bytes)?,
+        }
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+fn put_snappy_block(block: &[u8], out: &mut Vec<u8>) -> io::Result<()> {
+    if block.is_empty() {
+        return Ok(());
+    }
+    let compressed = snap::raw::Encoder::new().compress_vec(block).map_err(io::Error::other)?;
+    out.extend_from_slice(&(compressed.len() as u32).to_be_bytes());
+    out.extend_from_slice(&compressed);
+    Ok(())
+}
+
+fn snappy_cut() -> io::Error {
+    io::Error::new(io::ErrorKind::UnexpectedEof, "a snappy block is cut off")
+}
+
+fn next_snappy_block(bytes: &[u8]) -> io::Result<(&[u8], &[u8])> {
+    let (length, after) = bytes.split_first_chunk::<4>().ok_or_else(snappy_cut)?;
+    after.split_at_checked(u32::from_be_bytes(*length) as usize).ok_or_else(snappy_cut)
 }
 
 fn too_large(max: usize) -> io::Error {
     io::Error::new(io::ErrorKind::InvalidData, format!("records take more than {max} bytes uncompressed"))
-}
-
-fn bounded(reader: impl Read, max: usize) -> io::Result<Vec<u8>> {
-    let mut out = Vec::new();
-    reader.take(max as u64 + 1).read_to_end(&mut out)?;
-    if out.len() > max { Err(too_large(max)) } else { Ok(out) }
-}
-
-fn snappy(bytes: &[u8], max: usize) -> io::Result<Vec<u8>> {
-    let mut out = Vec::new();
-    if !bytes.starts_with(XERIAL_MAGIC) {
-        snappy_block(bytes, max, &mut out)?;
-        return Ok(out);
-    }
-    let cut = || io::Error::new(io::ErrorKind::UnexpectedEof, "a snappy block is cut off");
-    let mut rest = bytes.get(XERIAL_HEADER..).ok_or_else(cut)?;
-    while !rest.is_empty() {
-        let (length, after) = rest.split_first_chunk::<4>().ok_or_else(cut)?;
-        let block = after.get(..u32::from_be_bytes(*length) as usize).ok_or_else(cut)?;
-        snappy_block(block, max, &mut out)?;
-        rest = &after[block.len()..];
-    }
-    Ok(out)
 }
 
 fn snappy_block(block: &[u8], max: usize, out: &mut Vec<u8>) -> io::Result<()> {
@@ -104,6 +268,20 @@ mod tests {
         fn what_was_compressed_comes_back(bytes in prop::collection::vec(any::<u8>(), 0..3000)) {
             for codec in CODECS {
                 prop_assert_eq!(decompress(codec, &compress(codec, &bytes), 1 << 20).expect("ours"), bytes.clone());
+            }
+        }
+
+        #[test]
+        fn what_was_compressed_in_pieces_comes_back(bytes in prop::collection::vec(0..4_u8, 0..100_000), piece in 1..40_000_usize) {
+            for codec in CODECS.into_iter().chain([Compression::None]) {
+                let mut compressor = Compressor::new(codec, b"head".to_vec()).expect("an encoder");
+                for piece in bytes.chunks(piece) {
+                    compressor.write_all(piece).expect("to memory");
+                }
+                let compressed = compressor.finish().expect("to memory");
+                let body = compressed.strip_prefix(b"head").expect("what was there stays");
+                prop_assert_eq!(&decompress(codec, body, bytes.len()).expect("comes back"), &bytes);
+                prop_assert!(bytes.is_empty() || decompress(codec, body, bytes.len() - 1).is_err());
             }
         }
 

@@ -20,6 +20,24 @@ pub enum TimestampType {
     LogAppendTime,
 }
 
+/// A share, usually from 0 to 1.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Ratio(u64);
+
+impl Ratio {
+    /// Of a number.
+    #[must_use]
+    pub const fn new(value: f64) -> Self {
+        Self(value.to_bits())
+    }
+
+    /// The number.
+    #[must_use]
+    pub const fn get(self) -> f64 {
+        f64::from_bits(self.0)
+    }
+}
+
 /// The settings of one topic.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LogConfig {
@@ -41,12 +59,33 @@ pub struct LogConfig {
     pub message_timestamp_after_max_ms: i64,
     /// `cleanup.policy` holds `compact`: each record needs a key.
     pub compacted: bool,
+    /// `min.cleanable.dirty.ratio`: the share of bytes that were not compacted yet that is worth a cleaning.
+    pub min_cleanable_dirty_ratio: Ratio,
+    /// `min.compaction.lag.ms`: a record stays at least this long.
+    pub min_compaction_lag_ms: i64,
+    /// `max.compaction.lag.ms`: a record is compacted after this long, whatever the share.
+    pub max_compaction_lag_ms: i64,
+    /// `delete.retention.ms`: a tombstone stays this long after its first cleaning.
+    pub delete_retention_ms: i64,
     /// `coreline.durability`.
     pub durability: Durability,
     /// `flush.messages`: a flush after this many records; with [`Durability::Written`].
     pub flush_messages: i64,
     /// `flush.ms`: a flush after this long; with [`Durability::Written`].
     pub flush_ms: i64,
+}
+
+impl LogConfig {
+    /// The time after which a segment is full: in a compacted topic at most `max.compaction.lag.ms`, because only full
+    /// segments are compacted.
+    #[must_use]
+    pub fn roll_ms(&self) -> i64 {
+        if self.compacted && self.max_compaction_lag_ms > 0 {
+            self.segment_ms.min(self.max_compaction_lag_ms)
+        } else {
+            self.segment_ms
+        }
+    }
 }
 
 impl Default for LogConfig {
@@ -61,6 +100,10 @@ impl Default for LogConfig {
             message_timestamp_before_max_ms: i64::MAX,
             message_timestamp_after_max_ms: 3_600_000,
             compacted: false,
+            min_cleanable_dirty_ratio: Ratio::new(0.5),
+            min_compaction_lag_ms: 0,
+            max_compaction_lag_ms: i64::MAX,
+            delete_retention_ms: 86_400_000,
             durability: Durability::Durable,
             flush_messages: i64::MAX,
             flush_ms: i64::MAX,

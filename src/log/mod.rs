@@ -1,6 +1,7 @@
 //! The log's formats and state, pure: bytes in, bytes and decisions out.
 
 pub mod batch;
+pub mod compaction;
 pub mod compression;
 pub mod index;
 pub mod journal;

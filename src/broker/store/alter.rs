@@ -1,6 +1,7 @@
 //! Deleting a partition, moving a log's start, cutting its end: changes that are no appends. Each is in the journal
 //! before it is answered.
 
+use super::compaction::CHECKPOINT_FILE;
 use super::partition::{Commit, Log, Partition, Phase};
 use super::read::with_ends;
 use super::types::{AppendError, EndOffsets, ReadError, StoreError};
@@ -209,6 +210,8 @@ impl<R: Runtime> LogStore<R> {
         }
         gone.extend(snapshots.into_iter().map(|s| dir.join(file_name(s, FileKind::Snapshot))));
         gone.extend([FileKind::OffsetIndex, FileKind::TimeIndex].map(|k| dir.join(file_name(segment, k))));
+        // It may name what is cut: the next compaction begins at the log's start.
+        gone.push(dir.join(CHECKPOINT_FILE));
         for path in gone {
             self.files.forget(&path);
             self.indexes.borrow_mut().forget(&path);
@@ -229,6 +232,10 @@ impl<R: Runtime> LogStore<R> {
 
 /// Takes sealed segments that are wholly before the log's start out of the log. Their files are to be removed.
 fn take_dead_segments(log: &mut Log, generation: u64) -> Vec<i64> {
+    if log.swapping {
+        // They go the next time.
+        return Vec::new();
+    }
     let dead =
         log.segments.windows(2).take_while(|pair| pair[1].base <= log.log_start && pair[0].index.is_none()).count();
     if dead > 0 {

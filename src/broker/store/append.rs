@@ -302,7 +302,7 @@ fn wants_roll(log: &Log, config: &LogConfig, header: &RecordBatchHeader, len: u6
     let waited = active.first_timestamp.map_or(0, |first| header.max_timestamp.saturating_sub(first));
     let entries_max = config.segment_index_bytes / 8;
     active.size + len > config.segment_bytes.min(i32::MAX as u64)
-        || waited > config.segment_ms
+        || waited > config.roll_ms()
         || active.size / config.index_interval_bytes.max(1) >= entries_max
         || header.last_offset().0 - active.base > i64::from(i32::MAX)
 }

@@ -26,6 +26,7 @@ impl<R: Runtime> LogStore<R> {
             return Err(StoreError::Stopped);
         }
         self.state.set(StoreState::Closing);
+        self.cleaner.wake.notify_all();
         self.wait_for_commits().await?;
         self.sync_journal().await?;
         let partitions: Vec<_> = self.partitions.borrow().values().cloned().collect();

@@ -400,6 +400,9 @@ impl<R: Runtime> LogStore<R> {
             end.min(log.flushed_end)
         });
         self.segments_synced(partition, end.unwrap_or(0));
+        if partition.spec.borrow().config.compacted {
+            self.cleaner.mark(partition.id);
+        }
         self.write_snapshots(partition).await
     }
 
@@ -453,7 +456,7 @@ impl<R: Runtime> LogStore<R> {
         error
     }
 
-    fn directory_failed(&self, error: IoError) -> IoError {
+    pub(super) fn directory_failed(&self, error: IoError) -> IoError {
         if error.kind != IoErrorKind::StorageFull {
             self.die(FatalReason::Directory, &error);
         }

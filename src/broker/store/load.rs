@@ -215,6 +215,9 @@ impl<R: Runtime> LogStore<R> {
             self.set_aside(partition, &dir).await?;
             return Ok(self.empty(partition, 0));
         }
+        if let Some(entries) = self.settle_compaction(&dir, &entries).await? {
+            listing = list(&entries);
+        }
         let start = if listing.log_start { self.read_log_start(&dir).await?.unwrap_or(0) } else { 0 };
         if listing.logs.is_empty() {
             let mut empty = self.empty(partition, start);
@@ -362,7 +365,7 @@ impl<R: Runtime> LogStore<R> {
     }
 
     /// Where to begin a scan of a sealed segment that must see `from`.
-    async fn position_before(&self, partition: &Partition, base: i64, from: i64) -> Result<u64, StoreError> {
+    pub(super) async fn position_before(&self, partition: &Partition, base: i64, from: i64) -> Result<u64, StoreError> {
         match self.rt.read_file(&self.segment_path(partition, base, FileKind::OffsetIndex)).await {
             Ok(index) => Ok(u64::from(OffsetEntry::lookup(&index, base, from))),
             Err(error) if error.kind == IoErrorKind::NotFound => Ok(0),
@@ -371,7 +374,7 @@ impl<R: Runtime> LogStore<R> {
     }
 
     /// The timestamp that `segment.ms` counts from.
-    async fn first_timestamp(&self, partition: &Partition, base: i64) -> Result<Option<i64>, StoreError> {
+    pub(super) async fn first_timestamp(&self, partition: &Partition, base: i64) -> Result<Option<i64>, StoreError> {
         let path = self.segment_path(partition, base, FileKind::Log);
         let file = self.files.get(&self.rt, &path, false).await.map_err(StoreError::io("open a segment"))?;
         let bytes = file.read_at(0, batch::HEADER_LEN).await.map_err(StoreError::io("read a segment"))?;
@@ -474,7 +477,8 @@ impl<R: Runtime> LogStore<R> {
             let mut index = IndexBuilder::new(base);
             self.scan_segment(partition, base, 0, |h, position| {
                 let len = h.size_in_bytes() as u32;
-                index.on_batch(h.base_offset.0, h.last_offset().0, h.max_timestamp, position, len, interval);
+                let timestamp = if h.record_count > 0 { h.max_timestamp } else { -1 };
+                index.on_batch(h.base_offset.0, h.last_offset().0, timestamp, position, len, interval);
             })
             .await?;
             index.push_time();

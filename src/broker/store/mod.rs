@@ -9,6 +9,7 @@
 //! | `read`, `offsets` | tail and cold reads, ListOffsets |
 //! | `recovery`, `load`, `settle` | the journal at open, a partition at first use, what of it may not be durable |
 //! | `alter` | delete, move the start, cut the end |
+//! | `compaction` | the cleaner: compacted topics keep the last record of each key |
 //! | `close`, `space`, `files`, `index_cache` | shutdown and core-count changes, a full disk, open files, cached indexes |
 //!
 //! The promise and the order of writes it stands on: `src/docs/durability.md`.
@@ -16,6 +17,7 @@
 mod alter;
 mod append;
 mod close;
+mod compaction;
 mod files;
 mod flush;
 mod index_builder;
@@ -39,6 +41,7 @@ use crate::error_code::ErrorCode;
 use crate::ids::{LeaderEpoch, Offset, PartitionId};
 use crate::log::log_config::LogConfig;
 use bytes::BytesMut;
+use compaction::Cleaner;
 use coreline_io::sync::{Notify, Semaphore};
 use coreline_io::{Runtime, TaskGroup};
 use files::FileCache;
@@ -92,6 +95,7 @@ pub struct LogStore<R: Runtime> {
     journal: Rc<JournalFiles<R>>,
     writer: WriterQueue,
     flusher: FlushQueue,
+    cleaner: Cleaner,
     files: FileCache<R>,
     indexes: RefCell<IndexCache>,
     /// Runs that are flushed and stay in memory for readers, oldest flush first.
@@ -128,6 +132,7 @@ impl<R: Runtime> LogStore<R> {
         options.journal_file_bytes -= options.journal_file_bytes % coreline_io::BLOCK as u64;
         options.check();
         let replay = recovery::replay(&runtime, &options).await?;
+        let cleaner = Cleaner::new(options.cleaner.clone());
         let store = Rc::new(Self {
             files: FileCache::new(options.open_files_max),
             indexes: RefCell::new(IndexCache::new(INDEX_CACHE_BYTES)),
@@ -140,6 +145,7 @@ impl<R: Runtime> LogStore<R> {
             journal: Rc::new(replay.files),
             writer: WriterQueue::default(),
             flusher: FlushQueue::default(),
+            cleaner,
             cached: RefCell::default(),
             cached_bytes: Cell::new(0),
             unflushed: Cell::new(0),
@@ -156,6 +162,7 @@ impl<R: Runtime> LogStore<R> {
         for _ in 0..flush::FLUSH_WORKERS {
             drop(store.rt.spawn(TaskGroup::Flush, "flusher", store.clone().run_flusher()));
         }
+        drop(store.rt.spawn(TaskGroup::Background, "cleaner", store.clone().run_cleaner()));
         if store.options.shard == 0 {
             drop(store.rt.spawn(TaskGroup::Background, "remove leftovers", store.clone().remove_leftovers()));
         }
@@ -181,6 +188,9 @@ impl<R: Runtime> LogStore<R> {
     /// Gives this shard a partition. Cheap: what is on disk is loaded at first use. Again with a newer leader epoch: a new leadership.
     pub fn assign(&self, spec: PartitionSpec) {
         let id = spec.id;
+        if spec.config.compacted {
+            self.cleaner.try_again(id);
+        }
         if let Some(known) = self.partition(id) {
             *known.spec.borrow_mut() = spec;
             return;
@@ -208,8 +218,17 @@ impl<R: Runtime> LogStore<R> {
     /// Changes a partition's settings from the next append on.
     pub fn reconfigure(&self, id: PartitionId, config: Arc<LogConfig>) {
         if let Some(partition) = self.partition(id) {
+            if config.compacted {
+                self.cleaner.try_again(id);
+            }
             partition.spec.borrow_mut().config = config;
         }
+    }
+
+    /// Changes how this shard compacts, from the next cleaning on.
+    pub fn configure_cleaner(&self, options: CleanerOptions) {
+        self.cleaner.options.replace(options);
+        self.cleaner.wake.notify_all();
     }
 
     /// Removes a partition: its appends fail, its directory is renamed, and removed in the background.
@@ -334,6 +353,7 @@ impl<R: Runtime> LogStore<R> {
             unflushed_bytes: self.unflushed.get() as u64,
             cache_bytes: self.cached_bytes.get() as u64,
             open_files: self.files.len() as u64,
+            uncleanable_partitions: self.cleaner.aside_len() as u64,
             ..self.stats.get()
         }
     }

@@ -60,8 +60,9 @@ impl<R: Runtime> LogStore<R> {
         for times in self.segment_times(partition)? {
             let Some(from) = self.time_lookup(partition, &times, time).await? else { continue };
             let last = times.pending.is_some();
-            let found =
-                self.search(partition, from, times.segment, last, |header| header.max_timestamp >= time).await?;
+            let found = self
+                .search(partition, from, times.segment, last, |h| h.record_count > 0 && h.max_timestamp >= time)
+                .await?;
             if let Some((header, bytes)) = found {
                 return Ok(Some(self.record_at(partition, &header, &bytes, |t| t >= time)));
             }
@@ -89,7 +90,9 @@ impl<R: Runtime> LogStore<R> {
             best = Some(entry);
         }
         let Some(best) = best.filter(|b| b.timestamp >= 0) else { return Ok(None) };
-        let found = self.search(partition, best.offset, i64::MIN, true, |h| h.max_timestamp == best.timestamp).await?;
+        let found = self
+            .search(partition, best.offset, i64::MIN, true, |h| h.record_count > 0 && h.max_timestamp == best.timestamp)
+            .await?;
         Ok(found.map(|(header, bytes)| self.record_at(partition, &header, &bytes, |t| t == best.timestamp)))
     }
 

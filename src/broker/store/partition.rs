@@ -155,6 +155,12 @@ pub(super) struct Log {
     pub(super) flushing: bool,
     /// No commit may begin: a truncation waits or works.
     pub(super) held: bool,
+    /// A compacted segment takes its place: no segment may be removed.
+    pub(super) swapping: bool,
+    /// … and files are being renamed: cold reads wait.
+    pub(super) renaming: bool,
+    /// Up to where the log was compacted; none while the checkpoint was not read.
+    pub(super) cleaned_end: Option<i64>,
     pub(super) tail: Tail,
     /// Oldest first; never empty.
     pub(super) segments: Vec<Segment>,
@@ -248,6 +254,9 @@ impl Log {
             commit: Commit::Idle,
             flushing: false,
             held: false,
+            swapping: false,
+            renaming: false,
+            cleaned_end: None,
             tail: Tail::default(),
             segments,
             epochs: LeaderEpochs::default(),

@@ -24,6 +24,8 @@ const SLACK_BYTES: usize = 16 << 10;
 enum Plan {
     Done(ReadResult),
     Cold(Cold),
+    /// Files are being renamed.
+    Wait,
 }
 
 /// A read from one segment.
@@ -78,19 +80,32 @@ impl<R: Runtime> LogStore<R> {
         request: &ReadRequest,
     ) -> Result<ReadResult, ReadError> {
         let partition = self.loaded(id).await?;
+        let mut after = None;
         loop {
+            let changed = partition.changed.notified();
             let plan = self.with_log(&partition, |log, epoch| {
                 check_epoch(request.current_leader_epoch, epoch, log)?;
-                plan(log, request)
+                plan(log, request, after)
             })?;
             match plan? {
                 Plan::Done(result) => return Ok(result),
+                Plan::Wait => changed.await,
                 Plan::Cold(cold) => {
-                    let generation = cold.generation;
+                    let (segment, generation) = (cold.segment, cold.generation);
                     let read = self.read_cold(&partition, request, cold).await;
-                    // The log was cut meanwhile: what was read may be of either side.
-                    if partition.with(|log| log.generation) == Some(generation) {
-                        return read;
+                    if partition.with(|log| log.generation) != Some(generation) {
+                        // The log was cut or compacted meanwhile: what was read may be of either side.
+                        after = None;
+                        continue;
+                    }
+                    match read {
+                        Ok(Some(result)) => return Ok(result),
+                        // The rest of the segment was compacted away.
+                        Ok(None) => after = Some(segment),
+                        Err(error) => {
+                            tracing::error!(partition = %partition.dir_name(), "{}", error.message);
+                            return Err(error);
+                        }
                     }
                 }
             }
@@ -124,12 +139,13 @@ impl<R: Runtime> LogStore<R> {
         partition.with(|log| f(log, epoch)).ok_or_else(gone)
     }
 
+    /// Reads from one segment. None: it holds nothing from the offset on.
     async fn read_cold(
         &self,
         partition: &Rc<Partition>,
         request: &ReadRequest,
         cold: Cold,
-    ) -> Result<ReadResult, ReadError> {
+    ) -> Result<Option<ReadResult>, ReadError> {
         let offset = request.offset.0;
         let mut position = match cold.hint {
             Some(position) => position,
@@ -185,14 +201,18 @@ impl<R: Runtime> LogStore<R> {
             next_offset = header.next_offset().0;
         }
         let mut result = cold.result;
-        let start = from.unwrap_or(to);
+        let Some(start) = from else { return Ok(None) };
         result.records = rope.slices(start, to);
         let hint = Hint { segment: cold.segment, offset: next_offset, position: position + to as u64 };
         if to > start {
-            partition.with(|log| log.hints.add(hint));
+            partition.with(|log| {
+                if log.generation == cold.generation {
+                    log.hints.add(hint);
+                }
+            });
         }
         self.count(|s| s.cold_bytes += rope.len() as u64);
-        Ok(result)
+        Ok(Some(result))
     }
 
     /// Reads from the end of `rope` until it holds `want` bytes or the segment ends; several reads at a time.
@@ -249,13 +269,15 @@ impl<R: Runtime> LogStore<R> {
         if let Some(bytes) = self.indexes.borrow_mut().get(&path) {
             return Ok(bytes);
         }
+        let generation = partition.with(|log| log.generation);
         let bytes = match self.rt.read_file(&path).await {
             Ok(bytes) => Bytes::from(bytes),
             // Without an index a scan begins at the segment's start.
             Err(error) if error.kind == IoErrorKind::NotFound => return Ok(Bytes::new()),
             Err(error) => return Err(read_failed(error)),
         };
-        if sealed {
+        // If segments changed meanwhile, it may be the index of a file that is gone.
+        if sealed && generation == partition.with(|log| log.generation) {
             self.indexes.borrow_mut().put(path, bytes.clone());
         }
         Ok(bytes)
@@ -271,7 +293,8 @@ pub(super) fn check_epoch(theirs: Option<LeaderEpoch>, ours: LeaderEpoch, log: &
     Err(error)
 }
 
-fn plan(log: &Log, request: &ReadRequest) -> Result<Plan, ReadError> {
+/// `after`: segments up to this one hold nothing from the offset on.
+fn plan(log: &Log, request: &ReadRequest, after: Option<i64>) -> Result<Plan, ReadError> {
     let ends = log.ends();
     let offset = request.offset.0;
     if offset < log.log_start || offset > log.high_watermark {
@@ -294,7 +317,13 @@ fn plan(log: &Log, request: &ReadRequest) -> Result<Plan, ReadError> {
     if offset >= limit.0 {
         return Ok(Plan::Done(result));
     }
-    if let Some(from) = log.tail.find(offset) {
+    let segment = match after {
+        None => log.segments.get(log.segment_of(offset)),
+        Some(base) => log.segments.get(log.segments.partition_point(|s| s.base <= base)),
+    };
+    // Between the last batch that is left of a compacted segment and the first that is resident there may be nothing.
+    let resident = log.tail.start().filter(|start| after.is_some() && segment.is_none_or(|s| *start <= s.base));
+    if let Some(from) = log.tail.find(offset).or(resident.map(|_| 0)) {
         let gathered = log.tail.gather(from, |b, taken| {
             let first = taken == 0 && request.at_least_one;
             b.last < limit.0 && (first || taken + b.len as usize <= request.max_bytes)
@@ -302,7 +331,10 @@ fn plan(log: &Log, request: &ReadRequest) -> Result<Plan, ReadError> {
         result.records = gathered.parts;
         return Ok(Plan::Done(result));
     }
-    let segment = &log.segments[log.segment_of(offset)];
+    let Some(segment) = segment else { return Ok(Plan::Done(result)) };
+    if log.renaming {
+        return Ok(Plan::Wait);
+    }
     let next = log.tail.get(0).filter(|b| log.segments[log.segment_of(b.base)].base == segment.base);
     let growing = segment.index.as_ref().map(|i| (i.offsets.written, i.offsets.pending.clone()));
     Ok(Plan::Cold(Cold {
@@ -321,9 +353,7 @@ pub(super) fn read_failed(error: coreline_io::IoError) -> ReadError {
 }
 
 fn damaged(path: &std::path::Path, at: u64, what: &str) -> ReadError {
-    let message = format!("segment {} is damaged at byte {at}: {what}", path.display());
-    tracing::error!("{message}");
-    ReadError::new(ErrorCode::KafkaStorageError, message)
+    ReadError::new(ErrorCode::KafkaStorageError, format!("segment {} is damaged at byte {at}: {what}", path.display()))
 }
 
 /// Bytes of a segment in several pieces.

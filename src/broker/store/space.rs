@@ -14,6 +14,7 @@ impl<R: Runtime> LogStore<R> {
         (self.options.fatal)(reason, error.to_string());
         self.writer.wake.notify_all();
         self.flusher.wake.notify_all();
+        self.cleaner.wake.notify_all();
     }
 
     /// A write found no room. Appends are refused until one succeeds again.

@@ -251,6 +251,20 @@ impl Tail {
         found
     }
 
+    /// Drops the batches that end before `offset`: what is on disk of them changed.
+    pub(super) fn forget_before(&mut self, offset: i64) {
+        while let Some(batch) = self.batches.front().filter(|b| b.last < offset) {
+            assert_eq!(batch.run, self.first_run, "batches and runs go in step");
+            let holder = self.runs.front_mut().expect("a resident batch is in a run");
+            holder.batches -= 1;
+            if holder.batches == 0 {
+                self.runs.pop_front();
+                self.first_run += 1;
+            }
+            self.batches.pop_front();
+        }
+    }
+
     /// Drops runs from the front through number `run`, as far as all their batches are below `flushed`. Gives the memory freed.
     pub(super) fn evict(&mut self, run: u64, flushed: i64) -> usize {
         let mut freed = 0;
@@ -341,6 +355,19 @@ mod tests {
         assert_eq!(joined(&tail.gather(1, |_, _| true).parts), b"xy");
         assert_eq!(tail.truncate(0), CHUNK_BYTES_MIN);
         assert_eq!((tail.len(), tail.memory()), (0, 0));
+    }
+
+    #[test]
+    fn forgetting_keeps_what_follows() {
+        let mut tail = tail(&[100, 100, 20_000, 100]);
+        let runs = tail.newly_cached(0, 40);
+        tail.forget_before(10);
+        assert_eq!((tail.start(), tail.runs.len()), (Some(10), 3), "the first run holds another batch");
+        tail.forget_before(30);
+        assert_eq!((tail.start(), tail.runs.len()), (Some(30), 1));
+        assert_eq!(tail.evict(runs[1].run, 40), 0, "it went before");
+        assert!(tail.evict(runs[2].run, 40) > 0);
+        assert_eq!(tail.len(), 0);
     }
 
     #[test]

@@ -8,6 +8,7 @@ use std::fmt;
 use std::path::PathBuf;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::time::Duration;
 
 /// Why the process must stop: durability is in doubt. Each has its own exit code (`broker/fatal.rs`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -63,8 +64,37 @@ pub struct StoreOptions {
     pub open_files_max: usize,
     /// Milliseconds after which an idle producer's state is forgotten (`producer.id.expiration.ms`).
     pub producer_id_expiration_ms: i64,
+    /// How this shard compacts.
+    pub cleaner: CleanerOptions,
     /// Called when durability is in doubt.
     pub fatal: FatalHook,
+}
+
+/// How a shard compacts its partitions: one at a time, in the background.
+#[derive(Clone, Debug, PartialEq)]
+pub struct CleanerOptions {
+    /// `log.cleaner.backoff.ms`: between two looks at partitions that may be dirty.
+    pub backoff: Duration,
+    /// This shard's part of `log.cleaner.dedupe.buffer.size`: bytes of the map of keys, at most.
+    pub dedupe_buffer_bytes: usize,
+    /// This shard's part of `log.cleaner.io.buffer.size`: bytes of one read or write, at least one batch.
+    pub io_buffer_bytes: usize,
+    /// `log.cleaner.io.buffer.load.factor`: how full the map of keys may get, 0 to 1.
+    pub load_factor: f64,
+    /// This shard's part of `log.cleaner.io.max.bytes.per.second`.
+    pub bytes_per_second: f64,
+}
+
+impl Default for CleanerOptions {
+    fn default() -> Self {
+        Self {
+            backoff: Duration::from_secs(15),
+            dedupe_buffer_bytes: 128 << 20,
+            io_buffer_bytes: 512 << 10,
+            load_factor: 0.9,
+            bytes_per_second: f64::MAX,
+        }
+    }
 }
 
 impl StoreOptions {
@@ -84,6 +114,7 @@ impl StoreOptions {
             cache_bytes_max: 64 << 20,
             open_files_max: 1024,
             producer_id_expiration_ms: 86_400_000,
+            cleaner: CleanerOptions::default(),
             fatal,
         }
     }
@@ -364,4 +395,14 @@ pub struct StoreStats {
     pub cache_bytes: u64,
     /// Segment and index files open, now.
     pub open_files: u64,
+    /// Cleanings of a partition that came to their end.
+    pub compactions: u64,
+    /// Records that they removed.
+    pub compacted_records: u64,
+    /// Bytes that they read.
+    pub compaction_read_bytes: u64,
+    /// Bytes that they wrote, padding included.
+    pub compaction_written_bytes: u64,
+    /// Partitions that cannot be compacted, now; the log names them.
+    pub uncleanable_partitions: u64,
 }

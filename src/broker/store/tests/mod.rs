@@ -1,7 +1,8 @@
 //! Tests of the store under the simulator. `harness` opens stores and makes batches, `basic` names single behaviours,
-//! `faults` breaks the disk, `simulation` is the oracle over many seeds.
+//! `faults` breaks the disk, `simulation` is the oracle over many seeds, `compaction` the one of compacted topics.
 
 mod basic;
+mod compaction;
 mod faults;
 mod harness;
 mod simulation;
