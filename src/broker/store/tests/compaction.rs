@@ -18,7 +18,6 @@ use coreline_io::{Clock, TaskGroup, Tasks};
 use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::rc::Rc;
-use std::sync::Arc;
 use std::time::Duration;
 
 const SEEDS: u64 = 80;
@@ -192,17 +191,19 @@ impl Run {
             let ends = store.load_end_offsets(id(n)).await.expect("loads");
             assert_eq!(ends.log_start, Offset(0));
             let found = survivors(store, n, 0, 1 + self.rng.below(30_000) as usize).await;
-            let mut models = self.models.borrow_mut();
-            let model = &mut models[n as usize];
-            for (offset, entry) in &found {
-                let known = model.fixed.get(offset).map_or_else(|| model.attempted.contains(entry), |e| e == entry);
-                assert!(known, "partition {n}: {entry:?} at {offset}, expected {:?}", model.fixed.get(offset));
-                model.fixed.insert(*offset, *entry);
-            }
-            assert_last_of_each_key(n, &model.fixed, &found);
-            drop(models);
+            self.compare(n, &found);
             self.ask_at_random(store, n, &found).await;
         }
+    }
+
+    fn compare(&self, n: u32, found: &[(i64, Entry)]) {
+        let model = &mut self.models.borrow_mut()[n as usize];
+        for (offset, entry) in found {
+            let known = model.fixed.get(offset).map_or_else(|| model.attempted.contains(entry), |e| e == entry);
+            assert!(known, "partition {n}: {entry:?} at {offset}, expected {:?}", model.fixed.get(offset));
+            model.fixed.insert(*offset, *entry);
+        }
+        assert_last_of_each_key(n, &model.fixed, found);
     }
 
     /// Reads from any offset give the next survivor, questions by time the first record of that time.
