@@ -24,8 +24,11 @@ pub fn new_topic(config: &BrokerConfig, brokers: usize) -> NewTopic {
         ("compression.type", "producer".to_owned()),
         ("segment.bytes", config.integer("offsets.topic.segment.bytes").to_string()),
     ];
-    // Kafka sets all three; a key that this version does not obey is not set.
-    let known = settings.into_iter().filter(|(key, _)| config::topic_key(key).is_ok());
+    // Kafka sets all three; what this version does not obey is not set.
+    let obeyed = |(key, value): &(&str, String)| {
+        config::validate_topic(&BTreeMap::from([((*key).to_owned(), value.clone())])).is_ok()
+    };
+    let known = settings.into_iter().filter(obeyed);
     NewTopic {
         name: OFFSETS_TOPIC.to_owned(),
         partitions: config.integer("offsets.topic.num.partitions") as i32,
