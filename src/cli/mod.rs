@@ -2,6 +2,7 @@
 
 mod cluster;
 pub mod consume;
+pub mod group;
 mod kafka;
 pub mod produce;
 mod reader;
@@ -30,6 +31,8 @@ enum Command {
     Start(start::StartArgs),
     /// Create, list, describe, alter and delete topics.
     Topic(topic::TopicArgs),
+    /// See consumer groups, move their offsets, delete them.
+    Group(group::GroupArgs),
     /// Send lines of standard input to a topic.
     Produce(produce::ProduceArgs),
     /// Write the records of a topic to standard output.
@@ -57,6 +60,7 @@ pub fn main() -> ExitCode {
         #[cfg(feature = "uring")]
         Command::Start(args) => return start::run(&args),
         Command::Topic(args) => topic::run(&args),
+        Command::Group(args) => group::run(&args),
         Command::Produce(args) => produce::run(&args),
         Command::Consume(args) => consume::run(&args),
         Command::BenchTable { files } => load::read_results(&files).map(|results| load::print_table(&results)),
