@@ -94,7 +94,8 @@ impl Connection {
         let version = self.client.version_of::<FindCoordinatorRequest>().map_err(said)?;
         let request = FindCoordinatorRequest::default();
         let many = version >= 4;
-        let request = if many { request.with_coordinator_keys(vec![text(group)]) } else { request.with_key(text(group)) };
+        let request =
+            if many { request.with_coordinator_keys(vec![text(group)]) } else { request.with_key(text(group)) };
         let (id, address) = patiently(group, || {
             let answer = self.client.call(&request).map_err(said)?;
             let (code, id, host, port) = match answer.coordinators.first() {
@@ -282,9 +283,11 @@ fn describe_consumer(coordinator: &mut Coordinator, group: &str) -> Result<Optio
             .members
             .into_iter()
             .map(|member| {
-                let parts = member.assignment.topic_partitions.iter().flat_map(|topic| {
-                    topic.partitions.iter().map(|p| (topic.topic_name.to_string(), *p))
-                });
+                let parts = member
+                    .assignment
+                    .topic_partitions
+                    .iter()
+                    .flat_map(|topic| topic.partitions.iter().map(|p| (topic.topic_name.to_string(), *p)));
                 Member {
                     id: member.member_id.to_string(),
                     instance: member.instance_id.as_ref().map(ToString::to_string),

@@ -138,8 +138,7 @@ fn list(
     as_json: bool,
 ) -> Result<String, String> {
     let filter = |words: &[String]| words.iter().map(|w| text(w)).collect::<Vec<_>>();
-    let request =
-        ListGroupsRequest::default().with_states_filter(filter(states)).with_types_filter(filter(kinds));
+    let request = ListGroupsRequest::default().with_states_filter(filter(states)).with_types_filter(filter(kinds));
     let mut found = BTreeMap::new();
     for address in connection.nodes()? {
         let mut client = connect(&address)?;

@@ -41,9 +41,8 @@ pub(super) fn progress(rows: &[Progress], as_json: bool) -> String {
         };
         return format!("{}\n", serde_json::Value::Array(rows.iter().map(one).collect()));
     }
-    let heads = [
-        "GROUP", "TOPIC", "PARTITION", "CURRENT-OFFSET", "LOG-END-OFFSET", "LAG", "CONSUMER-ID", "HOST", "CLIENT-ID",
-    ];
+    let heads =
+        ["GROUP", "TOPIC", "PARTITION", "CURRENT-OFFSET", "LOG-END-OFFSET", "LAG", "CONSUMER-ID", "HOST", "CLIENT-ID"];
     let mut cells = vec![heads.map(str::to_owned).to_vec()];
     for row in rows {
         let (topic, partition) = row.partition.clone();
@@ -76,7 +75,8 @@ pub(super) fn members(views: &[GroupView], verbose: bool, as_json: bool) -> Stri
     let each = || views.iter().flat_map(|view| view.members.iter().map(move |member| (view, member)));
     if as_json {
         let rows = each().map(|(view, member)| {
-            let partitions: Vec<_> = member.partitions.iter().map(|(t, p)| json!({ "topic": t, "partition": p })).collect();
+            let partitions: Vec<_> =
+                member.partitions.iter().map(|(t, p)| json!({ "topic": t, "partition": p })).collect();
             json!({ "group": view.id, "member": member.id, "instance": member.instance, "host": member.host,
                     "client": member.client_id, "partitions": partitions })
         });

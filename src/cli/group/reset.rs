@@ -80,9 +80,7 @@ pub(super) fn run(connection: &mut Connection, args: &ResetArgs, as_json: bool) 
         return Ok(offsets.iter().fold(String::new(), |out, ((t, p), offset)| out + &format!("{t},{p},{offset}\n")));
     }
     if as_json {
-        let one = |((topic, partition), offset): (&PartitionKey, &i64)| {
-            json!({ "group": args.group, "topic": topic, "partition": partition, "offset": offset, "done": args.execute })
-        };
+        let one = |((topic, partition), offset): (&PartitionKey, &i64)| json!({ "group": args.group, "topic": topic, "partition": partition, "offset": offset, "done": args.execute });
         return Ok(format!("{}\n", serde_json::Value::Array(offsets.iter().map(one).collect())));
     }
     let mut rows = vec![["GROUP", "TOPIC", "PARTITION", "NEW-OFFSET"].map(str::to_owned).to_vec()];
@@ -127,7 +125,10 @@ fn targets(connection: &mut Connection, args: &ResetArgs) -> Result<Offsets, Str
         if let Some((topic, partition)) = missing.first() {
             return Err(format!("{topic}-{partition}: the group has no offset to shift"));
         }
-        return within(connection, keys.into_iter().map(|key| (key.clone(), current[&key].saturating_add(by))).collect());
+        return within(
+            connection,
+            keys.into_iter().map(|key| (key.clone(), current[&key].saturating_add(by))).collect(),
+        );
     }
     if target.to_current {
         // Where there is none, the end, as Kafka's tool says.
