@@ -4,6 +4,7 @@ mod cluster;
 pub mod consume;
 pub mod group;
 mod kafka;
+pub mod log;
 pub mod produce;
 mod reader;
 mod sender;
@@ -37,6 +38,8 @@ enum Command {
     Produce(produce::ProduceArgs),
     /// Write the records of a topic to standard output.
     Consume(consume::ConsumeArgs),
+    /// Print and check the files of a node's data directory.
+    Log(log::LogArgs),
     /// Load any Kafka-protocol broker and say what it found.
     Bench(Box<Workload>),
     /// A Markdown table of the results that `bench --json` wrote.
@@ -59,6 +62,7 @@ pub fn main() -> ExitCode {
     let done = match arguments.command {
         #[cfg(feature = "uring")]
         Command::Start(args) => return start::run(&args),
+        Command::Log(args) => return log::run(&args),
         Command::Topic(args) => topic::run(&args),
         Command::Group(args) => group::run(&args),
         Command::Produce(args) => produce::run(&args),

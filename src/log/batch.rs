@@ -372,6 +372,25 @@ pub struct Record<'a> {
     pub key: Option<&'a [u8]>,
     /// Its value; none is a tombstone.
     pub value: Option<&'a [u8]>,
+    /// Its headers as they are encoded: their number, then key and value of each.
+    pub headers: &'a [u8],
+}
+
+impl<'a> Record<'a> {
+    /// The keys of its headers.
+    ///
+    /// # Errors
+    /// Bytes that are not so many keys and values.
+    pub fn header_keys(&self) -> Result<Vec<&'a [u8]>, BatchError> {
+        let mut rest = self.headers;
+        let count = varint(&mut rest)?;
+        let mut keys = Vec::new();
+        for _ in 0..count {
+            keys.push(field(&mut rest)?.unwrap_or_default());
+            field(&mut rest)?;
+        }
+        Ok(keys)
+    }
 }
 
 pub(super) fn varint(bytes: &mut &[u8]) -> Result<i64, BatchError> {
@@ -492,7 +511,7 @@ fn one_record<'a>(header: &RecordBatchHeader, rest: &mut &'a [u8]) -> Result<Rec
     } else {
         header.base_timestamp.wrapping_add(timestamp_delta)
     };
-    Ok(Record { offset: Offset(header.base_offset.0.wrapping_add(offset_delta)), timestamp, key, value })
+    Ok(Record { offset: Offset(header.base_offset.0.wrapping_add(offset_delta)), timestamp, key, value, headers: body })
 }
 
 /// Builds batches: for tests, markers and our own topics.

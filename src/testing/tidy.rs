@@ -63,7 +63,7 @@ const EDGES: &[(&str, &[&str])] = &[
         ],
     ),
     ("admin", &["ids", "error_code", "config", "broker", "registry"]),
-    ("cli", &["ids", "error_code", "protocol", "config", "broker", "log"]),
+    ("cli", &["ids", "error_code", "protocol", "config", "controller", "broker", "log"]),
 ];
 
 /// Calls that a pure module must not make.
