@@ -3,6 +3,7 @@
 mod cluster;
 pub mod consume;
 pub mod group;
+mod group_admin;
 mod kafka;
 pub mod log;
 pub mod produce;

@@ -7,7 +7,9 @@ mod broker_api_versions;
 mod configs;
 mod console_consumer;
 mod console_producer;
+mod consumer_groups;
 mod get_offsets;
+mod groups;
 mod log_dirs;
 mod topics;
 
@@ -39,7 +41,9 @@ pub(super) fn tool(program: &Path) -> Option<Tool> {
         "kafka-configs" => |args| run(args, configs::run),
         "kafka-console-consumer" => |args| run(args, console_consumer::run),
         "kafka-console-producer" => |args| run(args, console_producer::run),
+        "kafka-consumer-groups" => |args| run(args, consumer_groups::run),
         "kafka-get-offsets" => |args| run(args, get_offsets::run),
+        "kafka-groups" => |args| run(args, groups::run),
         "kafka-log-dirs" => |args| run(args, log_dirs::run),
         "kafka-topics" => |args| run(args, topics::run),
         _ => return None,
@@ -172,7 +176,9 @@ mod tests {
             configs::Args::command(),
             console_consumer::Args::command(),
             console_producer::Args::command(),
+            consumer_groups::Args::command(),
             get_offsets::Args::command(),
+            groups::Args::command(),
             log_dirs::Args::command(),
             topics::Args::command(),
         ] {
