@@ -83,7 +83,7 @@ fn offsets(out: &mut String, group: &str, rows: &[Row<'_>], ends: &BTreeMap<Topi
             "{group:group_width$} {topic:topic_width$} {partition:10} {epoch}{current:15} {end:15} {lag:15} {id:member_width$} {host:host_width$} {client}"
         );
     };
-    let header = [
+    line([
         "GROUP",
         "TOPIC",
         "PARTITION",
@@ -94,18 +94,6 @@ fn offsets(out: &mut String, group: &str, rows: &[Row<'_>], ends: &BTreeMap<Topi
         "CONSUMER-ID",
         "HOST",
         "CLIENT-ID",
-    ];
-    line([
-        &format!("\n{}", header[0]),
-        header[1],
-        header[2],
-        header[3],
-        header[4],
-        header[5],
-        header[6],
-        header[7],
-        header[8],
-        header[9],
     ]);
     for row in rows {
         let end = row.partition.as_ref().and_then(|p| ends.get(p));
