@@ -5,11 +5,13 @@
 //! * `consume`: everything that is in the topic, as fast as it comes.
 //! * `both`: producers at a rate and consumers, latency end to end.
 //! * `one`: one record at a time, from send to receive, the next one after it.
+//! * `probe`: how long until the broker, and each partition of a topic that exists, answers.
 
 mod batch;
 mod connection;
 mod consume;
 mod one;
+mod probe;
 mod process;
 mod produce;
 mod report;
@@ -35,6 +37,8 @@ pub enum Mode {
     Both,
     /// One record at a time, from send to receive.
     One,
+    /// Waits until the broker answers, and until each partition of a topic that exists has acknowledged a record.
+    Probe,
 }
 
 /// A workload; the defaults are one partition, 1 KiB records, as fast as it goes.
@@ -52,8 +56,8 @@ pub struct Workload {
     /// Partitions of the topic, when it is created.
     #[arg(long, default_value_t = 1)]
     pub partitions: i32,
-    /// Only the first so many partitions are used (0: all).
-    #[arg(long, default_value_t = 0)]
+    /// Only the first so many partitions are used (0: all; a probe: -1 for none).
+    #[arg(long, default_value_t = 0, allow_hyphen_values = true)]
     pub active: i32,
     /// Bytes of a record's value.
     #[arg(long, default_value_t = 1024)]
@@ -85,6 +89,12 @@ pub struct Workload {
     /// Stop after so many bytes of values instead (0: by time).
     #[arg(long, default_value_t = 0)]
     pub bytes: u64,
+    /// A probe's clock began then, in milliseconds since 1970 (0: now).
+    #[arg(long, default_value_t = 0)]
+    pub since_ms: u64,
+    /// Seconds after which a probe gives up.
+    #[arg(long, default_value_t = 600)]
+    pub probe_timeout: u64,
     /// The broker's process, for its CPU and memory.
     #[arg(long)]
     pub broker_pid: Option<u32>,
@@ -160,14 +170,13 @@ impl Workload {
 /// See [`LoadError`]; a single failed record ends the run, since a broker under measure must not fail.
 pub fn run(workload: &Workload) -> Result<RunResult, LoadError> {
     workload.check()?;
-    let mut client = Client::connect(&workload.bootstrap_server, TIMEOUT)?;
-    let assignment = topics::prepare(&mut client, workload)?;
-    drop(client);
+    let assignment = || topics::prepare(&mut Client::connect(&workload.bootstrap_server, TIMEOUT)?, workload);
     let result = match workload.mode {
-        Mode::Produce => produce::run(workload, &assignment, None)?,
-        Mode::Consume => consume::run(workload, &assignment)?,
-        Mode::Both => consume::run_with_producers(workload, &assignment)?,
-        Mode::One => one::run(workload, &assignment)?,
+        Mode::Produce => produce::run(workload, &assignment()?, None)?,
+        Mode::Consume => consume::run(workload, &assignment()?)?,
+        Mode::Both => consume::run_with_producers(workload, &assignment()?)?,
+        Mode::One => one::run(workload, &assignment()?)?,
+        Mode::Probe => probe::run(workload)?,
     };
     if let Some(path) = &workload.json {
         report::append_json(path, &result).map_err(|e| LoadError::Workload(format!("{}: {e}", path.display())))?;

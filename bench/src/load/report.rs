@@ -49,7 +49,7 @@ impl Latency {
 pub struct RunResult {
     /// The run's name.
     pub label: String,
-    /// `produce`, `consume`, `both` or `one`.
+    /// `produce`, `consume`, `both`, `one` or `probe`.
     pub mode: String,
     /// The workload as it was asked for.
     pub workload: serde_json::Value,
@@ -61,6 +61,9 @@ pub struct RunResult {
     pub bytes: u64,
     /// Latencies, where the mode has any.
     pub latency: Option<Latency>,
+    /// Of a probe: when the broker first answered.
+    #[serde(default)]
+    pub first_answer_seconds: Option<f64>,
     /// CPU seconds of the broker in that time.
     pub broker_cpu_seconds: Option<f64>,
     /// Resident memory of the broker at the end, in bytes.
@@ -82,6 +85,7 @@ impl RunResult {
             Mode::Consume => "consume",
             Mode::Both => "both",
             Mode::One => "one",
+            Mode::Probe => "probe",
         };
         Self {
             label: workload.label.clone(),
@@ -91,6 +95,7 @@ impl RunResult {
             records,
             bytes: records * workload.record_size as u64,
             latency,
+            first_answer_seconds: None,
             broker_cpu_seconds: broker.map(|(before, after)| after.cpu_seconds - before.cpu_seconds),
             broker_rss_bytes: broker.map(|(_, after)| after.rss_bytes),
         }
@@ -114,6 +119,14 @@ impl RunResult {
         let mut text = String::new();
         let rate = self.records as f64 / self.seconds.max(1e-9);
         let name = if self.label.is_empty() { &self.mode } else { &self.label };
+        if let Some(first) = self.first_answer_seconds {
+            let _ = write!(text, "{name}: first answer after {first:.3} s");
+            if self.records > 0 {
+                let _ = write!(text, ", all {} partitions have acknowledged after {:.3} s", self.records, self.seconds);
+            }
+            text.push('\n');
+            return text;
+        }
         let _ = writeln!(
             text,
             "{name}: {:.1} MB/s, {rate:.0} records/s over {:.1} s",
@@ -163,31 +176,119 @@ pub fn read_results(files: &[PathBuf]) -> Result<Vec<RunResult>, String> {
     Ok(results)
 }
 
-/// A Markdown table of results, one row a run, in the order given.
+/// A column of the table: its title, decimals, and its value of a run.
+type Column = (&'static str, usize, fn(&RunResult) -> Option<f64>);
+
+fn latency_at(r: &RunResult, percent: f64) -> Option<f64> {
+    r.latency.as_ref()?.at(percent).map(|us| us as f64)
+}
+
+const LOAD_COLUMNS: &[Column] = &[
+    ("MB/s", 1, |r| Some(r.megabytes_per_second())),
+    ("records/s", 0, |r| Some(r.records as f64 / r.seconds.max(1e-9))),
+    ("mean µs", 0, |r| r.latency.as_ref().map(|l| l.mean_us)),
+    ("p50 µs", 0, |r| latency_at(r, 50.0)),
+    ("p99 µs", 0, |r| latency_at(r, 99.0)),
+    ("p99.9 µs", 0, |r| latency_at(r, 99.9)),
+    ("p99.99 µs", 0, |r| latency_at(r, 99.99)),
+    ("max µs", 0, |r| r.latency.as_ref().map(|l| l.max_us as f64)),
+    ("CPU s/GiB", 2, RunResult::cpu_seconds_per_gib),
+    ("CPU %", 0, |r| r.broker_cpu_seconds.map(|c| 100.0 * c / r.seconds.max(1e-9))),
+    ("RSS MiB", 0, |r| r.broker_rss_bytes.map(|b| b as f64 / f64::from(1 << 20))),
+];
+
+const PROBE_COLUMNS: &[Column] = &[
+    ("first answer, s", 3, |r| r.first_answer_seconds),
+    ("partitions", 0, |r| Some(r.records as f64)),
+    ("all of them acknowledge, s", 3, |r| (r.records > 0).then_some(r.seconds)),
+    ("CPU s", 2, |r| r.broker_cpu_seconds),
+    ("RSS MiB", 0, |r| r.broker_rss_bytes.map(|b| b as f64 / f64::from(1 << 20))),
+];
+
+/// Markdown tables of results, loads and probes: of each label its runs and, of several, the median of each column.
 #[must_use]
 pub fn print_table(results: &[RunResult]) -> String {
-    let mut text = String::from(
-        "| run | MB/s | records/s | p50 µs | p99 µs | p99.9 µs | p99.99 µs | max µs | CPU s/GiB | CPU % | RSS MiB |\n\
-         | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |\n",
-    );
-    for r in results {
-        let at = |p: f64| r.latency.as_ref().and_then(|l| l.at(p)).map_or("–".to_owned(), |v| v.to_string());
-        let max = r.latency.as_ref().map_or("–".to_owned(), |l| l.max_us.to_string());
-        let cpu = r.cpu_seconds_per_gib().map_or("–".to_owned(), |v| format!("{v:.2}"));
-        let share =
-            r.broker_cpu_seconds.map_or("–".to_owned(), |c| format!("{:.0}", 100.0 * c / r.seconds.max(1e-9)));
-        let rss = r.broker_rss_bytes.map_or("–".to_owned(), |b| (b >> 20).to_string());
-        let rate = r.records as f64 / r.seconds.max(1e-9);
-        let _ = writeln!(
-            text,
-            "| {} | {:.1} | {rate:.0} | {} | {} | {} | {} | {max} | {cpu} | {share} | {rss} |",
-            r.label,
-            r.megabytes_per_second(),
-            at(50.0),
-            at(99.0),
-            at(99.9),
-            at(99.99),
-        );
+    let is_probe = |r: &&RunResult| r.first_answer_seconds.is_some();
+    let loads: Vec<&RunResult> = results.iter().filter(|r| !is_probe(r)).collect();
+    let probes: Vec<&RunResult> = results.iter().filter(is_probe).collect();
+    let mut text = String::new();
+    for (title, columns, rows) in [("load", LOAD_COLUMNS, loads), ("probe", PROBE_COLUMNS, probes)] {
+        if !rows.is_empty() {
+            text.push_str(if text.is_empty() { "" } else { "\n" });
+            table(&mut text, title, columns, &rows);
+        }
     }
     text
+}
+
+fn table(text: &mut String, title: &str, columns: &[Column], rows: &[&RunResult]) {
+    let titles: Vec<&str> = columns.iter().map(|c| c.0).collect();
+    let _ = writeln!(text, "| {title} | {} |\n| ---{} |", titles.join(" | "), " | ---".repeat(columns.len()));
+    let mut labels: Vec<&str> = Vec::new();
+    for row in rows {
+        if !labels.contains(&row.label.as_str()) {
+            labels.push(&row.label);
+        }
+    }
+    for label in labels {
+        let runs: Vec<&RunResult> = rows.iter().copied().filter(|r| r.label == label).collect();
+        if runs.len() > 1 {
+            let cells: Vec<String> =
+                columns.iter().map(|(_, decimals, of)| cell(median(runs.iter().map(|r| of(r))), *decimals)).collect();
+            let _ = writeln!(text, "| **{label}, median of {}** | {} |", runs.len(), cells.join(" | "));
+        }
+        for run in runs {
+            let cells: Vec<String> = columns.iter().map(|(_, decimals, of)| cell(of(run), *decimals)).collect();
+            let _ = writeln!(text, "| {label} | {} |", cells.join(" | "));
+        }
+    }
+}
+
+fn cell(value: Option<f64>, decimals: usize) -> String {
+    value.map_or("–".to_owned(), |v| format!("{v:.decimals$}"))
+}
+
+/// Of an even number of values the larger of the two in the middle.
+fn median(values: impl Iterator<Item = Option<f64>>) -> Option<f64> {
+    let mut values: Vec<f64> = values.flatten().collect();
+    values.sort_by(f64::total_cmp);
+    values.get(values.len() / 2).copied()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn run(label: &str, records: u64) -> RunResult {
+        RunResult {
+            label: label.to_owned(),
+            mode: "produce".to_owned(),
+            workload: serde_json::Value::Null,
+            seconds: 1.0,
+            records,
+            bytes: records,
+            latency: None,
+            first_answer_seconds: None,
+            broker_cpu_seconds: None,
+            broker_rss_bytes: None,
+        }
+    }
+
+    #[test]
+    fn the_median_is_of_one_label_and_stands_before_its_runs() {
+        let text = print_table(&[run("a", 30), run("b", 7), run("a", 10), run("a", 20)]);
+        let cells = |line: &str| line.split('|').map(|c| c.trim().to_owned()).collect::<Vec<_>>();
+        let rows: Vec<_> = text.lines().skip(2).map(cells).map(|c| (c[1].clone(), c[3].clone())).collect();
+        let row = |label: &str, rate: &str| (label.to_owned(), rate.to_owned());
+        let expected = [row("**a, median of 3**", "20"), row("a", "30"), row("a", "10"), row("a", "20"), row("b", "7")];
+        assert_eq!(rows, expected);
+    }
+
+    #[test]
+    fn probes_have_their_own_table() {
+        let probe = RunResult { first_answer_seconds: Some(0.25), ..run("start", 0) };
+        let text = print_table(&[run("a", 1), probe]);
+        assert!(text.contains("\n\n| probe | first answer, s |"), "{text}");
+        assert!(text.contains("| start | 0.250 | 0 | – |"), "{text}");
+    }
 }
