@@ -86,6 +86,13 @@ pub trait Disk {
     fn remove_dir_all(&self, path: &Path) -> impl Future<Output = IoResult<()>>;
     /// Makes the names in a directory durable.
     fn sync_dir(&self, path: &Path) -> impl Future<Output = IoResult<()>>;
+    /// Makes small new files, and their directories, without making anything of it durable: follow it with
+    /// [`Disk::sync_file_system`]. Until then a crash may leave any of the names, and any part of the contents.
+    fn write_new_files(&self, files: Vec<(PathBuf, Vec<u8>)>) -> impl Future<Output = IoResult<()>>;
+    /// Makes durable what completed before the call on the whole file system that holds `path`: data, sizes, names.
+    /// `path`, a file or a directory that can be read. One such call is worth it instead of many syncs; it also waits
+    /// for what other processes wrote there. After an error: as [`File::sync_data`].
+    fn sync_file_system(&self, path: &Path) -> impl Future<Output = IoResult<()>>;
     /// Takes an exclusive lock file, or `Locked`.
     fn try_lock(&self, path: &Path) -> IoResult<Self::Lock>;
     /// Bytes free for this process on the file system of `path`.

@@ -5,7 +5,7 @@ use crate::broker::messages::BrokerMesh;
 use crate::broker::server::{Node, Ready, ServerError, run_shard};
 use crate::config::{BrokerConfig, CoreChoice, parse_override, parse_properties};
 use crate::log::log_config::Durability;
-use coreline_io::uring::{UringOptions, check_directory, check_host, raise_open_files};
+use coreline_io::uring::{UringOptions, check_directory, check_host, keep_freed_memory, raise_open_files};
 use coreline_shards::glommio_backend::{self, ShardsError, ShardsOptions};
 use coreline_shards::{CoreSelection, ShutdownHandle, install_panic_hook, signals};
 use std::io::Write;
@@ -63,6 +63,7 @@ pub fn run(args: &StartArgs) -> ExitCode {
         Err(error) => return fail(ExitReason::Configuration, &format!("coreline.cores: {error}")),
     };
     share_descriptors(&mut config, raise_open_files(), shards);
+    keep_freed_memory();
     install_panic_hook();
     serve(&Arc::new(config), cores, direct.is_err())
 }
@@ -153,7 +154,7 @@ mod tests {
 
     #[test]
     fn descriptors_are_shared_out_below_the_limit() {
-        let table = [(1_048_576, 2, 1024), (20_000, 64, 82), (4096, 2, 650), (1024, 1, 298), (256, 1, 42), (64, 4, 1)];
+        let table = [(1_048_576, 2, 4096), (20_000, 64, 82), (4096, 2, 650), (1024, 1, 298), (256, 1, 42), (64, 4, 1)];
         for (limit, shards, files) in table {
             let mut config = BrokerConfig::default();
             share_descriptors(&mut config, limit, shards);

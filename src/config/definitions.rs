@@ -475,7 +475,7 @@ pub const BROKER_KEYS: &[Definition] = &[
     key(
         "coreline.open.files",
         Kind::Int,
-        Some("1024"),
+        Some("4096"),
         Rule::AtLeast(16),
         false,
         "Files each shard keeps open; partitions are not bounded by it.",

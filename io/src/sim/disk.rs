@@ -280,17 +280,7 @@ impl Disk for SimRuntime {
         let create = OpenOptions { create: true, truncate: true, ..OpenOptions::default() };
         let opened = self.submit(DiskOp::Open, "open", &temporary, move |e| e.of(|| e.rt.open_now(e.path, create)));
         let image = opened.await?;
-        let (target, contents) = (image.clone(), contents.to_vec());
-        self.submit(DiskOp::Write, "write", &temporary, move |e| {
-            if e.rt.disk().blocks_missing(target.size(), contents.len() as u64) > 0 {
-                return Err(enospc(e.operation, e.path));
-            }
-            e.of(|| {
-                target.set_contents(&contents);
-                Ok(())
-            })
-        })
-        .await?;
+        self.submit_contents(&temporary, image.clone(), contents.to_vec()).await?;
         self.submit_sync(&temporary, image).await?;
         self.rename(&temporary, path).await?;
         self.sync_dir(path.parent().unwrap_or(Path::new("/"))).await
@@ -333,6 +323,36 @@ impl Disk for SimRuntime {
         self.submit(DiskOp::Sync, "sync directory", path, |e| {
             e.of(|| {
                 e.root().find_dir(e.path)?.sync();
+                Ok(())
+            })
+        })
+        .await
+    }
+
+    async fn write_new_files(&self, files: Vec<(PathBuf, Vec<u8>)>) -> IoResult<()> {
+        for (path, contents) in files {
+            self.create_dir_all(path.parent().unwrap_or(Path::new("/"))).await?;
+            let create = OpenOptions { create: true, truncate: true, ..OpenOptions::default() };
+            let image =
+                self.submit(DiskOp::Open, "open", &path, move |e| e.of(|| e.rt.open_now(e.path, create))).await?;
+            self.submit_contents(&path, image, contents).await?;
+        }
+        Ok(())
+    }
+
+    async fn sync_file_system(&self, path: &Path) -> IoResult<()> {
+        // What is written after this call is not covered.
+        let points: Vec<_> =
+            self.disk().root.files().into_iter().map(|(_, image)| (image.sync_point(), image)).collect();
+        self.submit(DiskOp::Sync, "syncfs", path, move |e| {
+            if e.fail {
+                points.iter().for_each(|(point, image)| image.fail_shared_sync(*point));
+                return Err(eio(e.operation, e.path));
+            }
+            e.of(|| {
+                e.root().find(e.path)?;
+                points.iter().for_each(|(point, image)| image.sync(*point));
+                e.root().sync_all();
                 Ok(())
             })
         })
@@ -382,6 +402,23 @@ impl Disk for SimRuntime {
 }
 
 impl SimRuntime {
+    fn submit_contents(
+        &self,
+        path: &Path,
+        target: Rc<FileImage>,
+        contents: Vec<u8>,
+    ) -> impl Future<Output = IoResult<()>> + 'static {
+        self.submit(DiskOp::Write, "write", path, move |e| {
+            if e.rt.disk().blocks_missing(target.size(), contents.len() as u64) > 0 {
+                return Err(enospc(e.operation, e.path));
+            }
+            e.of(|| {
+                target.set_contents(&contents);
+                Ok(())
+            })
+        })
+    }
+
     fn submit_sync(&self, path: &Path, image: Rc<FileImage>) -> impl Future<Output = IoResult<()>> + 'static {
         let point = image.sync_point();
         self.submit(DiskOp::Sync, "fdatasync", path, move |e| {

@@ -246,6 +246,14 @@ impl FileImage {
         state.pending.iter_mut().filter(|p| p.sequence < point).for_each(|p| p.doubtful = true);
     }
 
+    /// As [`FileImage::fail_sync`], if there was anything to sync: of a sync of many files.
+    pub(super) fn fail_shared_sync(&self, point: u64) {
+        let dirty = self.0.borrow().pending.iter().any(|p| p.sequence < point);
+        if dirty {
+            self.fail_sync(point);
+        }
+    }
+
     /// The machine loses power.
     pub(super) fn lose_power(&self, rng: &SimRng) {
         self.0.borrow_mut().lose_power(rng);

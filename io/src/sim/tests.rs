@@ -195,6 +195,27 @@ fn power_loss_takes_no_synced_write_and_no_dsync_write() {
 }
 
 #[test]
+fn power_loss_takes_nothing_that_a_sync_of_the_file_system_covers() {
+    let after = outcomes(|seed| {
+        let (world, node) = world(seed);
+        let rt = node.runtime();
+        world.block_on(async {
+            rt.write_new_files(vec![("/data/d/e/new".into(), vec![7; 100])]).await.unwrap();
+            let file = rt.open(Path::new("/data/d/log"), CREATE).await.unwrap();
+            file.write_at(0, &[block(2)]).await.unwrap();
+            rt.sync_file_system(Path::new("/data/d/e/new")).await.unwrap();
+            file.write_at(BLOCK as u64, &[block(3)]).await.unwrap();
+        });
+        node.crash();
+        assert_eq!(node.file_contents(Path::new("/data/d/e/new")).unwrap(), [7; 100], "seed {seed}");
+        let log = node.file_contents(Path::new("/data/d/log")).unwrap();
+        assert_eq!(log[..BLOCK], block(2), "seed {seed}");
+        log.len() / BLOCK
+    });
+    assert_eq!(after, [1, 2].into(), "what is written after it may go");
+}
+
+#[test]
 fn a_size_grown_by_dsync_is_durable_only_after_a_sync() {
     let sizes = outcomes(|seed| {
         let (world, node) = world(seed);

@@ -99,6 +99,16 @@ impl Dir {
         }
     }
 
+    /// Makes all names below durable, too.
+    pub(super) fn sync_all(&self) {
+        self.sync();
+        for node in self.0.borrow().current.values() {
+            if let Node::Dir(dir) = node {
+                dir.sync_all();
+            }
+        }
+    }
+
     /// Finds what `path` names.
     pub(super) fn find(self: &Rc<Self>, path: &Path) -> Result<Node, Error> {
         let mut node = Node::Dir(self.clone());

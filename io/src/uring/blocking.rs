@@ -52,6 +52,40 @@ pub(super) fn sync_dir(path: &Path) -> io::Result<()> {
     fs::File::open(path)?.sync_all()
 }
 
+/// Makes files and their directories; an error names the file that it is about.
+pub(super) fn write_new_files(files: &[(PathBuf, Vec<u8>)]) -> io::Result<()> {
+    let named = |path: &Path, cause: io::Error| match cause.raw_os_error() {
+        // Its number tells a full disk from a broken one.
+        Some(_) => cause,
+        None => io::Error::new(cause.kind(), format!("{}: {cause}", path.display())),
+    };
+    for (path, contents) in files {
+        let parent = parent_of(path);
+        match fs::create_dir(parent) {
+            Err(e) if e.kind() == io::ErrorKind::NotFound => {
+                fs::create_dir_all(parent).map_err(|e| named(parent, e))?
+            }
+            Err(e) if e.kind() != io::ErrorKind::AlreadyExists => return Err(named(parent, e)),
+            _ => {}
+        }
+        fs::write(path, contents).map_err(|e| named(path, e))?;
+    }
+    Ok(())
+}
+
+/// `syncfs`, then `fdatasync` of `path`: some file systems flush the device's cache only for the second, if nothing but
+/// data was written over.
+pub(super) fn sync_file_system(path: &Path) -> io::Result<()> {
+    let file = fs::File::open(path)?;
+    // SAFETY: a call with the descriptor of a live file.
+    #[allow(unsafe_code)]
+    let synced = unsafe { libc::syncfs(file.as_raw_fd()) };
+    if synced != 0 {
+        return Err(io::Error::last_os_error());
+    }
+    file.sync_data()
+}
+
 pub(super) fn list_dir(path: &Path) -> io::Result<Vec<DirEntry>> {
     let mut entries = Vec::new();
     for entry in fs::read_dir(path)? {

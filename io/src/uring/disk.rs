@@ -2,6 +2,7 @@
 
 use super::UringRuntime;
 use super::blocking::{self, UringLock, parent_of};
+use super::counters::add;
 use super::file::{Handle, UringFile, cause_of};
 use crate::disk::{DirEntry, Disk, OpenOptions};
 use crate::error::{IoError, IoResult};
@@ -171,6 +172,16 @@ impl Disk for UringRuntime {
 
     async fn sync_dir(&self, path: &Path) -> IoResult<()> {
         self.blocking("fsync", path, blocking::sync_dir).await
+    }
+
+    async fn write_new_files(&self, files: Vec<(PathBuf, Vec<u8>)>) -> IoResult<()> {
+        let Some(first) = files.first().map(|(path, _)| path.clone()) else { return Ok(()) };
+        self.blocking("create files", &first, move |_| blocking::write_new_files(&files)).await
+    }
+
+    async fn sync_file_system(&self, path: &Path) -> IoResult<()> {
+        add(&self.0.counters.syncs, 1);
+        self.blocking("syncfs", path, blocking::sync_file_system).await
     }
 
     fn try_lock(&self, path: &Path) -> IoResult<UringLock> {

@@ -25,7 +25,7 @@ mod tasks;
 pub use blocking::UringLock;
 pub use counters::Counters;
 pub use file::UringFile;
-pub use host::{HostProblem, check_directory, check_host, io_memory_per_shard, raise_open_files};
+pub use host::{HostProblem, check_directory, check_host, io_memory_per_shard, keep_freed_memory, raise_open_files};
 pub use socket::{UringListener, UringParcel, UringStream};
 pub use tasks::STALL;
 

@@ -40,6 +40,21 @@ pub(crate) async fn directories_are_made_and_listed<R: Runtime>(rt: R, env: Env)
     assert_eq!(names(&rt, &env.path("x/y")).await, ["z"]);
 }
 
+pub(crate) async fn new_files_are_made_with_their_directories<R: Runtime>(rt: R, env: Env) {
+    let files = vec![
+        (env.path("a-0/one"), b"1".to_vec()),
+        (env.path("a-0/two"), pattern(4, 9_000).to_vec()),
+        (env.path("b/c/three"), Vec::new()),
+    ];
+    rt.write_new_files(files.clone()).await.unwrap();
+    rt.write_new_files(Vec::new()).await.unwrap();
+    rt.sync_file_system(&env.path("a-0/one")).await.unwrap();
+    for (path, contents) in files {
+        assert_eq!(rt.read_file(&path).await.unwrap(), contents);
+    }
+    assert_eq!(kind(rt.sync_file_system(&env.path("no")).await), Some(IoErrorKind::NotFound));
+}
+
 pub(crate) async fn rename_replaces<R: Runtime>(rt: R, env: Env) {
     let (a, b) = (env.path("a"), env.path("b"));
     rt.write_file_atomic(&a, b"a").await.unwrap();

@@ -44,7 +44,7 @@ macro_rules! for_each_case {
             ]
             dirs: [
                 atomic_replace, atomic_replace_leaves_nothing_behind, directories_are_made_and_listed,
-                rename_replaces, directories_are_renamed, removal, missing_things_are_not_found, lock_twice,
+                new_files_are_made_with_their_directories, rename_replaces, directories_are_renamed, removal, missing_things_are_not_found, lock_twice,
                 space_is_reported,
             ]
             net: [

@@ -15,7 +15,7 @@ use std::ops::Range;
 use std::rc::Rc;
 
 /// Record bytes after which a snapshot of producer state is due: what a load after a crash may have to scan.
-const SNAPSHOT_INTERVAL_BYTES: u64 = 16 << 20;
+const SNAPSHOT_INTERVAL_BYTES: u64 = 64 << 20;
 
 impl<R: Runtime> LogStore<R> {
     /// See [`LogStore::append`].

@@ -1,10 +1,12 @@
 //! From the tail to segments: large aligned writes, seals, index files, snapshots, syncs; and who is flushed when.
 //!
+//! Flushes come in rounds of many partitions ([`super::flush_round`]); a pass over what is old begins when the one before is done.
 //! One flush or direct write of a partition at a time has its segments (`Log::flushing`). The order on disk is what
 //! recovery relies on: epochs before the batches that begin them; a sync before index entries, snapshots, or the next
 //! segment's file; `partition.metadata` before the first segment.
 
 use super::LogStore;
+use super::flush_round::ROUND_PARTITIONS;
 use super::partition::{Partition, Piece};
 use super::types::FatalReason;
 use crate::ids::PartitionId;
@@ -19,7 +21,7 @@ use std::path::PathBuf;
 use std::rc::Rc;
 use std::time::Duration;
 
-/// Partitions that are flushed at a time.
+/// Rounds that are flushed at a time.
 pub(super) const FLUSH_WORKERS: usize = 4;
 /// Committed batches reach their segment after this long, at the latest.
 const FLUSH_AGE: Duration = Duration::from_secs(30);
@@ -48,6 +50,22 @@ pub(super) struct FlushQueue {
     due: RefCell<VecDeque<Rc<Partition>>>,
     pub(super) wake: Notify,
     age_armed: Cell<bool>,
+    /// Rounds under way.
+    rounds: Cell<usize>,
+}
+
+impl FlushQueue {
+    /// Nothing waits and nothing is under way.
+    fn is_idle(&self) -> bool {
+        self.rounds.get() == 0 && self.due.borrow().is_empty()
+    }
+
+    /// Takes the next round: all that waits, shared out among the flushers.
+    fn next_round(&self) -> Vec<Rc<Partition>> {
+        let mut due = self.due.borrow_mut();
+        let count = due.len().div_ceil(2).min(ROUND_PARTITIONS);
+        due.drain(..count).collect()
+    }
 }
 
 impl<R: Runtime> LogStore<R> {
@@ -55,6 +73,14 @@ impl<R: Runtime> LogStore<R> {
         if !partition.flush_queued.replace(true) {
             self.flusher.due.borrow_mut().push_back(partition.clone());
             self.flusher.wake.notify_all();
+        }
+    }
+
+    /// Queues what `live` gives, if all that was queued before is done. Whoever needs room asks again and again, and
+    /// a partition that is asked for while it is flushed would be flushed again, for the little that came meanwhile.
+    pub(super) fn start_flush_pass(&self, live: impl FnOnce() -> Vec<PartitionId>) {
+        if self.flusher.is_idle() {
+            self.queue_flush_all(live());
         }
     }
 
@@ -84,20 +110,22 @@ impl<R: Runtime> LogStore<R> {
     pub(super) async fn run_flusher(self: Rc<Self>) {
         while self.is_running() {
             let woken = self.flusher.wake.notified();
-            let Some(partition) = self.flusher.due.borrow_mut().pop_front() else {
+            let round = self.flusher.next_round();
+            if round.is_empty() {
                 woken.await;
                 continue;
-            };
-            partition.flush_queued.set(false);
-            let result = self.flush_partition(&partition).await;
+            }
+            round.iter().for_each(|partition| partition.flush_queued.set(false));
+            self.flusher.rounds.set(self.flusher.rounds.get() + 1);
+            let failed = self.flush_round(round).await;
+            self.flusher.rounds.set(self.flusher.rounds.get() - 1);
+            if let Some((_, error)) = failed.iter().find(|(_, error)| error.kind == IoErrorKind::StorageFull) {
+                self.space_ran_out("segment", error);
+            }
             self.progress.notify_all();
-            if let Err(error) = result {
-                if error.kind == IoErrorKind::StorageFull {
-                    self.space_ran_out("segment", &error);
-                }
-                self.progress.notify_all();
+            if !failed.is_empty() {
                 self.rt.sleep(RETRY_AFTER).await;
-                self.queue_flush(&partition);
+                failed.iter().for_each(|(partition, _)| self.queue_flush(partition));
             }
         }
     }
@@ -149,7 +177,7 @@ impl<R: Runtime> LogStore<R> {
         }
     }
 
-    async fn write_pieces(self: &Rc<Self>, partition: &Rc<Partition>, limit: Limit) -> IoResult<()> {
+    pub(super) async fn write_pieces(self: &Rc<Self>, partition: &Rc<Partition>, limit: Limit) -> IoResult<()> {
         loop {
             let piece = partition.with(|log| {
                 let limit = match limit {
@@ -170,6 +198,9 @@ impl<R: Runtime> LogStore<R> {
 
     async fn write_piece(self: &Rc<Self>, partition: &Rc<Partition>, piece: Piece) -> IoResult<()> {
         let path = self.segment_path(partition, piece.segment_base, FileKind::Log);
+        if piece.create {
+            partition.with(|log| log.names_dirty = true);
+        }
         let file = self.files.get(&self.rt, &path, piece.create).await;
         let file = file.map_err(|e| self.write_failed(e))?;
         let cut = partition.with(|log| std::mem::take(&mut log.cut_before_write)).unwrap_or(false);
@@ -223,7 +254,7 @@ impl<R: Runtime> LogStore<R> {
     }
 
     /// Makes what is flushed durable, then writes what may only follow: snapshots, index blocks, the log's start.
-    async fn sync_segments(self: &Rc<Self>, partition: &Rc<Partition>) -> IoResult<()> {
+    pub(super) async fn sync_segments(self: &Rc<Self>, partition: &Rc<Partition>) -> IoResult<()> {
         let state = partition.with(|log| {
             let active = log.segments[log.segment_of((log.flushed_end - 1).max(0))].base;
             (log.flushed_end > log.synced_end, active, log.flushed_end, log.cut_before_write)
@@ -233,7 +264,9 @@ impl<R: Runtime> LogStore<R> {
             let path = self.segment_path(partition, base, FileKind::Log);
             let file = self.files.get(&self.rt, &path, false).await.map_err(|e| self.sync_failed(e))?;
             file.sync_data().await.map_err(|e| self.sync_failed(e))?;
-            self.rt.sync_dir(&self.dir(partition)).await.map_err(|e| self.sync_failed(e))?;
+            if partition.with(|log| std::mem::take(&mut log.names_dirty)) == Some(true) {
+                self.rt.sync_dir(&self.dir(partition)).await.map_err(|e| self.sync_failed(e))?;
+            }
             self.segments_synced(partition, end);
         }
         self.cut_after_failure(partition).await?;
@@ -247,7 +280,7 @@ impl<R: Runtime> LogStore<R> {
     }
 
     /// Everything below `end` is in segments, on the device.
-    fn segments_synced(&self, partition: &Partition, end: i64) {
+    pub(super) fn segments_synced(&self, partition: &Partition, end: i64) {
         let acknowledged = partition.with(|log| {
             log.synced_end = log.synced_end.max(end);
             if log.synced_end < log.flushed_end {

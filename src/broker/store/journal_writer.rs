@@ -130,7 +130,7 @@ impl<R: Runtime> LogStore<R> {
         let max = self.options.unflushed_bytes_max;
         while self.unflushed.get() > max && self.is_running() && !self.full.get() {
             let progress = self.progress.notified();
-            self.queue_flush_all(self.journal.all_live());
+            self.start_flush_pass(|| self.journal.all_live());
             progress.await;
         }
     }
@@ -214,7 +214,7 @@ impl<R: Runtime> LogStore<R> {
             if !self.is_running() {
                 std::future::pending::<()>().await;
             }
-            self.queue_flush_all(self.journal.oldest_live());
+            self.start_flush_pass(|| self.journal.oldest_live());
             let progress = self.progress.notified();
             select(pin!(changed), pin!(progress)).await;
         }
@@ -267,7 +267,7 @@ impl<R: Runtime> LogStore<R> {
         }
         self.arm_age_flush();
         if self.unflushed.get() > self.options.unflushed_bytes_max / 2 {
-            self.queue_flush_all(self.journal.oldest_live());
+            self.start_flush_pass(|| self.journal.oldest_live());
         }
     }
 

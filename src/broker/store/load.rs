@@ -221,7 +221,8 @@ impl<R: Runtime> LogStore<R> {
         let start = if listing.log_start { self.read_log_start(&dir).await?.unwrap_or(0) } else { 0 };
         if listing.logs.is_empty() {
             let mut empty = self.empty(partition, start);
-            empty.log.dir_made = listing.metadata;
+            // Written, but perhaps not durable: names are, once there is a segment.
+            empty.log.dir_made = listing.metadata && self.settled;
             return Ok(empty);
         }
         self.rebuild_indexes(partition, &mut listing).await?;

@@ -5,7 +5,7 @@
 //! | `append` | validation, idempotence, offsets: all in the call |
 //! | `partition`, `tail`, `index_builder` | the state of one log, no I/O |
 //! | `journal_writer`, `journal_files` | the group commit, the ring of files |
-//! | `flush` | tail → segments, seals, indexes, snapshots |
+//! | `flush`, `flush_round` | tail → segments, seals, indexes, snapshots; many partitions at once |
 //! | `read`, `offsets` | tail and cold reads, ListOffsets |
 //! | `recovery`, `load`, `settle` | the journal at open, a partition at first use, what of it may not be durable |
 //! | `alter` | delete, move the start, cut the end |
@@ -20,6 +20,7 @@ mod close;
 mod compaction;
 mod files;
 mod flush;
+mod flush_round;
 mod index_builder;
 mod index_cache;
 mod journal_files;

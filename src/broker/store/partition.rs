@@ -86,6 +86,11 @@ impl Partition {
         f(&mut self.phase.borrow_mut())
     }
 
+    /// It was deleted.
+    pub(super) fn is_gone(&self) -> bool {
+        matches!(&*self.phase.borrow(), Phase::Deleted)
+    }
+
     pub(super) fn is_ready(&self) -> bool {
         matches!(&*self.phase.borrow(), Phase::Ready(_))
     }
@@ -172,6 +177,8 @@ pub(super) struct Log {
     pub(super) log_start_dirty: bool,
     /// The directory and `partition.metadata` are there.
     pub(super) dir_made: bool,
+    /// A segment's file was made, and its name is not durable yet.
+    pub(super) names_dirty: bool,
     /// A failed write may have left bytes behind the end of the last segment.
     pub(super) cut_before_write: bool,
     /// Producer state at an offset, to be written once all below it is flushed.
@@ -264,6 +271,7 @@ impl Log {
             producers: ProducerStates::default(),
             log_start_dirty: false,
             dir_made: false,
+            names_dirty: false,
             cut_before_write: false,
             pending_snapshots: VecDeque::new(),
             snapshots: Vec::new(),

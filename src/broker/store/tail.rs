@@ -9,7 +9,7 @@ use coreline_io::tail::AppendBuf;
 use std::collections::VecDeque;
 
 /// Batches of this size keep the buffer they came in; smaller ones are copied into a chunk.
-const OWNED_BYTES_MIN: usize = 16 << 10;
+const OWNED_BYTES_MIN: usize = 8 << 10;
 const CHUNK_BYTES_MIN: usize = 2 << 10;
 const CHUNK_BYTES_MAX: usize = 64 << 10;
 const _: () = assert!(OWNED_BYTES_MIN <= CHUNK_BYTES_MAX);
@@ -241,13 +241,17 @@ impl Tail {
     pub(super) fn newly_cached(&mut self, from: i64, to: i64) -> Vec<RunRef> {
         let mut found: Vec<RunRef> = Vec::new();
         let start = self.batches.partition_point(|b| b.last < from);
+        let mut flushed = 0;
         for batch in self.batches.range(start..).take_while(|b| b.last < to) {
+            flushed += batch.len as usize;
             let run = &mut self.runs[(batch.run - self.first_run) as usize];
             if run.last < to && !run.cached {
                 run.cached = true;
                 found.push(RunRef { run: batch.run, memory: run.memory() });
             }
         }
+        // One of thousands gets little between two flushes: what its chunks leave unused is then a part of that.
+        self.chunk_bytes = self.chunk_bytes.min(flushed / 8);
         found
     }
 

@@ -56,6 +56,9 @@ pub struct StoreOptions {
     pub direct_bytes_min: usize,
     /// Unflushed bytes of a partition that start a flush to its segment.
     pub flush_bytes: usize,
+    /// A flush of so many partitions is made durable by one sync of the file system. Fewer are synced one by one: a sync
+    /// of the file system waits for other processes' data, too. At least 1.
+    pub shared_sync_partitions: usize,
     /// Acknowledged bytes that may wait for their flush before appends wait too.
     pub unflushed_bytes_max: usize,
     /// Bytes of flushed batches that stay in memory for readers near the end.
@@ -110,9 +113,10 @@ impl StoreOptions {
             group_bytes_max: 1 << 20,
             direct_bytes_min: 128 << 10,
             flush_bytes: 512 << 10,
+            shared_sync_partitions: 16,
             unflushed_bytes_max: 128 << 20,
             cache_bytes_max: 64 << 20,
-            open_files_max: 1024,
+            open_files_max: 4096,
             producer_id_expiration_ms: 86_400_000,
             cleaner: CleanerOptions::default(),
             fatal,
@@ -126,6 +130,7 @@ impl StoreOptions {
         let block = coreline_io::BLOCK as u64;
         assert!(self.journal_files >= 2, "the journal needs two files: one to write, one to recycle");
         assert!(self.journal_file_bytes.is_multiple_of(block), "journal files are whole blocks");
+        assert!(self.shared_sync_partitions >= 1, "a sync is of something");
         let frame = (self.group_bytes_max + self.direct_bytes_min) as u64 * 2 + 4 * block;
         assert!(frame <= self.journal_file_bytes, "a journal file must hold the largest group: {frame} bytes");
         assert!(frame <= crate::log::journal::FRAME_BYTES_MAX as u64, "a frame must hold the largest group");

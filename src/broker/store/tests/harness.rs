@@ -44,6 +44,7 @@ pub(super) fn small_options(shard: u16, fatals: &Fatals) -> StoreOptions {
     options.group_bytes_max = 12 << 10;
     options.direct_bytes_min = 24 << 10;
     options.flush_bytes = 8 << 10;
+    options.shared_sync_partitions = 2;
     options.unflushed_bytes_max = 128 << 10;
     options.cache_bytes_max = 32 << 10;
     options.open_files_max = 3;
