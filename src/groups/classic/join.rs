@@ -15,6 +15,10 @@ use std::sync::Arc;
 /// How long a member that has just come may wait for its first generation, whatever its session: Kafka's own bound.
 const NEW_MEMBER_JOIN_TIMEOUT_MS: i32 = 5 * 60 * 1000;
 
+/// Ids that are given out and not used: a client that only ever asks for new ones must not fill the memory. Whoever is
+/// refused tries again.
+const PENDING_MEMBERS_MAX: usize = 10_000;
+
 impl ClassicGroup {
     /// A member joins, or joins again. The answer may wait for the end of the join phase.
     pub fn join(&mut self, cx: &mut Context<'_>, token: Token, client: &Client, request: &JoinGroupRequest) {
@@ -56,6 +60,9 @@ impl ClassicGroup {
         let id = cx.ids.member_id(&client.id);
         if client.api_version < 4 {
             return self.add_and_rebalance(cx, token, client, request, id);
+        }
+        if self.pending_members.len() >= PENDING_MEMBERS_MAX {
+            return refuse(cx, token, ErrorCode::CoordinatorLoadInProgress, StrBytes::default());
         }
         let mut alarm = Alarm::default();
         let deadline = cx.now.monotonic_ms + i64::from(request.session_timeout_ms);

@@ -130,9 +130,10 @@ impl ClassicGroup {
         group.protocol = value.protocol;
         let protocol = group.protocol.clone().unwrap_or_default();
         for member in value.members {
+            group.remove(&member.member_id);
             group.add(Member::from_record(member, protocol.clone()));
         }
-        group.leader = value.leader;
+        group.leader = value.leader.filter(|leader| group.members.contains_key(leader)).or(group.leader);
         group.subscribed = group.compute_subscribed();
         group
     }

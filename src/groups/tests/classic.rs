@@ -369,3 +369,27 @@ fn members_live_through_a_crash_of_the_coordinator() {
     world.pass(10_000);
     assert_eq!(world.state(), "Empty", "their sessions began anew, and end");
 }
+
+#[test]
+fn ids_are_not_given_out_without_end() {
+    let mut world = World::new();
+    let mut codes = std::collections::BTreeMap::new();
+    for _ in 0..12_000 {
+        let token = world.join(&join(""));
+        *codes.entry(world.joined(token).error_code).or_insert(0) += 1;
+    }
+    assert_eq!(codes.into_iter().collect::<Vec<_>>(), [(14, 2_000), (MEMBER_ID_REQUIRED, 10_000)]);
+    world.pass(10_000);
+    let token = world.join(&join(""));
+    assert_eq!(world.joined(token).error_code, MEMBER_ID_REQUIRED, "ten seconds later");
+}
+
+#[test]
+fn five_hundred_members_come_back() {
+    let mut world = World::new();
+    let (ids, generation) = world.stable((0..500).map(|_| Join { session_ms: 1_800_000, ..join("") }).collect());
+    let tokens: Vec<_> = ids.iter().map(|id| world.join(&Join { session_ms: 1_800_000, ..join(id) })).collect();
+    for token in tokens {
+        assert_eq!(world.joined(token).generation_id, generation + 1, "all with the last");
+    }
+}

@@ -400,7 +400,9 @@ impl World {
                 self.join_with_id(join)
             });
         }
-        self.pass(3000 * (waiting.len() as i64 + 1));
+        while waiting.iter().any(|(_, token)| self.waits(*token)) {
+            self.pass(3000);
+        }
         let mut ids = Vec::new();
         let mut leader = None;
         for (_, token) in waiting {

@@ -238,3 +238,24 @@ pub(crate) fn properties() -> Vec<Vec<u8>> {
     }
     seeds
 }
+
+/// Records that Kafka's own serialiser made: each for itself, and all of them in a row.
+pub(crate) fn group_records() -> Vec<Vec<u8>> {
+    let bytes = |hex: &str| -> Vec<u8> {
+        (0..hex.len()).step_by(2).map(|at| u8::from_str_radix(&hex[at..at + 2], 16).expect("hex")).collect()
+    };
+    let framed = |hex: &str| {
+        let bytes = bytes(hex);
+        let length = u16::try_from(bytes.len()).expect("a short record");
+        [&length.to_be_bytes()[..], &bytes].concat()
+    };
+    let table = include_str!("../../../groups/testdata/records.txt").lines().filter(|line| !line.starts_with('#'));
+    let mut seeds: Vec<Vec<u8>> = table
+        .map(|line| {
+            let columns: Vec<&str> = line.split(' ').collect();
+            [framed(columns[2]), framed(columns[3])].concat()
+        })
+        .collect();
+    seeds.push(seeds.concat());
+    seeds
+}

@@ -9,7 +9,10 @@ use coreline::controller::ClusterImage;
 use coreline::controller::raft_log::{SnapshotFile, decode_snapshot, encode_snapshot, group_after, replay};
 use coreline::controller::raft_wire::{decode_message, encode_message};
 use coreline::controller::records::{decode_records, encode_records};
-use coreline::ids::{LeaderEpoch, Offset};
+use coreline::groups::records::{GroupMetadataValue, Key, OffsetCommitValue};
+use coreline::groups::records_consumer::{ConsumerGroupCurrentMemberAssignmentValue, ConsumerGroupMemberMetadataValue};
+use coreline::groups::{Coordinator, Effects, Event, Now, Topic, Topics};
+use coreline::ids::{LeaderEpoch, Offset, TopicId};
 use coreline::log::batch::{self, ValidationRules};
 use coreline::log::index::{OffsetEntry, TimeEntry, valid_offset_index, valid_time_index};
 use coreline::log::journal::{self, FrameBuilder, decode_frame};
@@ -18,6 +21,7 @@ use coreline::log::log_config::TimestampType;
 use coreline::log::producer_state::ProducerStates;
 use coreline::log::{partition_metadata, segment};
 use std::ops::ControlFlow;
+use std::sync::Arc;
 
 /// One thing that reads bytes from outside.
 #[derive(Clone, Copy)]
@@ -39,6 +43,7 @@ pub(crate) const TARGETS: &[Target] = &[
     Target { name: "checkpoints", run: checkpoints, seeds: seeds::checkpoints },
     Target { name: "metadata", run: metadata, seeds: seeds::metadata },
     Target { name: "properties", run: properties, seeds: seeds::properties },
+    Target { name: "group_records", run: group_records, seeds: seeds::group_records },
 ];
 
 /// A frame as a connection reads it: size, header, body; every API and version.
@@ -240,4 +245,81 @@ fn properties(data: &[u8]) {
     let Ok(settings) = parse_properties(text) else { return };
     let _ = validate_topic(&settings.iter().cloned().collect());
     let _ = BrokerConfig::from_settings(settings);
+}
+
+struct NoTopics;
+
+impl Topics for NoTopics {
+    fn by_name(&self, _name: &str) -> Option<Topic> {
+        None
+    }
+
+    fn by_id(&self, _id: TopicId) -> Option<Topic> {
+        None
+    }
+
+    fn names(&self) -> Vec<Arc<str>> {
+        Vec::new()
+    }
+
+    fn epoch(&self) -> u64 {
+        0
+    }
+}
+
+/// A partition of `__consumer_offsets`: records of a length and a key, a length and a value (no value for `0xffff`). A
+/// coordinator reads them, and then time passes.
+fn group_records(data: &[u8]) {
+    let mut coordinator = Coordinator::new(Default::default(), 1);
+    let mut rest = data;
+    while let Some(key) = take_part(&mut rest) {
+        let value = take_part(&mut rest).flatten();
+        if let Some(key) = key {
+            let _ = coordinator.replay(key, value);
+            if let Ok(Some(key)) = Key::decode(key) {
+                assert_eq!(Key::decode(&key.encode()), Ok(Some(key)));
+            }
+        }
+        value.into_iter().for_each(group_value);
+    }
+    let mut effects = Effects::default();
+    let mut now = Now { monotonic_ms: 0, wall_ms: 1_700_000_000_000 };
+    coordinator.loaded(now, &NoTopics, &mut effects);
+    coordinator.step(now, &NoTopics, Event::TopicsChanged, &mut effects);
+    for _ in 0..20 {
+        now.monotonic_ms = coordinator.next_deadline().unwrap_or(i64::MAX / 2).max(now.monotonic_ms);
+        coordinator.step(now, &NoTopics, Event::Tick, &mut effects);
+    }
+    // What it wrote is what it can read.
+    for record in effects.records {
+        coordinator.replay(&record.key, record.value.as_deref()).expect("a record of its own");
+    }
+}
+
+/// None at the end; the inner none is no bytes at all.
+fn take_part<'a>(rest: &mut &'a [u8]) -> Option<Option<&'a [u8]>> {
+    let (length, after) = rest.split_first_chunk()?;
+    let length = u16::from_be_bytes(*length);
+    if length == u16::MAX {
+        *rest = after;
+        return Some(None);
+    }
+    let (part, after) = after.split_at(after.len().min(usize::from(length)));
+    *rest = after;
+    Some(Some(part))
+}
+
+fn group_value(value: &[u8]) {
+    if let Ok(decoded) = OffsetCommitValue::decode(value) {
+        assert_eq!(OffsetCommitValue::decode(&decoded.encode()), Ok(decoded));
+    }
+    if let Ok(decoded) = GroupMetadataValue::decode(value) {
+        assert_eq!(GroupMetadataValue::decode(&decoded.encode()), Ok(decoded));
+    }
+    if let Ok(decoded) = ConsumerGroupMemberMetadataValue::decode(value) {
+        assert_eq!(ConsumerGroupMemberMetadataValue::decode(&decoded.encode()), Ok(decoded));
+    }
+    if let Ok(decoded) = ConsumerGroupCurrentMemberAssignmentValue::decode(value) {
+        assert_eq!(ConsumerGroupCurrentMemberAssignmentValue::decode(&decoded.encode()), Ok(decoded));
+    }
 }
