@@ -7,7 +7,8 @@ use super::config::{GroupConfig, GroupsConfig};
 use super::consumer::ConsumerGroup;
 use super::offsets::GroupOffsets;
 use super::records::{GroupMetadataValue, Key, OffsetCommitValue, ReplayError};
-use super::timers::{Alarm, Timer, TimerKind, Timers};
+use super::timers::{TimerKind, Timers};
+use super::upkeep::Upkeep;
 pub use super::{Client, Effects, Event, Now, Request, Response, Token, Topics};
 use crate::error_code::ErrorCode;
 use std::collections::BTreeMap;
@@ -178,7 +179,7 @@ pub struct Coordinator {
     pub(super) groups: Groups,
     pub(super) timers: Timers,
     pub(super) ids: MemberIds,
-    pub(super) offsets_expiry: Alarm,
+    pub(super) upkeep: Upkeep,
 }
 
 impl Coordinator {
@@ -191,7 +192,7 @@ impl Coordinator {
             groups: BTreeMap::new(),
             timers: Timers::default(),
             ids: MemberIds { state: seed },
-            offsets_expiry: Alarm::default(),
+            upkeep: Upkeep::default(),
         }
     }
 
@@ -295,7 +296,7 @@ impl Coordinator {
             Event::Tick => self.tick(now, topics, effects),
             // Consumer groups look at the topics with the next heartbeat of any member.
             Event::TopicsChanged => {}
-            Event::TopicsDeleted(deleted) => self.topics_deleted(&deleted, effects),
+            Event::TopicsDeleted(deleted) => self.topics_deleted(now, topics, effects, deleted),
         }
     }
 
@@ -322,11 +323,8 @@ impl Coordinator {
 impl Coordinator {
     fn tick(&mut self, now: Now, topics: &dyn Topics, effects: &mut Effects) {
         while let Some((timer, number)) = self.timers.pop(now.monotonic_ms) {
-            if timer.kind == TimerKind::OffsetsExpiry {
-                if self.offsets_expiry.came_up(&mut self.timers, now.monotonic_ms, &timer, number) {
-                    self.expire_offsets(now, topics, effects);
-                    self.schedule_expiry(now);
-                }
+            if matches!(timer.kind, TimerKind::OffsetsExpiry | TimerKind::Sweep) {
+                self.upkeep_came_up(now, topics, effects, &timer, number);
                 continue;
             }
             let (mut cx, groups) = self.parts(now, topics, effects);
@@ -336,12 +334,6 @@ impl Coordinator {
                 None => {}
             }
         }
-    }
-
-    fn schedule_expiry(&mut self, now: Now) {
-        let at = now.monotonic_ms + self.config.offsets_retention_check_interval_ms.max(1);
-        self.offsets_expiry
-            .set(&mut self.timers, at, || Timer { group: Arc::from(""), kind: TimerKind::OffsetsExpiry });
     }
 }
 

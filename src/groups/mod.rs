@@ -18,6 +18,7 @@ mod requests;
 #[cfg(test)]
 mod tests;
 pub mod timers;
+mod upkeep;
 
 pub use coordinator::Coordinator;
 

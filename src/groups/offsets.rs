@@ -1,9 +1,9 @@
-//! Committed offsets: commit, fetch, delete, and the end of their retention.
+//! Committed offsets: commit, fetch, delete.
 
 use super::classic::ClassicGroup;
-use super::coordinator::{Context, Coordinator, Group, Groups, Slot};
+use super::coordinator::{Context, Group, Groups, Slot};
 use super::records::{OffsetCommitValue, offset_commit_key};
-use super::{Client, Effects, Now, Record, Topics};
+use super::{Client, Effects, Record, Topics};
 use crate::error_code::ErrorCode;
 use crate::ids::TopicId;
 use kafka_protocol::messages as codec;
@@ -69,23 +69,38 @@ impl GroupOffsets {
         removed
     }
 
-    /// Forgets the offsets that `drop` says, with a tombstone for each.
-    fn drop_if(&mut self, group: &str, effects: &mut Effects, drop: impl Fn(&str, &OffsetCommitValue) -> bool) {
+    /// Forgets the offsets that `drop` says, with a tombstone for each, and no more than `budget` of them. Whether it
+    /// came to the end.
+    pub(super) fn drop_if(
+        &mut self,
+        group: &str,
+        effects: &mut Effects,
+        budget: &mut usize,
+        drop: impl Fn(&str, &OffsetCommitValue) -> bool,
+    ) -> bool {
+        let mut complete = true;
         self.topics.retain(|topic, partitions| {
             partitions.retain(|partition, value| {
-                let goes = drop(topic, value);
-                if goes {
-                    effects.records.push(Record { key: offset_commit_key(group, topic, *partition), value: None });
+                if !drop(topic, value) {
+                    return true;
                 }
-                !goes
+                if *budget == 0 {
+                    complete = false;
+                    return true;
+                }
+                *budget -= 1;
+                effects.records.push(Record { key: offset_commit_key(group, topic, *partition), value: None });
+                false
             });
             !partitions.is_empty()
         });
+        complete
     }
 
     /// Forgets all.
     pub(super) fn delete_all(&mut self, group: &str, cx: &mut Context<'_>) {
-        self.drop_if(group, cx.effects, |_, _| true);
+        let mut budget = usize::MAX;
+        self.drop_if(group, cx.effects, &mut budget, |_, _| true);
     }
 }
 
@@ -295,49 +310,4 @@ pub(super) fn delete(
         );
     }
     codec::OffsetDeleteResponse::default().with_topics(topics)
-}
-
-impl Coordinator {
-    /// Takes away offsets whose retention is over, and groups that have neither members nor offsets.
-    pub(super) fn expire_offsets(&mut self, now: Now, topics: &dyn Topics, effects: &mut Effects) {
-        let retention_ms = self.config.offsets_retention_ms;
-        let (mut cx, groups) = self.parts(now, topics, effects);
-        groups.retain(|id, slot| {
-            let Slot { group, offsets } = slot;
-            // The time that retention counts from; the inner none is each commit's own.
-            let from = match &*group {
-                Group::Classic(group) => group.expires_from(),
-                Group::Consumer(_) => Some(None),
-            };
-            if let Some(from) = from {
-                offsets.drop_if(id, cx.effects, |topic, value| {
-                    !group.is_subscribed(topic) && is_expired(value, from, now.wall_ms, retention_ms)
-                });
-            }
-            let goes = offsets.is_empty() && group.is_empty();
-            if goes {
-                group.tombstones(&mut cx);
-            }
-            !goes
-        });
-    }
-
-    /// Takes away the offsets of topics that are gone. An offset that was committed to a newer topic of the same name
-    /// stays.
-    pub(super) fn topics_deleted(&mut self, deleted: &[(Arc<str>, TopicId)], effects: &mut Effects) {
-        for (id, slot) in &mut self.groups {
-            slot.offsets.drop_if(id, effects, |topic, value| {
-                deleted.iter().any(|(name, topic_id)| {
-                    **name == *topic && (value.topic_id == TopicId::default() || value.topic_id == *topic_id)
-                })
-            });
-        }
-    }
-}
-
-fn is_expired(value: &OffsetCommitValue, from_ms: Option<i64>, now_ms: i64, retention_ms: i64) -> bool {
-    if value.expire_timestamp_ms != -1 {
-        return now_ms >= value.expire_timestamp_ms;
-    }
-    now_ms - from_ms.unwrap_or(value.commit_timestamp_ms) >= retention_ms
 }

@@ -19,6 +19,8 @@ pub enum TimerKind {
     Regex,
     /// Offsets may have expired: of no group in particular.
     OffsetsExpiry,
+    /// A sweep has more to take away: of no group in particular.
+    Sweep,
 }
 
 /// A deadline of a group.

@@ -59,7 +59,7 @@ struct InitialDelay {
 }
 
 /// A group. Invariants: `leader` is a member if there are members; `static_members` names members; a member waits for
-/// at most one of join and sync; without members it is `Empty`, or waits for someone who was given an id; every member
+/// at most one of join and sync; without members it is `Empty`, or waits for more to come; every member
 /// has a session, or waits for us.
 #[derive(Debug)]
 pub struct ClassicGroup {
@@ -227,7 +227,8 @@ impl ClassicGroup {
     pub(in crate::groups) fn assert_invariants(&self) {
         let id = &self.id;
         assert!(!self.is_empty() || self.members.is_empty(), "{id}: members, and empty");
-        assert!(!self.members.is_empty() || self.is_empty() || !self.all_joined(), "{id}: {:?}", self.state);
+        let waits_for_someone = !self.all_joined() || self.previous == State::Empty;
+        assert!(!self.members.is_empty() || self.is_empty() || waits_for_someone, "{id}: {:?}", self.state);
         assert!(
             self.members.is_empty() || self.leader.as_ref().is_some_and(|leader| self.members.contains_key(leader))
         );

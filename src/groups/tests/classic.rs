@@ -306,6 +306,23 @@ fn a_change_while_members_sync_sends_them_back() {
 }
 
 #[test]
+fn who_is_removed_while_it_waits_is_told() {
+    let mut world = World::new();
+    let (ids, generation) = world.stable(vec![join(""), join("")]);
+    let tokens = [world.join(&join(&ids[0])), world.join(&join(&ids[1]))];
+    for token in tokens {
+        world.joined(token);
+    }
+    let waiting = world.sync(sync(&ids[1], generation + 1, &[]));
+    assert_eq!(world.leave(&[(&ids[1], None)]), [NONE]);
+    assert_eq!(world.synced(waiting).0, UNKNOWN_MEMBER_ID);
+    let (new, _) = world.join_with_id(join(""));
+    assert_eq!(world.leave(&[(&new, None)]), [NONE]);
+    let waiting = world.join(&join(&ids[0]));
+    assert_eq!(world.joined(waiting).generation_id, generation + 2);
+}
+
+#[test]
 fn members_leave_in_batches_and_cause_one_rebalance() {
     let mut world = World::new();
     let (ids, generation) = world.stable(vec![join(""), join(""), join("")]);

@@ -60,6 +60,8 @@ pub(super) struct World {
     pub(super) coordinator: Coordinator,
     pub(super) now: Now,
     pub(super) log: Vec<Record>,
+    /// That one step made.
+    pub(super) most_records: usize,
     answers: BTreeMap<Token, Response>,
     config: GroupsConfig,
     tokens: u64,
@@ -165,6 +167,7 @@ impl World {
             coordinator: Coordinator::new(config.clone(), 1),
             now,
             log: Vec::new(),
+            most_records: 0,
             answers: BTreeMap::new(),
             config,
             tokens: 0,
@@ -176,6 +179,7 @@ impl World {
     fn event(&mut self, event: Event) {
         let mut effects = Effects::default();
         self.coordinator.step(self.now, &SomeTopics, event, &mut effects);
+        self.most_records = self.most_records.max(effects.records.len());
         self.log.extend(effects.records);
         for (token, response) in effects.answers {
             assert!(self.answers.insert(token, response).is_none(), "{token:?} is answered twice");

@@ -269,10 +269,10 @@ impl Model {
                     self.event(Event::Gone(token));
                 }
                 self.members[who].wait = Wait::Nothing;
-                if self.random.one_in(2) {
-                    self.members[who].reset();
-                } else {
-                    self.members[who].must_join = true;
+                match self.random.below(3) {
+                    0 => self.members[who].reset(),
+                    1 => self.members[who].must_join = true,
+                    _ => self.ask_leave(who),
                 }
             }
             return;
@@ -344,7 +344,15 @@ impl Model {
             member.committing.iter().map(|(partition, offset)| ("t", *partition, *offset)).collect();
         let request = commit(&member.id, member.generation, &offsets)
             .with_group_instance_id(member.instance.as_deref().map(super::harness::text));
+        let generation = self.members[who].generation;
         self.ask(who, Wait::Commit, Request::OffsetCommit(request));
+        let answers = &self.queue.back().expect("it was just asked").answers;
+        if let Some((_, Response::OffsetCommit(response))) = answers.last()
+            && response.topics.iter().flat_map(|topic| &topic.partitions).any(|one| one.error_code == 0)
+        {
+            let Group::Classic(group) = &self.coordinator.groups["group"].group else { panic!("a classic group") };
+            assert_eq!(group.generation(), generation, "seed {}: a zombie commits", self.seed);
+        }
     }
 
     /// The state of the group and its description, as an admin client sees it.

@@ -211,3 +211,40 @@ fn offsets_go_with_their_topic_unless_it_came_back() {
     world.crash();
     assert_eq!(world.offsets(), [offset("tt", 0, 1)]);
 }
+
+/// Many offsets, and one in a group of its own before and after them.
+fn many() -> World {
+    let mut world = World::new();
+    for (group, partitions) in [("a", 0..1), ("b", 0..9000), ("c", 0..4500), ("d", 0..1)] {
+        for partition in partitions {
+            let request = commit("", -1, &[("t", partition, 1)]).with_group_id(group_id(group));
+            world.commit(8, request);
+        }
+    }
+    world.most_records = 0;
+    world
+}
+
+#[test]
+fn what_expires_goes_in_batches() {
+    let mut world = many();
+    let written = world.log.len();
+    world.pass(WEEK + CHECK);
+    assert!(world.list(&[], &[]).is_empty());
+    assert_eq!(world.log.len(), written + 13_502 + 4, "every offset, and every group");
+    assert!(world.most_records <= 4000, "{}", world.most_records);
+}
+
+#[test]
+fn what_a_deleted_topic_leaves_goes_in_batches() {
+    let mut world = many();
+    let written = world.log.len();
+    world.deleted("u", SomeTopics.id_of("t").expect("a topic"));
+    assert_eq!(world.log.len(), written);
+    world.deleted("t", SomeTopics.id_of("t").expect("a topic"));
+    world.deleted("x", SomeTopics.id_of("t").expect("a topic"));
+    assert_eq!(world.log.len(), written + 4000);
+    world.pass(10);
+    assert_eq!(world.log.len(), written + 13_502);
+    assert_eq!(world.list(&[], &[]).len(), 4, "groups stay until their time");
+}
