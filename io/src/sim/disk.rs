@@ -505,7 +505,13 @@ impl File for SimFile {
                     image.fail_write(id, usize::MAX >> 1, &e.rt.disk().rng);
                     Err(eio(e.operation, e.path))
                 } else if missing > 0 {
-                    image.fail_write(id, (len / BLOCK).saturating_sub(missing as usize), &e.rt.disk().rng);
+                    let (disk, room) = (e.rt.disk(), (len / BLOCK).saturating_sub(missing as usize));
+                    if disk.rng.one_in(4) {
+                        // The data is there, and what names it found no room.
+                        image.finish_write(id, false);
+                    } else {
+                        image.fail_write(id, room, &disk.rng);
+                    }
                     Err(enospc(e.operation, e.path))
                 } else {
                     image.finish_write(id, dsync);

@@ -161,7 +161,7 @@ impl Controller {
             {
                 let mut waiting = self.waiting.borrow_mut();
                 if !waiting.is_empty() {
-                    let count = waiting.len().min(BATCH_MAX);
+                    let count = batch_len(waiting.iter().map(|w| &w.command));
                     return Some(waiting.drain(..count).collect());
                 }
             }
@@ -178,6 +178,17 @@ impl Controller {
         drop(std::mem::take(&mut *self.waiting.borrow_mut()));
         self.idle.notify_all();
     }
+}
+
+/// How many commands make a batch. A topic does not come in the batch in which one goes: they may have the same name,
+/// and the directory that one shard is to remove would be the one that another has just made.
+fn batch_len<'a>(commands: impl Iterator<Item = &'a Command>) -> usize {
+    let mut deletes = false;
+    let together = |command: &&Command| {
+        deletes |= matches!(command, Command::DeleteTopics { .. });
+        !(deletes && matches!(command, Command::CreateTopics { .. }))
+    };
+    commands.take(BATCH_MAX).take_while(together).count()
 }
 
 /// What commits. Owned by one task.

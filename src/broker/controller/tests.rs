@@ -335,3 +335,12 @@ fn a_lost_meta_properties_is_written_again() {
     let text = String::from_utf8(node.file_contents("/data/meta.properties").expect("there")).expect("text");
     assert!(text.contains(&format!("node.id=1\ncluster.id={}\n", first.cluster_id)), "{text}");
 }
+
+#[test]
+fn a_topic_does_not_come_in_the_batch_in_which_one_goes() {
+    let delete = Command::DeleteTopics { topics: vec![TopicRef::Name("a".into())] };
+    let more = Command::AllocateProducerIds;
+    assert_eq!(batch_len([&create("a"), &delete, &more, &delete, &create("a"), &more].into_iter()), 4);
+    assert_eq!(batch_len([&create("a"), &create("b")].into_iter()), 2);
+    assert_eq!(batch_len(std::iter::repeat_n(&more, 2 * BATCH_MAX)), BATCH_MAX);
+}

@@ -22,11 +22,14 @@ impl<R: Runtime> LogStore<R> {
     pub(super) async fn delete_partition(self: &Rc<Self>, id: PartitionId) -> Result<(), StoreError> {
         let Some(partition) = self.partitions.borrow_mut().remove(&id) else { return Ok(()) };
         self.recovered.borrow_mut().remove(&id);
+        // Nobody flushes it any more: a commit that waits for the ring must not wait for that.
+        self.journal.release_all(id);
         if partition.with_phase(|phase| matches!(phase, Phase::Loading(_))) {
             // Its directory must not be renamed under the load. Whether that succeeds does not matter.
             let _ = self.load(&partition).await;
         }
         self.hold(&partition).await;
+        self.journal.release_all(id);
         let unflushed = partition.with_phase(|phase| match std::mem::replace(phase, Phase::Deleted) {
             Phase::Ready(mut log) => {
                 let unknown = super::append::unknown_partition(id);
@@ -53,7 +56,11 @@ impl<R: Runtime> LogStore<R> {
         let target = self.deleted_dir(&partition);
         self.files.forget_dir(&dir);
         self.indexes.borrow_mut().forget_dir(&dir);
-        match self.rt.rename(&dir, &target).await {
+        let renamed = self.rt.rename(&dir, &target).await;
+        // Reads that were under way may have opened a file in between: a topic of the same name must not get it.
+        self.files.forget_dir(&dir);
+        self.indexes.borrow_mut().forget_dir(&dir);
+        match renamed {
             Ok(()) => {}
             Err(error) if error.kind == IoErrorKind::NotFound => return Ok(()),
             Err(error) => return Err(StoreError::io("rename the deleted partition")(error)),
@@ -215,7 +222,10 @@ impl<R: Runtime> LogStore<R> {
         for path in gone {
             self.files.forget(&path);
             self.indexes.borrow_mut().forget(&path);
-            match self.rt.remove_file(&path).await {
+            let removed = self.rt.remove_file(&path).await;
+            self.files.forget(&path);
+            self.indexes.borrow_mut().forget(&path);
+            match removed {
                 Err(error) if error.kind != IoErrorKind::NotFound => return Err(super::read::read_failed(error)),
                 _ => {}
             }

@@ -91,7 +91,8 @@ impl<R: Runtime> LogStore<R> {
     async fn close_partition(self: &Rc<Self>, partition: Rc<Partition>) -> Result<(), StoreError> {
         let context = || format!("close {}", partition.dir_name());
         self.flush_partition(&partition).await.map_err(|e| StoreError::io(context())(e))?;
-        if partition.with(|log| log.touched) != Some(true) || !self.take_segments(&partition).await {
+        // Without a directory nothing of it was ever flushed: a full disk refused all there was.
+        if partition.with(|log| log.touched && log.dir_made) != Some(true) || !self.take_segments(&partition).await {
             return Ok(());
         }
         let base = partition.with(|log| {
@@ -110,6 +111,8 @@ impl<R: Runtime> LogStore<R> {
         };
         let closed = closed.await;
         partition.with(|log| log.flushing = false);
+        // A deletion may wait for the segments, and the controller for it.
+        partition.changed.notify_all();
         closed.map_err(|e| StoreError::io(context())(e))
     }
 }

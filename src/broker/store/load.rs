@@ -250,8 +250,9 @@ impl<R: Runtime> LogStore<R> {
     async fn set_aside(self: &Rc<Self>, partition: &Partition, dir: &Path) -> Result<(), StoreError> {
         tracing::warn!(dir = %dir.display(), "directory of a deleted topic of the same name is removed");
         let target = self.deleted_dir(partition);
-        self.files.forget_dir(dir);
         self.rt.rename(dir, &target).await.map_err(StoreError::io("set a stale directory aside"))?;
+        self.files.forget_dir(dir);
+        self.indexes.borrow_mut().forget_dir(dir);
         self.rt.sync_dir(&self.options.data_dir).await.map_err(StoreError::io("set a stale directory aside"))?;
         self.remove_later(target);
         Ok(())

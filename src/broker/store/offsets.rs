@@ -44,10 +44,24 @@ impl<R: Runtime> LogStore<R> {
                 OffsetQuery::MaxTimestamp | OffsetQuery::Timestamp(_) => None,
             })
         })??;
+        if matches!(query, OffsetQuery::MaxTimestamp | OffsetQuery::Timestamp(_)) {
+            self.commits_what_is_written(&partition).await;
+        }
         match query {
             OffsetQuery::MaxTimestamp => self.max_timestamp(&partition).await,
             OffsetQuery::Timestamp(at) => self.first_at_or_after(&partition, at).await,
             _ => Ok(ends),
+        }
+    }
+
+    /// Indexes know batches as soon as they are written; of a direct write that is before they may be read.
+    async fn commits_what_is_written(&self, partition: &Partition) {
+        loop {
+            let changed = partition.changed.notified();
+            if partition.with(|log| log.flushed_end <= log.committed_end) != Some(false) {
+                return;
+            }
+            changed.await;
         }
     }
 
@@ -72,7 +86,8 @@ impl<R: Runtime> LogStore<R> {
 
     /// The first record with the largest timestamp of the log.
     async fn max_timestamp(self: &Rc<Self>, partition: &Rc<Partition>) -> Result<Option<OffsetFound>, ReadError> {
-        let mut best: Option<TimeEntry> = None;
+        // Together with what the segments know: a flush moves batches from one to the other.
+        let mut best = self.with_log(partition, |log, _| resident_max(log))?;
         for times in self.segment_times(partition)? {
             let entry = match &times.pending {
                 Some((_, _, max)) => *max,
@@ -81,13 +96,11 @@ impl<R: Runtime> LogStore<R> {
                     (index.len() / 12).checked_sub(1).and_then(|n| TimeEntry::get(&index, times.segment, n))
                 }
             };
-            if let Some(entry) = entry.filter(|e| best.is_none_or(|b| e.timestamp > b.timestamp)) {
+            // Of one time, the first record.
+            let better = |e: &TimeEntry, b: TimeEntry| (e.timestamp, b.offset) > (b.timestamp, e.offset);
+            if let Some(entry) = entry.filter(|e| best.is_none_or(|b| better(e, b))) {
                 best = Some(entry);
             }
-        }
-        let resident = self.with_log(partition, |log, _| resident_max(log))?;
-        if let Some(entry) = resident.filter(|e| best.is_none_or(|b| e.timestamp > b.timestamp)) {
-            best = Some(entry);
         }
         let Some(best) = best.filter(|b| b.timestamp >= 0) else { return Ok(None) };
         let found = self
@@ -136,9 +149,9 @@ impl<R: Runtime> LogStore<R> {
         let next_segment = self.with_log(partition, |log, _| {
             log.segments.iter().map(|s| s.base).find(|b| *b > segment).filter(|_| !beyond).unwrap_or(i64::MAX)
         })?;
-        let start = self.with_log(partition, |log, _| log.log_start)?;
+        let (start, end) = self.with_log(partition, |log, _| (log.log_start, log.high_watermark))?;
         let mut offset = from.max(start);
-        while offset < next_segment {
+        while offset < next_segment.min(end) {
             let request = ReadRequest {
                 offset: Offset(offset),
                 max_bytes: SEARCH_BYTES,
