@@ -1,6 +1,6 @@
 //! The broker's machine: the real server on simulated shards, started, stopped and watched.
 
-use crate::scenario::Scenario;
+use crate::scenario::{NUM_PARTITIONS_MAX, Scenario};
 use crate::world::{World, fail};
 use coreline::broker::fatal::ExitReason;
 use coreline::broker::messages::BrokerMesh;
@@ -43,6 +43,8 @@ pub(crate) struct Host {
     process: Option<Process>,
     /// Exit codes that the faults allow.
     pub(crate) may_exit_with: Vec<ExitReason>,
+    /// The same, of a process that does not serve yet.
+    pub(crate) may_not_start: Vec<ExitReason>,
     pub(crate) shards: usize,
 }
 
@@ -55,7 +57,7 @@ fn config(scenario: &Scenario, shards: usize) -> BrokerConfig {
     config.unflushed_bytes = scenario.unflushed_bytes;
     config.cache_bytes = scenario.cache_bytes;
     config.open_files = scenario.open_files;
-    config.num_partitions = 1 + (shards % 3) as i32;
+    config.num_partitions = 1 + shards as i32 % NUM_PARTITIONS_MAX;
     config.durability = if scenario.written { Durability::Written } else { Durability::Durable };
     config.data_dir = PathBuf::from("/data/coreline");
     config
@@ -64,7 +66,8 @@ fn config(scenario: &Scenario, shards: usize) -> BrokerConfig {
 impl Host {
     pub(crate) fn new(world: &Rc<World>, node: SimNode) -> Self {
         let shards = world.scenario.shards;
-        Self { world: world.clone(), node, process: None, may_exit_with: Vec::new(), shards }
+        let (may_exit_with, may_not_start) = (Vec::new(), Vec::new());
+        Self { world: world.clone(), node, process: None, may_exit_with, may_not_start, shards }
     }
 
     pub(crate) fn node(&self) -> &SimNode {
@@ -79,6 +82,7 @@ impl Host {
         let is_ready = ready.clone();
         let (journal, flush_bytes, dsync) =
             (scenario.journal_file_bytes as usize, scenario.flush_bytes, scenario.dsync);
+        let direct_bytes_min = scenario.direct_bytes_min;
         let mut node = Node::new(
             Arc::new(config(&scenario, self.shards)),
             Arc::new(|reason: ExitReason, message: &str| exit_node(i32::from(reason.code()), message)),
@@ -87,7 +91,7 @@ impl Host {
         node.tune_store = Some(Arc::new(move |options| {
             // A frame holds a group and what crosses its bound, doubled.
             options.group_bytes_max = journal / 4 - 8192;
-            options.direct_bytes_min = journal / 4 - 4096;
+            options.direct_bytes_min = direct_bytes_min.min(journal / 4 - 4096);
             options.flush_bytes = flush_bytes;
             options.journal_sync = if dsync { JournalSync::Dsync } else { JournalSync::WriteThenSync };
         }));
@@ -161,7 +165,8 @@ impl Host {
 
     fn exited(&self, code: i32, message: &str) {
         self.world.trace(|| format!("broker exits with {code}: {message}"));
-        if !self.may_exit_with.iter().any(|r| i32::from(r.code()) == code) {
+        let more = if self.is_ready() { &[][..] } else { &self.may_not_start };
+        if !self.may_exit_with.iter().chain(more).any(|r| i32::from(r.code()) == code) {
             fail(format!("the broker ended itself with code {code}: {message}"));
         }
     }

@@ -8,25 +8,29 @@ use crate::world::{World, fail};
 use coreline::error_code::ErrorCode;
 use coreline_io::Clock;
 use coreline_io::sim::SimRng;
-use kafka_protocol::messages::fetch_request::{FetchPartition, FetchTopic};
-use kafka_protocol::messages::fetch_response::PartitionData;
+use kafka_protocol::messages::fetch_request::{FetchPartition, FetchTopic, ForgottenTopic};
+use kafka_protocol::messages::fetch_response::{FetchableTopicResponse, PartitionData};
 use kafka_protocol::messages::{FetchRequest, FetchResponse, TopicName};
 use kafka_protocol::protocol::StrBytes;
 use std::rc::Rc;
 use std::time::Duration;
+use uuid::Uuid;
 
 #[derive(Debug)]
 struct Position {
     topic: String,
+    id: Uuid,
     index: i32,
     partition: PartitionNumber,
+    /// Its topic was deleted.
+    dead: bool,
     next: i64,
     /// The offset that the session has, if it has the partition.
     told: Option<i64>,
     /// The high watermark of the last answer.
     end: Option<i64>,
-    /// Committed before the request that is under way.
-    floor: i64,
+    /// Committed before the request that is under way, and where the log began at least.
+    floor: (i64, i64),
     /// It is in the request that is under way, or in its session.
     asked: bool,
 }
@@ -46,44 +50,64 @@ pub(crate) struct Consumer {
     rng: SimRng,
     positions: Vec<Position>,
     until: Until,
+    /// Partitions below it were looked at: they have a position, or get none.
+    considered: PartitionNumber,
     by_id: bool,
     sessions: bool,
     session: (i32, i32),
 }
 
 impl Consumer {
-    /// A consumer of some partitions that the oracle knows, or of all of them to their ends.
+    /// A consumer of some partitions that the oracle hears of, or of all of them to their ends.
     pub(crate) fn new(world: &Rc<World>, name: &str, until: Until) -> Self {
         let rng = world.rng();
-        let mut positions = Vec::new();
-        let oracle = world.oracle.borrow();
-        for topic in oracle.topic_names() {
-            for (index, &partition) in oracle.partitions(&topic).iter().enumerate() {
-                if until == Until::End || positions.is_empty() || rng.one_in(2) {
-                    let (topic, index) = (topic.clone(), index as i32);
-                    positions.push(Position {
-                        topic,
-                        index,
-                        partition,
-                        next: 0,
-                        told: None,
-                        end: None,
-                        floor: 0,
-                        asked: false,
-                    });
-                }
-            }
-        }
-        drop(oracle);
         world.doing(name, "starting");
-        let (by_id, sessions) = (rng.one_in(2), rng.one_in(2));
-        Self { world: world.clone(), name: name.to_owned(), rng, positions, until, by_id, sessions, session: (0, 0) }
+        Self {
+            world: world.clone(),
+            name: name.to_owned(),
+            rng,
+            positions: Vec::new(),
+            until,
+            considered: 0,
+            by_id: false,
+            sessions: false,
+            session: (0, 0),
+        }
+    }
+
+    /// New partitions, and those that are no more.
+    fn look_around(&mut self) {
+        let oracle = self.world.oracle.borrow();
+        for partition in self.considered..oracle.partitions() {
+            let life = oracle.life_of(partition);
+            let wanted = self.until == Until::End || self.positions.is_empty() || self.rng.one_in(2);
+            if !wanted || life.is_gone() {
+                continue;
+            }
+            self.positions.push(Position {
+                topic: life.name.clone(),
+                id: life.id,
+                index: oracle.index_of(partition),
+                partition,
+                dead: false,
+                next: oracle.start(partition).0,
+                told: None,
+                end: None,
+                floor: (0, 0),
+                asked: false,
+            });
+        }
+        self.considered = oracle.partitions();
+        for position in &mut self.positions {
+            position.dead |= oracle.life_of(position.partition).is_gone();
+        }
     }
 
     /// Reads until the end that was asked for; the offsets of the ends.
     pub(crate) async fn run(mut self) -> Vec<(PartitionNumber, i64)> {
         loop {
             if let Ok(connection) = Connection::open(&self.world, &self.name).await {
+                self.look_around();
                 self.new_session();
                 if self.read(&connection).await == Ok(()) {
                     break;
@@ -93,13 +117,16 @@ impl Consumer {
             self.world.client.sleep(Duration::from_micros(self.rng.below(20_000))).await;
         }
         self.world.done(&self.name);
-        self.positions.iter().map(|p| (p.partition, p.next)).collect()
+        self.positions.iter().filter(|p| !p.dead).map(|p| (p.partition, p.next)).collect()
     }
 
     fn new_session(&mut self) {
         self.session = (0, 0);
         self.positions.iter_mut().for_each(|p| p.told = None);
-        (self.by_id, self.sessions) = (self.rng.one_in(2), self.rng.one_in(2));
+        let oracle = self.world.oracle.borrow();
+        // A name that may come to mean another topic is not asked for.
+        let mortal = self.positions.iter().any(|p| !p.dead && oracle.life_of(p.partition).mortal);
+        (self.by_id, self.sessions) = (mortal || self.rng.one_in(2), self.rng.one_in(2));
     }
 
     fn at_the_end(&self) -> bool {
@@ -108,12 +135,20 @@ impl Consumer {
             && self
                 .positions
                 .iter()
+                .filter(|p| !p.dead)
                 .all(|p| p.end == Some(p.next) && p.next >= self.world.oracle.borrow().committed_end(p.partition))
     }
 
     async fn read(&mut self, connection: &Connection) -> Result<(), Lost> {
-        while !self.at_the_end() {
-            let behind: Vec<_> = self.positions.iter().filter(|p| p.end != Some(p.next)).collect();
+        loop {
+            if self.considered < self.world.oracle.borrow().partitions() {
+                self.look_around();
+                self.new_session();
+            }
+            if self.at_the_end() {
+                return Ok(());
+            }
+            let behind: Vec<_> = self.positions.iter().filter(|p| !p.dead && p.end != Some(p.next)).collect();
             self.world.doing(&self.name, format!("fetching; not at the end: {behind:?}"));
             let request = self.request();
             let version = if self.by_id { 13 + self.rng.below(5) as i16 } else { 7 + self.rng.below(6) as i16 };
@@ -126,23 +161,35 @@ impl Consumer {
                 self.seek_back();
             }
         }
-        Ok(())
     }
 
     /// As somebody who replays: what was read must still be there.
     fn seek_back(&mut self) {
         let at = self.rng.index(self.positions.len());
         let position = &mut self.positions[at];
-        position.next = self.rng.below(position.next as u64 + 1) as i64;
+        let start = self.world.oracle.borrow().start(position.partition).0;
+        position.next = start + self.rng.below((position.next - start).max(0) as u64 + 1) as i64;
     }
 
     fn request(&mut self) -> FetchRequest {
         let mut topics: Vec<FetchTopic> = Vec::new();
+        let mut forgotten: Vec<ForgottenTopic> = Vec::new();
         let oracle = self.world.oracle.borrow();
         let incremental = self.session.0 != 0;
         for position in &mut self.positions {
-            position.floor = oracle.committed_end(position.partition);
-            position.asked = true;
+            position.dead |= oracle.life_of(position.partition).is_gone();
+            // Somebody pauses a partition now and then; what is gone is left out for good.
+            let left_out = position.dead || (incremental && self.rng.one_in(30));
+            let name = TopicName(StrBytes::from_string(position.topic.clone()));
+            position.asked = !left_out;
+            if left_out {
+                if position.told.take().is_some() && incremental {
+                    let topic = ForgottenTopic::default().with_partitions(vec![position.index]);
+                    forgotten.push(if self.by_id { topic.with_topic_id(position.id) } else { topic.with_topic(name) });
+                }
+                continue;
+            }
+            position.floor = (oracle.committed_end(position.partition), oracle.start(position.partition).0);
             if incremental && position.told == Some(position.next) {
                 continue;
             }
@@ -152,14 +199,14 @@ impl Consumer {
                 .with_fetch_offset(position.next)
                 .with_current_leader_epoch(-1)
                 .with_partition_max_bytes(1 + self.rng.below(40_000) as i32);
-            let name = TopicName(StrBytes::from_string(position.topic.clone()));
-            let id = oracle.topic_id(&position.topic).expect("a topic that was made");
-            match topics.last_mut().filter(|t| t.topic_id == id || t.topic == name) {
+            let topic = if self.by_id {
+                FetchTopic::default().with_topic_id(position.id)
+            } else {
+                FetchTopic::default().with_topic(name)
+            };
+            match topics.iter_mut().find(|t| (t.topic_id, &t.topic) == (topic.topic_id, &topic.topic)) {
                 Some(topic) => topic.partitions.push(wanted),
-                None if self.by_id => {
-                    topics.push(FetchTopic::default().with_topic_id(id).with_partitions(vec![wanted]));
-                }
-                None => topics.push(FetchTopic::default().with_topic(name).with_partitions(vec![wanted])),
+                None => topics.push(topic.with_partitions(vec![wanted])),
             }
         }
         let (id, epoch) = if self.sessions { self.session } else { (0, -1) };
@@ -169,7 +216,9 @@ impl Consumer {
             .with_max_bytes(1 + self.rng.below(100_000) as i32)
             .with_session_id(id)
             .with_session_epoch(epoch)
+            .with_isolation_level(self.rng.below(2) as i8)
             .with_topics(topics)
+            .with_forgotten_topics_data(forgotten)
     }
 
     fn answered(&mut self, answer: &FetchResponse) -> Result<(), Lost> {
@@ -191,10 +240,8 @@ impl Consumer {
         }
         let incremental = self.session.1 > 1;
         for topic in &answer.responses {
-            let by_id = self.world.oracle.borrow().topic_name(topic.topic_id).map(str::to_owned);
-            let name = by_id.unwrap_or_else(|| topic.topic.0.to_string());
             for found in &topic.partitions {
-                self.partition_answered(&name, found)?;
+                self.partition_answered(topic, found)?;
             }
         }
         match self.positions.iter().find(|p| p.asked && !incremental) {
@@ -203,11 +250,15 @@ impl Consumer {
         }
     }
 
-    fn partition_answered(&mut self, topic: &str, found: &PartitionData) -> Result<(), Lost> {
-        let place = self.positions.iter_mut().find(|p| p.asked && p.topic == topic && p.index == found.partition_index);
+    fn partition_answered(&mut self, topic: &FetchableTopicResponse, found: &PartitionData) -> Result<(), Lost> {
+        let place = self.positions.iter_mut().find(|p| {
+            let same = p.id == topic.topic_id || (topic.topic_id.is_nil() && p.topic == topic.topic.0.as_str());
+            p.asked && same && p.index == found.partition_index
+        });
         let Some(position) = place else {
-            fail(format!("{}: an answer for {topic} {}: not asked", self.name, found.partition_index))
+            fail(format!("{}: an answer for {topic:?} {}: not asked", self.name, found.partition_index))
         };
+        let topic = position.topic.clone();
         position.asked = false;
         let code = ErrorCode::from_code(found.error_code);
         match code {
@@ -215,6 +266,23 @@ impl Consumer {
             Some(ErrorCode::KafkaStorageError | ErrorCode::NotLeaderOrFollower) => {
                 self.world.trace(|| format!("{}: {topic}-{}: {code:?}", self.name, found.partition_index));
                 return Err(Lost);
+            }
+            Some(ErrorCode::UnknownTopicOrPartition | ErrorCode::UnknownTopicId)
+                if !self.world.oracle.borrow().life_of(position.partition).has(position.index) =>
+            {
+                // Of a topic that is there not every core may know yet.
+                position.dead = !self.world.oracle.borrow().life_of(position.partition).is_there();
+                return if position.dead { Ok(()) } else { Err(Lost) };
+            }
+            // The start was moved past it.
+            Some(ErrorCode::OffsetOutOfRange)
+                if position.next < self.world.oracle.borrow().start(position.partition).1 =>
+            {
+                let start = found.log_start_offset.max(position.floor.1);
+                let seen = self.world.oracle.borrow_mut().start_seen(position.partition, position.floor.1, start);
+                position.next = position.next.max(start);
+                self.world.check(seen);
+                return Ok(());
             }
             _ => fail(format!("{}: Fetch of {topic}-{} from {}: {code:?}", self.name, position.index, position.next)),
         }
@@ -225,7 +293,7 @@ impl Consumer {
             Err(e) => fail(format!("{}: {topic}-{}: {e}", self.name, position.index)),
         };
         let mut oracle = self.world.oracle.borrow_mut();
-        let ends = oracle.end_seen(partition, position.floor, end, "the high watermark");
+        let ends = oracle.end_seen(partition, position.floor.0, end, "the high watermark");
         let read = ends.and_then(|()| oracle.read(partition, asked, end, &batches));
         drop(oracle);
         match read {

@@ -6,13 +6,14 @@
 //! | file | concept |
 //! | --- | --- |
 //! | `scenario` | what a seed is |
-//! | `oracle` | what must be true, pure |
+//! | `oracle`, `topics` | what must be true, pure |
 //! | `broker`, `nemesis` | the broker's machine, and what happens to it |
-//! | `client`, `producer`, `consumer`, `admin` | who talks to it |
+//! | `client`, `producer`, `consumer`, `admin`, `auditor` | who talks to it |
 //! | `records` | batches, written and read apart from the broker's code |
 //! | `world` | what they share |
 
 mod admin;
+mod auditor;
 mod broker;
 mod client;
 mod consumer;
@@ -22,6 +23,7 @@ mod producer;
 mod records;
 mod run;
 mod scenario;
+mod topics;
 mod world;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};

@@ -43,15 +43,25 @@ impl Nemesis {
 
     async fn one(&mut self, fault: Fault) {
         match fault {
-            Fault::Crash { power, again } => {
+            Fault::Crash { power, again, slow } => {
+                if slow {
+                    let extra = Duration::from_micros(self.rng.below(20_000));
+                    self.host.node().disk_faults(|f| [DiskOp::Write, DiskOp::Sync].map(|op| f.slow(op, "", extra)));
+                }
                 for _ in 0..again {
-                    self.crash(power).await;
+                    let other = !self.world.scenario.written && self.rng.one_in(2);
+                    self.crash(power != other).await;
+                    // Even the move to other cores may not be finished.
+                    if self.rng.one_in(4) {
+                        self.host.shards = 1 + self.rng.below(4) as usize;
+                    }
                     // Somewhere in its recovery.
                     self.host.start();
-                    let micros = self.rng.below(5000);
+                    let micros = self.rng.below(if slow { 50_000 } else { 5000 });
                     self.host.pass(Duration::from_micros(micros)).await;
                 }
                 self.crash(power).await;
+                self.host.node().disk_faults(|f| f.clear());
                 self.come_back().await;
             }
             Fault::Restart => {
@@ -69,12 +79,15 @@ impl Nemesis {
             Fault::Partition { one_way } => self.partition(one_way).await,
             Fault::SlowDisk => {
                 let extra = Duration::from_micros(200 + self.rng.below(20_000));
-                self.host.node().disk_faults(|f| [DiskOp::Write, DiskOp::Sync].map(|op| f.slow(op, "", extra)));
+                self.host
+                    .node()
+                    .disk_faults(|f| [DiskOp::Read, DiskOp::Write, DiskOp::Sync].map(|op| f.slow(op, "", extra)));
                 self.host.pass(ms(20 + self.rng.below(300))).await;
                 self.host.node().disk_faults(|f| f.clear());
             }
             Fault::FullDisk => self.full_disk().await,
             Fault::FailingDisk { write } => self.failing_disk(write).await,
+            Fault::FailingReads { all } => self.failing_reads(all).await,
             Fault::ClockJump => {
                 let by = self.rng.below(120_000) as i64 - 60_000;
                 self.host.node().jump_clock_ms(by);
@@ -122,6 +135,22 @@ impl Nemesis {
         self.host.pass(ms(1)).await;
         self.host.look();
         self.host.may_exit_with.clear();
+    }
+
+    /// Such a disk ends a process that starts, or that must read the last block of a segment to write on.
+    async fn failing_reads(&mut self, all: bool) {
+        let skip = self.rng.below(20);
+        self.host.may_exit_with = vec![ExitReason::SegmentFailed];
+        self.host.may_not_start = DISK_EXITS.to_vec();
+        self.host
+            .node()
+            .disk_faults(|f| if all { f.fail_every(DiskOp::Read, "") } else { f.fail_after(DiskOp::Read, "", skip) });
+        let millis = self.rng.below(100);
+        self.host.pass(ms(millis)).await;
+        self.host.node().disk_faults(|f| f.clear());
+        self.host.pass(ms(20)).await;
+        self.host.may_exit_with.clear();
+        self.host.may_not_start.clear();
     }
 
     async fn failing_disk(&mut self, write: bool) {

@@ -3,7 +3,7 @@
 
 use crate::client::{Connection, Lost};
 use crate::oracle::PartitionNumber;
-use crate::records::{self, RecordId, Sequence};
+use crate::records::{self, Codec, RecordId, Sequence};
 use crate::scenario::ProducerPlan;
 use crate::world::{World, fail};
 use coreline::error_code::ErrorCode;
@@ -17,6 +17,7 @@ use kafka_protocol::protocol::StrBytes;
 use std::collections::VecDeque;
 use std::rc::Rc;
 use std::time::Duration;
+use uuid::Uuid;
 
 /// Longer than any fault lasts but a partition.
 pub(crate) const REQUEST_TIMEOUT: Duration = Duration::from_secs(3);
@@ -26,14 +27,18 @@ struct Batch {
     first: RecordId,
     sizes: Vec<usize>,
     timestamp_ms: i64,
+    codec: Codec,
 }
 
 /// What is on its way to one partition.
 #[derive(Debug)]
 struct Lane {
     topic: String,
+    id: Uuid,
     index: i32,
     partition: PartitionNumber,
+    /// Its topic was deleted.
+    dead: bool,
     next_number: u32,
     /// Not acknowledged, in order.
     queue: VecDeque<Batch>,
@@ -41,6 +46,13 @@ struct Lane {
     sent: usize,
     /// A batch failed since the last new start: those behind it may fail for that.
     failed: bool,
+}
+
+impl Lane {
+    fn die(&mut self) {
+        self.queue.clear();
+        (self.dead, self.failed, self.sent) = (true, false, 0);
+    }
 }
 
 /// One batch of a request: where it goes, and its first record.
@@ -54,28 +66,41 @@ pub(crate) struct Producer {
     plan: ProducerPlan,
     rng: SimRng,
     lanes: Vec<Lane>,
+    /// Partitions below it were looked at: they have a lane, or get none.
+    considered: PartitionNumber,
     id: Option<(i64, i16)>,
 }
 
 impl Producer {
-    /// A producer to some of the partitions that the oracle knows.
+    /// A producer to some of the partitions that the oracle hears of.
     pub(crate) fn new(world: &Rc<World>, number: u32, plan: ProducerPlan) -> Self {
-        let rng = world.rng();
-        let mut lanes = Vec::new();
-        let oracle = world.oracle.borrow();
-        for topic in oracle.topic_names() {
-            for (index, partition) in oracle.partitions(&topic).iter().enumerate() {
-                if lanes.is_empty() || rng.one_in(2) {
-                    let (queue, index) = (VecDeque::new(), index as i32);
-                    let (topic, partition) = (topic.clone(), *partition);
-                    lanes.push(Lane { topic, index, partition, next_number: 0, queue, sent: 0, failed: false });
-                }
+        let (rng, name) = (world.rng(), format!("producer-{number}"));
+        world.doing(&name, "starting");
+        Self { world: world.clone(), name, number, plan, rng, lanes: Vec::new(), considered: 0, id: None }
+    }
+
+    /// New partitions, and those that are no more.
+    fn look_around(&mut self) {
+        let oracle = self.world.oracle.borrow();
+        for partition in self.considered..oracle.partitions() {
+            if self.lanes.is_empty() || self.rng.one_in(2) {
+                let (life, index) = (oracle.life_of(partition), oracle.index_of(partition));
+                self.lanes.push(Lane {
+                    topic: life.name.clone(),
+                    id: life.id,
+                    index,
+                    partition,
+                    dead: false,
+                    next_number: 0,
+                    queue: VecDeque::new(),
+                    sent: 0,
+                    failed: false,
+                });
             }
         }
-        drop(oracle);
-        let name = format!("producer-{number}");
-        world.doing(&name, "starting");
-        Self { world: world.clone(), name, number, plan, rng, lanes, id: None }
+        self.considered = oracle.partitions();
+        let gone = |lane: &&mut Lane| oracle.life_of(lane.partition).is_gone();
+        self.lanes.iter_mut().filter(gone).for_each(Lane::die);
     }
 
     pub(crate) async fn run(mut self) {
@@ -174,7 +199,11 @@ impl Producer {
     /// The next batch of some lanes; none if there is nothing to send.
     fn request(&mut self) -> Option<Vec<Part>> {
         let mut parts = Vec::new();
+        self.look_around();
         for at in 0..self.lanes.len() {
+            if self.lanes[at].dead {
+                continue;
+            }
             let again = self.lanes[at].sent < self.lanes[at].queue.len();
             let new = !again && !self.world.finishing.get() && self.rng.one_in(1 + self.lanes.len() as u64 / 2);
             if new {
@@ -195,32 +224,37 @@ impl Producer {
         let (rng, plan) = (&self.rng, &self.plan);
         let count = 1 + rng.below(plan.records_max) as usize;
         let bytes_max = if rng.one_in(100) { plan.record_bytes_max * 10 } else { plan.record_bytes_max };
-        let sizes = (0..count).map(|_| rng.below(bytes_max) as usize).collect();
         let lane = &mut self.lanes[at];
         let first = RecordId { producer: self.number, number: lane.next_number };
+        let (count, sizes, codec) = match plan.batch_bytes {
+            Some(bytes) => (1, vec![records::size_in(bytes, first)], Codec::None),
+            None => (count, (0..count).map(|_| rng.below(bytes_max) as usize).collect(), plan.codec),
+        };
         lane.next_number += count as u32;
-        Batch { first, sizes, timestamp_ms: self.world.client.wall_ms() }
+        Batch { first, sizes, timestamp_ms: self.world.client.wall_ms(), codec }
     }
 
     fn send(&mut self, connection: &Connection, parts: Vec<Part>) -> Option<InFlight> {
-        let by_id = self.rng.one_in(3);
+        let mortal = |at: usize| self.world.oracle.borrow().life_of(self.lanes[at].partition).mortal;
+        let by_id = self.rng.one_in(3) || parts.iter().any(|(at, ..)| mortal(*at));
         let mut topics: Vec<TopicProduceData> = Vec::new();
         for &(at, first, count) in &parts {
             let lane = &self.lanes[at];
-            self.world.oracle.borrow_mut().sending(lane.partition, first, count, self.plan.idempotent);
             let batch = lane.queue.iter().find(|b| b.first == first).expect("what is sent waits for its answer");
+            let times = records::times(first, count, batch.timestamp_ms);
+            self.world.oracle.borrow_mut().sending(lane.partition, first, &times, self.plan.idempotent);
             let sequence =
                 self.id.map(|(producer_id, epoch)| Sequence { producer_id, epoch, base: first.number as i32 });
-            let bytes = records::encode(lane.partition, first, &batch.sizes, batch.timestamp_ms, sequence);
+            let bytes = records::encode(lane.partition, first, &batch.sizes, batch.timestamp_ms, batch.codec, sequence);
             let data = PartitionProduceData::default().with_index(lane.index).with_records(Some(bytes));
-            let name = TopicName(StrBytes::from_string(lane.topic.clone()));
-            let id = self.world.oracle.borrow().topic_id(&lane.topic).expect("a topic that was made");
-            match topics.last_mut().filter(|t| t.topic_id == id || t.name == name) {
+            let topic = if by_id {
+                TopicProduceData::default().with_topic_id(lane.id)
+            } else {
+                TopicProduceData::default().with_name(TopicName(StrBytes::from_string(lane.topic.clone())))
+            };
+            match topics.iter_mut().find(|t| (t.topic_id, &t.name) == (topic.topic_id, &topic.name)) {
                 Some(topic) => topic.partition_data.push(data),
-                None if by_id => {
-                    topics.push(TopicProduceData::default().with_topic_id(id).with_partition_data(vec![data]));
-                }
-                None => topics.push(TopicProduceData::default().with_name(name).with_partition_data(vec![data])),
+                None => topics.push(topic.with_partition_data(vec![data])),
             }
         }
         let version = if by_id { 13 } else { 3 + self.rng.below(10) as i16 };
@@ -254,14 +288,11 @@ impl Producer {
         let mut left = parts.to_vec();
         for topic in &answer.responses {
             for found in &topic.partition_responses {
-                let oracle = self.world.oracle.borrow();
                 let place = left.iter().position(|(at, ..)| {
                     let lane = &self.lanes[*at];
-                    let same =
-                        oracle.topic_id(&lane.topic) == Some(topic.topic_id) || lane.topic == topic.name.0.as_str();
+                    let same = lane.id == topic.topic_id || lane.topic == topic.name.0.as_str();
                     same && lane.index == found.index
                 });
-                drop(oracle);
                 let Some(place) = place else {
                     fail(format!("{}: an answer for {:?} {}: not asked", self.name, topic.name, found.index))
                 };
@@ -272,6 +303,10 @@ impl Producer {
         if !left.is_empty() {
             fail(format!("{}: no answer for {:?}", self.name, self.named(&left)));
         }
+    }
+
+    fn may_be_gone(&self, at: usize) -> bool {
+        !self.world.oracle.borrow().life_of(self.lanes[at].partition).is_there()
     }
 
     fn partition_answered(&mut self, (at, first, count): Part, found: &PartitionProduceResponse) {
@@ -297,6 +332,16 @@ impl Producer {
             Some(ErrorCode::KafkaStorageError | ErrorCode::RequestTimedOut | ErrorCode::NotLeaderOrFollower) => {
                 self.lanes[at].failed = true;
             }
+            Some(ErrorCode::UnknownTopicOrPartition | ErrorCode::UnknownTopicId) if self.may_be_gone(at) => {
+                self.lanes[at].die();
+            }
+            // Not every core may know it yet.
+            Some(ErrorCode::UnknownTopicOrPartition | ErrorCode::UnknownTopicId)
+                if !self.world.oracle.borrow().life_of(lane.partition).has(lane.index) =>
+            {
+                self.lanes[at].failed = true;
+            }
+            _ if lane.dead => {}
             Some(ErrorCode::OutOfOrderSequenceNumber) if lane.failed && self.plan.idempotent => {}
             _ => fail(format!(
                 "{}: {} from {first:?}: {code:?} {:?}",

@@ -1,6 +1,7 @@
 //! Records of the workload and their batches, written and read without the broker's own code, so that a fault there shows.
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
+use std::io::{Read, Write};
 
 /// A record's name: unique in its partition for the whole run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -23,16 +24,76 @@ pub(crate) struct Sequence {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct ReadBatch {
     pub(crate) base_offset: i64,
-    pub(crate) ids: Vec<RecordId>,
+    /// Its times are the broker's.
+    pub(crate) log_append_time: bool,
+    /// With their times.
+    pub(crate) records: Vec<(RecordId, i64)>,
 }
 
 impl ReadBatch {
     pub(crate) fn end(&self) -> i64 {
-        self.base_offset + self.ids.len() as i64
+        self.base_offset + self.records.len() as i64
     }
 }
 
+/// How a batch is compressed; the number is what its attributes say.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Codec {
+    None = 0,
+    Gzip = 1,
+    Snappy = 2,
+    Lz4 = 3,
+    Zstd = 4,
+}
+
+impl Codec {
+    const ALL: [Self; 5] = [Self::None, Self::Gzip, Self::Snappy, Self::Lz4, Self::Zstd];
+
+    fn compress(self, bytes: &[u8]) -> Vec<u8> {
+        match self {
+            Self::None => bytes.to_vec(),
+            Self::Gzip => {
+                let mut w = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+                w.write_all(bytes).and_then(|()| w.finish()).expect("to memory")
+            }
+            Self::Snappy => snap::raw::Encoder::new().compress_vec(bytes).expect("to memory"),
+            Self::Lz4 => {
+                let mut w = lz4::EncoderBuilder::new().build(Vec::new()).expect("an encoder");
+                w.write_all(bytes).expect("to memory");
+                w.finish().0
+            }
+            Self::Zstd => zstd::bulk::compress(bytes, 1).expect("to memory"),
+        }
+    }
+
+    fn decompress(self, bytes: &[u8]) -> Result<Vec<u8>, String> {
+        let mut out = Vec::new();
+        let read = match self {
+            Self::None => return Ok(bytes.to_vec()),
+            Self::Gzip => flate2::read::GzDecoder::new(bytes).read_to_end(&mut out).map(drop),
+            Self::Snappy => {
+                return snap::raw::Decoder::new().decompress_vec(bytes).map_err(|e| e.to_string());
+            }
+            Self::Lz4 => lz4::Decoder::new(bytes).and_then(|mut d| d.read_to_end(&mut out)).map(drop),
+            Self::Zstd => zstd::stream::copy_decode(bytes, &mut out),
+        };
+        read.map(|()| out).map_err(|e| format!("{self:?}: {e}"))
+    }
+}
+
+/// Milliseconds from the time of its batch to the record's own: not in order.
+fn delta_ms(id: RecordId) -> i64 {
+    i64::from(id.number.wrapping_mul(7919) % 40)
+}
+
+/// The times of the records of a batch.
+pub(crate) fn times(first: RecordId, count: usize, timestamp_ms: i64) -> Vec<i64> {
+    let ids = (0..count as u32).map(|delta| RecordId { number: first.number + delta, ..first });
+    ids.map(|id| timestamp_ms + delta_ms(id)).collect()
+}
+
 const HEADER: usize = 61;
+const LOG_APPEND_TIME: i16 = 1 << 3;
 const ID_BYTES: usize = 12;
 
 fn put_varint(buf: &mut BytesMut, value: i64) {
@@ -67,6 +128,7 @@ pub(crate) fn encode(
     first: RecordId,
     sizes: &[usize],
     timestamp_ms: i64,
+    codec: Codec,
     sequence: Option<Sequence>,
 ) -> Bytes {
     let mut batch = BytesMut::with_capacity(HEADER + sizes.iter().map(|s| s + 32).sum::<usize>());
@@ -76,20 +138,37 @@ pub(crate) fn encode(
     batch.put_i32(-1);
     batch.put_i8(2);
     batch.put_u32(0); // CRC, below
-    batch.put_i16(0);
+    batch.put_i16(codec as i16);
     batch.put_i32(sizes.len() as i32 - 1);
     batch.put_i64(timestamp_ms);
-    batch.put_i64(timestamp_ms);
+    batch.put_i64(times(first, sizes.len(), timestamp_ms).into_iter().max().unwrap_or(-1));
     batch.put_i64(sequence.producer_id);
     batch.put_i16(sequence.epoch);
     batch.put_i32(sequence.base);
     batch.put_i32(sizes.len() as i32);
-    let mut body = BytesMut::new();
+    batch.extend_from_slice(&codec.compress(&encode_records(partition, first, sizes)));
+    let length = batch.len() as i32 - 12;
+    batch[8..12].copy_from_slice(&length.to_be_bytes());
+    let crc = crc32c::crc32c(&batch[21..]);
+    batch[17..21].copy_from_slice(&crc.to_be_bytes());
+    batch.freeze()
+}
+
+/// The filler of the one record of a batch of so many bytes.
+pub(crate) fn size_in(bytes: usize, id: RecordId) -> usize {
+    let excess = HEADER + encode_records(0, id, &[bytes]).len() - bytes;
+    let size = bytes - excess;
+    // One more if a length takes a byte less.
+    size + bytes - (HEADER + encode_records(0, id, &[size]).len())
+}
+
+fn encode_records(partition: u32, first: RecordId, sizes: &[usize]) -> Vec<u8> {
+    let (mut records, mut body) = (BytesMut::new(), BytesMut::new());
     for (delta, size) in sizes.iter().enumerate() {
         let id = RecordId { number: first.number + delta as u32, ..first };
         body.clear();
         body.put_i8(0);
-        put_varint(&mut body, 0);
+        put_varint(&mut body, delta_ms(id));
         put_varint(&mut body, delta as i64);
         put_varint(&mut body, -1);
         put_varint(&mut body, (ID_BYTES + size) as i64);
@@ -98,14 +177,10 @@ pub(crate) fn encode(
         body.put_u32(id.number);
         body.extend((0..*size).map(|i| filler(partition, id, i)));
         put_varint(&mut body, 0);
-        put_varint(&mut batch, body.len() as i64);
-        batch.extend_from_slice(&body);
+        put_varint(&mut records, body.len() as i64);
+        records.extend_from_slice(&body);
     }
-    let length = batch.len() as i32 - 12;
-    batch[8..12].copy_from_slice(&length.to_be_bytes());
-    let crc = crc32c::crc32c(&batch[21..]);
-    batch[17..21].copy_from_slice(&crc.to_be_bytes());
-    batch.freeze()
+    records.to_vec()
 }
 
 /// Whole batches of `partition`, back to back; every byte of every record is checked.
@@ -138,18 +213,29 @@ fn decode_batch(partition: u32, batch: &[u8]) -> Result<ReadBatch, String> {
     if count < 1 || last_delta != count - 1 {
         return Err(broken(format!("{count} records, last delta {last_delta}")));
     }
-    let mut rest = &batch[HEADER..];
-    let mut ids = Vec::with_capacity(count as usize);
+    let attributes = (&batch[21..23]).get_i16();
+    let log_append_time = attributes & LOG_APPEND_TIME != 0;
+    let codec = Codec::ALL.into_iter().find(|c| *c as i16 == attributes & !LOG_APPEND_TIME);
+    let Some(codec) = codec else { return Err(broken(format!("attributes {attributes:#x}"))) };
+    let plain = codec.decompress(&batch[HEADER..]).map_err(broken)?;
+    let mut rest = &plain[..];
+    let (first_time, max_time) = ((&batch[27..35]).get_i64(), (&batch[35..43]).get_i64());
+    let mut records = Vec::with_capacity(count as usize);
     for delta in 0..i64::from(count) {
-        ids.push(decode_record(partition, delta, &mut rest).map_err(|e| broken(format!("record {delta}: {e}")))?);
+        let decoded = decode_record(partition, delta, &mut rest);
+        let (id, time_delta) = decoded.map_err(|e| broken(format!("record {delta}: {e}")))?;
+        records.push((id, if log_append_time { max_time } else { first_time + time_delta }));
+    }
+    if records.iter().map(|r| r.1).max() != Some(max_time) {
+        return Err(broken(format!("its largest time is not {max_time}")));
     }
     if !rest.is_empty() {
         return Err(broken(format!("{} bytes after the last record", rest.len())));
     }
-    Ok(ReadBatch { base_offset, ids })
+    Ok(ReadBatch { base_offset, log_append_time, records })
 }
 
-fn decode_record(partition: u32, delta: i64, rest: &mut &[u8]) -> Result<RecordId, String> {
+fn decode_record(partition: u32, delta: i64, rest: &mut &[u8]) -> Result<(RecordId, i64), String> {
     let size = get_varint(rest)? as usize;
     let Some((mut record, after)) = rest.split_at_checked(size) else { return Err(format!("{size} bytes: too many")) };
     *rest = after;
@@ -157,9 +243,10 @@ fn decode_record(partition: u32, delta: i64, rest: &mut &[u8]) -> Result<RecordI
         return Err("no bytes".to_owned());
     }
     record.advance(1);
-    let head = [get_varint(&mut record)?, get_varint(&mut record)?, get_varint(&mut record)?];
-    if head != [0, delta, -1] {
-        return Err(format!("timestamp delta, offset delta, key length {head:?}"));
+    let time_delta = get_varint(&mut record)?;
+    let head = [get_varint(&mut record)?, get_varint(&mut record)?];
+    if head != [delta, -1] {
+        return Err(format!("offset delta, key length {head:?}"));
     }
     let len = get_varint(&mut record)? as usize;
     if len < ID_BYTES || record.len() != len + 1 {
@@ -173,21 +260,32 @@ fn decode_record(partition: u32, delta: i64, rest: &mut &[u8]) -> Result<RecordI
     let wrong = record[..len - ID_BYTES].iter().enumerate().find(|(i, b)| **b != filler(partition, id, *i));
     match wrong {
         Some((i, _)) => Err(format!("{id:?}: byte {i} is not what was sent")),
-        None => Ok(id),
+        None => Ok((id, time_delta)),
+    }
+}
+
+#[test]
+fn a_batch_has_the_size_that_was_asked_for() {
+    for (bytes, number) in [(512, 0), (2048, 7), (4096, 1), (8192, 3)] {
+        let id = RecordId { producer: 0, number };
+        assert_eq!(encode(1, id, &[size_in(bytes, id)], 5, Codec::None, None).len(), bytes);
     }
 }
 
 #[test]
 fn batches_come_back_and_no_flipped_bit_does() {
     let first = RecordId { producer: 3, number: 70_000 };
-    let bytes = encode(9, first, &[0, 5, 300], 1_700_000_000_000, None);
-    let read = decode(9, &[&bytes[..], &bytes[..]].concat()).expect("two batches");
-    let ids: Vec<_> = (0..3).map(|i| RecordId { number: 70_000 + i, ..first }).collect();
-    assert_eq!(read, vec![ReadBatch { base_offset: 0, ids }; 2]);
-    for bit in 16 * 8..bytes.len() * 8 {
-        let mut bad = bytes.to_vec();
-        bad[bit / 8] ^= 1 << (bit % 8);
-        assert!(decode(9, &bad).is_err(), "bit {bit}");
+    for codec in Codec::ALL {
+        let bytes = encode(9, first, &[0, 5, 300], 1_700_000_000_000, codec, None);
+        let read = decode(9, &[&bytes[..], &bytes[..]].concat()).expect("two batches");
+        let times = times(first, 3, 1_700_000_000_000);
+        let records: Vec<_> = (0..3).map(|i| (RecordId { number: 70_000 + i, ..first }, times[i as usize])).collect();
+        assert_eq!(read, vec![ReadBatch { base_offset: 0, log_append_time: false, records }; 2]);
+        for bit in 16 * 8..bytes.len() * 8 {
+            let mut bad = bytes.to_vec();
+            bad[bit / 8] ^= 1 << (bit % 8);
+            assert!(decode(9, &bad).is_err(), "bit {bit}");
+        }
+        assert!(decode(8, &bytes).is_err() && decode(9, &bytes[..bytes.len() - 1]).is_err());
     }
-    assert!(decode(8, &bytes).is_err() && decode(9, &bytes[..bytes.len() - 1]).is_err());
 }

@@ -1,11 +1,12 @@
 //! One run: a world from a seed, to the end or to the first broken law.
 
 use crate::admin;
+use crate::auditor;
 use crate::broker::{Host, PORT};
 use crate::consumer::{Consumer, Until};
 use crate::nemesis::Nemesis;
 use crate::producer::Producer;
-use crate::scenario::Scenario;
+use crate::scenario::{Bias, Scenario};
 use crate::world::{World, fail};
 use coreline_io::sim::{SimHandle, SimOptions, SimRng, SimWorld};
 use coreline_io::{TaskGroup, Tasks};
@@ -49,7 +50,15 @@ impl fmt::Display for Summary {
 }
 
 pub(crate) fn scenario(seed: u64) -> Scenario {
-    Scenario::new(&SimRng::new(seed))
+    Scenario::new(&SimRng::new(seed), bias())
+}
+
+/// `CORELINE_BIAS`: the same faults for all seeds.
+fn bias() -> Option<Bias> {
+    let name = std::env::var("CORELINE_BIAS").ok()?;
+    let known = [("none", Bias::None), ("recovery", Bias::Recovery), ("disk", Bias::Disk)];
+    let found = known.iter().find(|(n, _)| *n == name).map(|(_, bias)| *bias);
+    Some(found.unwrap_or_else(|| panic!("CORELINE_BIAS={name}: expected none, recovery or disk")))
 }
 
 pub(crate) fn run(seed: u64, trace: bool) -> Summary {
@@ -79,12 +88,15 @@ pub(crate) fn run(seed: u64, trace: bool) -> Summary {
 }
 
 async fn play(world: &Rc<World>, nemesis: &mut Nemesis) {
+    for plan in &world.scenario.topics {
+        world.oracle.borrow_mut().topics.intend(&plan.name, plan.intent());
+    }
     nemesis.host.start();
     let spawn = |task| drop(world.client.spawn(TaskGroup::Requests, "workload", task));
     let clients = {
         let world = world.clone();
         async move {
-            admin::make_topics(world.clone()).await;
+            admin::make_topics(&world).await;
             let client = world.client.clone();
             let spawn = |task: futures_util::future::LocalBoxFuture<'static, ()>| {
                 drop(client.spawn(TaskGroup::Requests, "workload", task));
@@ -99,7 +111,10 @@ async fn play(world: &Rc<World>, nemesis: &mut Nemesis) {
                 }));
             }
             world.doing("auditor", "starting");
-            spawn(Box::pin(admin::audit(world.clone())));
+            for plan in world.scenario.topics.iter().filter(|p| p.changes()) {
+                spawn(Box::pin(admin::live(world.clone(), plan.clone())));
+            }
+            spawn(Box::pin(auditor::audit(world.clone())));
         }
     };
     world.doing("admin", "starting");
@@ -120,6 +135,10 @@ async fn play(world: &Rc<World>, nemesis: &mut Nemesis) {
     let reading = world.client.spawn(TaskGroup::Requests, "last-reader", reader.run());
     let ends = within(&world.handle, FINISH_MAX, reading).await;
     let Some(ends) = ends else { fail(format!("stuck at the last reading: {:#?}", world.unfinished())) };
+    let audit = world.client.spawn(TaskGroup::Requests, "last-audit", auditor::audit(world.clone()));
+    if within(&world.handle, FINISH_MAX, audit).await.is_none() {
+        fail("stuck at the last audit");
+    }
     for (partition, end) in ends {
         let verdict = world.oracle.borrow_mut().finish(partition, end);
         world.check(verdict);

@@ -1,13 +1,16 @@
 //! What one seed is: the broker's size, the topics, the clients, the faults.
 
+use crate::records::Codec;
+use crate::topics::Intent;
 use coreline_io::sim::SimRng;
 use std::time::Duration;
 
 /// Something that happens to the broker.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Fault {
-    /// Power loss or `kill -9`; again while it recovers, so many times.
-    Crash { power: bool, again: u32 },
+    /// Power loss or `kill -9`; again while it recovers, so many times, each of either kind; with a disk that takes its
+    /// time to write meanwhile.
+    Crash { power: bool, again: u32, slow: bool },
     /// A clean stop and start.
     Restart,
     /// Dies while it stops.
@@ -20,6 +23,8 @@ pub(crate) enum Fault {
     FullDisk,
     /// A flush or a write fails.
     FailingDisk { write: bool },
+    /// Reads fail for a while, all or some.
+    FailingReads { all: bool },
     /// The wall clock jumps.
     ClockJump,
 }
@@ -32,6 +37,29 @@ pub(crate) struct TopicPlan {
     /// By a Metadata request instead of CreateTopics.
     pub(crate) auto: bool,
     pub(crate) configs: Vec<(&'static str, String)>,
+    /// Made so often; deleted in between.
+    pub(crate) lives: u32,
+    /// Gets more partitions now and then.
+    pub(crate) grows: bool,
+    /// Its logs' starts are moved now and then.
+    pub(crate) is_cut: bool,
+    /// Time between such changes.
+    pub(crate) change_ms_max: u64,
+}
+
+impl TopicPlan {
+    /// Something happens to it.
+    pub(crate) fn changes(&self) -> bool {
+        self.lives > 1 || self.grows || self.is_cut
+    }
+
+    pub(crate) fn intent(&self) -> Intent {
+        // Auto-creation takes no settings.
+        let log_append_time = !self.auto && self.configs.iter().any(|(_, value)| value == "LogAppendTime");
+        // As `num.partitions` says, where the topic makes itself.
+        let partitions_max = if self.auto { NUM_PARTITIONS_MAX } else { self.partitions } as usize;
+        Intent { lives: self.lives, log_append_time, partitions_max }
+    }
 }
 
 /// How a producer behaves.
@@ -45,8 +73,22 @@ pub(crate) struct ProducerPlan {
     pub(crate) records_max: u64,
     pub(crate) record_bytes_max: u64,
     pub(crate) pause_ms_max: u64,
+    pub(crate) codec: Codec,
+    /// All its batches are of this size, with one record.
+    pub(crate) batch_bytes: Option<usize>,
     /// It breaks its own connection once in so many requests; 0 is never.
     pub(crate) breaks_one_in: u64,
+}
+
+/// What faults a run has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Bias {
+    /// Anything.
+    None,
+    /// Ends of processes in the recovery from the end before, several in a row, then a clean stop.
+    Recovery,
+    /// Full and failing disks.
+    Disk,
 }
 
 /// See the [module](self).
@@ -57,6 +99,8 @@ pub(crate) struct Scenario {
     pub(crate) unflushed_bytes: usize,
     pub(crate) cache_bytes: usize,
     pub(crate) flush_bytes: usize,
+    /// Such a backlog goes straight to its segment.
+    pub(crate) direct_bytes_min: usize,
     pub(crate) dsync: bool,
     pub(crate) open_files: usize,
     /// Acknowledge after the write: then only processes die, not machines.
@@ -75,7 +119,10 @@ fn pick<T: Copy>(rng: &SimRng, of: &[T]) -> T {
 }
 
 impl Scenario {
-    pub(crate) fn new(rng: &SimRng) -> Self {
+    /// A scenario, with this bias or one of its own.
+    pub(crate) fn new(rng: &SimRng, bias: Option<Bias>) -> Self {
+        let own = pick(rng, &[Bias::None, Bias::None, Bias::None, Bias::None, Bias::Recovery, Bias::Disk]);
+        let bias = bias.unwrap_or(own);
         let written = rng.one_in(8);
         let journal_file_bytes = pick(rng, &[64 << 10, 64 << 10, 128 << 10, 256 << 10]);
         let unflushed_bytes = pick(rng, &[16 << 10, 64 << 10, 256 << 10]);
@@ -85,13 +132,14 @@ impl Scenario {
             unflushed_bytes,
             cache_bytes: pick(rng, &[0, 8 << 10, 64 << 10, 1 << 20]),
             flush_bytes: pick(rng, &[4 << 10, 16 << 10, 64 << 10]),
+            direct_bytes_min: pick(rng, &[usize::MAX, usize::MAX, usize::MAX, 6000, 1]),
             dsync: rng.one_in(2),
             open_files: pick(rng, &[16, 16, 256]),
             written,
             topics: (0..1 + rng.below(4)).map(|i| topic(rng, i)).collect(),
-            producers: (0..1 + rng.below(4)).map(|_| producer(rng)).collect(),
+            producers: producers(rng),
             consumers: rng.below(3) as usize,
-            faults: (0..rng.below(6)).map(|_| fault(rng, written)).collect(),
+            faults: faults(rng, bias, written),
             quiet_after: Duration::from_millis(20 + rng.below(150)),
             last_crash: rng.one_in(2),
             net_delay_us_max: pick(rng, &[100, 300, 300, 5000]),
@@ -99,13 +147,25 @@ impl Scenario {
     }
 }
 
+/// The largest `num.partitions`.
+pub(crate) const NUM_PARTITIONS_MAX: i32 = 3;
+
+/// The broker knows DeleteRecords.
+const CUTS: bool = false;
+
 fn topic(rng: &SimRng, index: u64) -> TopicPlan {
     let mut configs = Vec::new();
     if rng.one_in(2) {
         configs.push(("segment.ms", (10 + rng.below(200)).to_string()));
     }
-    if rng.one_in(4) {
-        configs.push(("index.interval.bytes", rng.below(2000).to_string()));
+    match rng.below(6) {
+        0 => configs.push(("index.interval.bytes", rng.below(2000).to_string())),
+        // A full index ends a segment: that is a roll by size, below the smallest `segment.bytes`.
+        1 | 2 => {
+            configs.push(("index.interval.bytes", (500 + rng.below(4000)).to_string()));
+            configs.push(("segment.index.bytes", (8 * (1 + rng.below(20))).to_string()));
+        }
+        _ => {}
     }
     if rng.one_in(6) {
         configs.push(("message.timestamp.type", "LogAppendTime".to_owned()));
@@ -115,7 +175,17 @@ fn topic(rng: &SimRng, index: u64) -> TopicPlan {
         partitions: 1 + rng.below(pick(rng, &[1, 3, 8])) as i32,
         auto: rng.one_in(5),
         configs,
+        lives: pick(rng, &[1, 1, 1, 2, 4]),
+        grows: rng.one_in(5),
+        is_cut: CUTS && rng.one_in(4),
+        change_ms_max: pick(rng, &[30, 150, 400]),
     }
+}
+
+fn producers(rng: &SimRng) -> Vec<ProducerPlan> {
+    // Batches of one size that fill blocks: what is behind a torn one then fits behind another, too.
+    let batch_bytes = pick(rng, &[None, None, None, Some(4096), Some(2048)]);
+    (0..1 + rng.below(4)).map(|_| ProducerPlan { batch_bytes, ..producer(rng) }).collect()
 }
 
 fn producer(rng: &SimRng) -> ProducerPlan {
@@ -128,14 +198,49 @@ fn producer(rng: &SimRng) -> ProducerPlan {
         records_max: pick(rng, &[1, 4, 20]),
         record_bytes_max: pick(rng, &[10, 200, 2000, 8000]),
         pause_ms_max: pick(rng, &[2, 10, 30]),
+        batch_bytes: None,
+        codec: pick(rng, &[Codec::None, Codec::None, Codec::None, Codec::Gzip, Codec::Snappy, Codec::Lz4, Codec::Zstd]),
         breaks_one_in: pick(rng, &[0, 20, 100]),
     }
 }
 
+fn faults(rng: &SimRng, bias: Bias, written: bool) -> Vec<(Duration, Fault)> {
+    match bias {
+        Bias::None => (0..rng.below(6)).map(|_| fault(rng, written)).collect(),
+        Bias::Recovery => (0..2 + rng.below(4)).flat_map(|_| interrupted_recovery(rng, written)).collect(),
+        Bias::Disk => (0..2 + rng.below(4)).map(|_| sick_disk(rng, written)).collect(),
+    }
+}
+
+/// Ends while it recovers, then a clean stop, often at once.
+fn interrupted_recovery(rng: &SimRng, written: bool) -> Vec<(Duration, Fault)> {
+    let power = !written && rng.one_in(2);
+    let ends = Fault::Crash { power, again: 1 + rng.below(4) as u32, slow: rng.one_in(2) };
+    let soon = Duration::from_micros(pick(rng, &[0, 300, 3000, 30_000]));
+    let mut faults = vec![(Duration::from_millis(rng.below(100)), ends)];
+    if !rng.one_in(4) {
+        faults.push((soon, Fault::Restart));
+    }
+    faults
+}
+
+fn sick_disk(rng: &SimRng, written: bool) -> (Duration, Fault) {
+    let fault = match rng.below(8) {
+        0..=2 => Fault::FullDisk,
+        3 => Fault::FailingDisk { write: rng.one_in(2) },
+        4 => Fault::FailingReads { all: rng.one_in(2) },
+        5 => Fault::SlowDisk,
+        6 => Fault::Crash { power: !written, again: 0, slow: false },
+        _ => Fault::Restart,
+    };
+    (Duration::from_millis(rng.below(100)), fault)
+}
+
 fn fault(rng: &SimRng, written: bool) -> (Duration, Fault) {
     let power = !written && !rng.one_in(3);
-    let fault = match rng.below(16) {
-        0..=4 => Fault::Crash { power, again: rng.below(3) as u32 * rng.below(2) as u32 },
+    let fault = match rng.below(17) {
+        16 => Fault::FailingReads { all: rng.one_in(2) },
+        0..=4 => Fault::Crash { power, again: rng.below(3) as u32 * rng.below(2) as u32, slow: rng.one_in(4) },
         5 | 6 => Fault::Restart,
         7 => Fault::CrashWhileStopping { power },
         8 | 9 => Fault::Partition { one_way: rng.one_in(3) },

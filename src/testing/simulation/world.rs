@@ -23,6 +23,7 @@ pub(crate) struct World {
     /// The faults are over: finish what is begun.
     pub(crate) finishing: Cell<bool>,
     producer_ids: RefCell<BTreeSet<i64>>,
+    cluster_id: RefCell<Option<String>>,
     tasks: RefCell<BTreeMap<String, String>>,
     trace: bool,
     rng: SimRng,
@@ -45,6 +46,7 @@ impl World {
             oracle: RefCell::default(),
             finishing: Cell::new(false),
             producer_ids: RefCell::default(),
+            cluster_id: RefCell::default(),
             tasks: RefCell::default(),
             trace,
             rng,
@@ -83,6 +85,15 @@ impl World {
     pub(crate) fn producer_id(&self, id: i64) {
         if !self.producer_ids.borrow_mut().insert(id) {
             fail(format!("producer id {id} was given twice"));
+        }
+    }
+
+    /// The cluster says that it has this id: always the same.
+    pub(crate) fn cluster_id(&self, id: &str) {
+        let mut known = self.cluster_id.borrow_mut();
+        let known = known.get_or_insert_with(|| id.to_owned());
+        if known != id {
+            fail(format!("cluster {known} is cluster {id} now"));
         }
     }
 
