@@ -164,10 +164,8 @@ pub(crate) async fn live(world: Rc<World>, plan: TopicPlan) {
 async fn delete_life(world: &World, who: &str, life: LifeNumber, by_id: bool) {
     world.oracle.borrow_mut().topics.leaving(life);
     let mut first = true;
-    until_done(world, who, async |connection| {
-        delete(world, connection, life, by_id, std::mem::take(&mut first)).await
-    })
-    .await;
+    until_done(world, who, async |connection| delete(world, connection, life, by_id, std::mem::take(&mut first)).await)
+        .await;
     world.oracle.borrow_mut().topics.gone(life);
 }
 
