@@ -13,6 +13,8 @@ pub enum Kind {
     Int,
     /// 64 bits.
     Long,
+    /// A floating-point number.
+    Double,
     /// Comma-separated texts.
     List,
 }
@@ -27,6 +29,7 @@ impl Kind {
             Self::Short => "short",
             Self::Int => "int",
             Self::Long => "long",
+            Self::Double => "double",
             Self::List => "list",
         }
     }
@@ -40,6 +43,7 @@ impl Kind {
             Self::Int => 3,
             Self::Short => 4,
             Self::Long => 5,
+            Self::Double => 6,
             Self::List => 7,
         }
     }
@@ -60,6 +64,10 @@ pub enum Rule {
     NotEmpty,
     /// A positive number, or -1 for none.
     PositiveOrUnset,
+    /// A number from 0 to 1.
+    Share,
+    /// A number above 0.
+    Positive,
     /// A list of some of these words, at least one, none twice.
     SomeOf(&'static [&'static str]),
 }
@@ -94,7 +102,13 @@ const MAX: &str = "9223372036854775807";
 const I32: i64 = i32::MAX as i64;
 const DURABILITY: Rule = Rule::OneOf(&["durable", "written"]);
 /// What `cleanup.policy` can hold.
-const CLEANUP_POLICIES: Rule = Rule::SomeOf(&["delete"]);
+const CLEANUP_POLICIES: Rule = Rule::SomeOf(&["compact", "delete"]);
+const POLICIES_DOC: &str =
+    "What becomes of old segments: delete, by age and size; compact, keep the last record of each key.";
+const MIN_RATIO_DOC: &str = "The share of bytes not compacted yet from which on a compaction is worth it.";
+const MIN_LAG_DOC: &str = "A record is not compacted away before it is this old.";
+const MAX_LAG_DOC: &str = "A record is compacted once it is this old, whatever the share; segments close by then.";
+const DELETE_RETENTION_DOC: &str = "How long a tombstone stays after its first compaction.";
 const TIMESTAMP_TYPES: Rule = Rule::OneOf(&["CreateTime", "LogAppendTime"]);
 
 const fn key(
@@ -256,13 +270,50 @@ pub const BROKER_KEYS: &[Definition] = &[
         false,
         "A producer that has not written to a partition for so long is forgotten there (KIP-98).",
     ),
+    key("log.cleanup.policy", Kind::List, Some("delete"), CLEANUP_POLICIES, true, POLICIES_DOC),
+    key("log.cleaner.min.cleanable.ratio", Kind::Double, Some("0.5"), Rule::Share, true, MIN_RATIO_DOC),
+    key("log.cleaner.min.compaction.lag.ms", Kind::Long, Some("0"), Rule::AtLeast(0), true, MIN_LAG_DOC),
+    key("log.cleaner.max.compaction.lag.ms", Kind::Long, Some(MAX), Rule::AtLeast(1), true, MAX_LAG_DOC),
+    key("log.cleaner.delete.retention.ms", Kind::Long, Some("86400000"), Rule::AtLeast(0), true, DELETE_RETENTION_DOC),
     key(
-        "log.cleanup.policy",
-        Kind::List,
-        Some("delete"),
-        CLEANUP_POLICIES,
+        "log.cleaner.backoff.ms",
+        Kind::Long,
+        Some("15000"),
+        Rule::AtLeast(0),
         true,
-        "What becomes of old segments: delete, by age and size.",
+        "From one look for partitions to compact to the next. Only partitions that may be dirty are looked at.",
+    ),
+    key(
+        "log.cleaner.dedupe.buffer.size",
+        Kind::Long,
+        Some("134217728"),
+        Rule::AtLeast(0),
+        true,
+        "Bytes of the maps of keys of all shards, 24 a key; a partition with more keys is compacted in several passes.",
+    ),
+    key(
+        "log.cleaner.io.buffer.size",
+        Kind::Int,
+        Some("524288"),
+        Rule::AtLeast(0),
+        true,
+        "Bytes of the compaction's buffers of all shards, half of them for reads, half for writes.",
+    ),
+    key(
+        "log.cleaner.io.buffer.load.factor",
+        Kind::Double,
+        Some("0.9"),
+        Rule::Share,
+        true,
+        "How full the map of keys may get.",
+    ),
+    key(
+        "log.cleaner.io.max.bytes.per.second",
+        Kind::Double,
+        Some("1.7976931348623157E308"),
+        Rule::Positive,
+        true,
+        "Bytes that the compaction of all shards reads and writes a second, at most.",
     ),
     key(
         "log.segment.bytes",
@@ -497,13 +548,38 @@ const HOUR_MS: i64 = 3_600_000;
 
 /// Every key of a topic.
 pub const TOPIC_KEYS: &[TopicDefinition] = &[
+    topic("cleanup.policy", Kind::List, "delete", CLEANUP_POLICIES, &[("log.cleanup.policy", 1)], POLICIES_DOC),
     topic(
-        "cleanup.policy",
-        Kind::List,
-        "delete",
-        CLEANUP_POLICIES,
-        &[("log.cleanup.policy", 1)],
-        "What becomes of old segments: delete, by age and size.",
+        "min.cleanable.dirty.ratio",
+        Kind::Double,
+        "0.5",
+        Rule::Share,
+        &[("log.cleaner.min.cleanable.ratio", 1)],
+        MIN_RATIO_DOC,
+    ),
+    topic(
+        "min.compaction.lag.ms",
+        Kind::Long,
+        "0",
+        Rule::AtLeast(0),
+        &[("log.cleaner.min.compaction.lag.ms", 1)],
+        MIN_LAG_DOC,
+    ),
+    topic(
+        "max.compaction.lag.ms",
+        Kind::Long,
+        MAX,
+        Rule::AtLeast(1),
+        &[("log.cleaner.max.compaction.lag.ms", 1)],
+        MAX_LAG_DOC,
+    ),
+    topic(
+        "delete.retention.ms",
+        Kind::Long,
+        "86400000",
+        Rule::AtLeast(0),
+        &[("log.cleaner.delete.retention.ms", 1)],
+        DELETE_RETENTION_DOC,
     ),
     topic(
         "segment.bytes",
@@ -622,15 +698,12 @@ const KAFKA_ONLY: &[&str] = &[
     "log.retention.bytes",
     "log.retention.check.interval.ms",
     "log.cleaner.enable",
+    "log.cleaner.threads",
     "compression.type",
     "retention.ms",
     "retention.bytes",
     "segment.jitter.ms",
-    "delete.retention.ms",
     "file.delete.delay.ms",
-    "min.cleanable.dirty.ratio",
-    "min.compaction.lag.ms",
-    "max.compaction.lag.ms",
     "preallocate",
     "unclean.leader.election.enable",
     "remote.storage.enable",

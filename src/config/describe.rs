@@ -149,6 +149,8 @@ fn rule_text(rule: Rule) -> String {
         Rule::Between(min, max) => format!("{min} … {max}"),
         Rule::OneOf(words) => words.join(" \\| "),
         Rule::SomeOf(words) => format!("some of {}", words.join(", ")),
+        Rule::Share => "0 … 1".to_owned(),
+        Rule::Positive => "> 0".to_owned(),
         Rule::NotEmpty => "not empty".to_owned(),
         Rule::PositiveOrUnset => "> 0, or -1".to_owned(),
     }

@@ -5,6 +5,7 @@
 
 mod alter;
 mod broker;
+mod cleaner;
 mod definitions;
 mod describe;
 mod properties;
@@ -13,6 +14,7 @@ mod value;
 
 pub use alter::{AlterOperation, Refusal, Scope, alter};
 pub use broker::{BrokerConfig, CoreChoice, Endpoint, Override, parse_override};
+pub use cleaner::{CleanerConfig, resolve_cleaner};
 pub use definitions::{BROKER_KEYS, Definition, Kind, Rule, TOPIC_KEYS, TopicDefinition, broker_key, topic_key};
 pub use describe::{Described, DynamicValues, Source, Synonym, describe_broker, describe_topic, reference_markdown};
 pub use properties::{PropertiesError, parse_properties};

@@ -5,7 +5,7 @@ use super::broker::parse_durability;
 use super::definitions::{TOPIC_KEYS, TopicDefinition, topic_key};
 use super::describe::{DynamicValues, Source};
 use super::value::{ConfigError, Value, parse_value};
-use crate::log::log_config::{LogConfig, TimestampType};
+use crate::log::log_config::{LogConfig, Ratio, TimestampType};
 use std::collections::BTreeMap;
 
 /// Checks the settings that a client gave a topic.
@@ -90,6 +90,14 @@ pub fn resolve_topic(
         other => unreachable!("{name} is a text with a default, not {other:?}"),
     };
     let positive = |name: &str| u64::try_from(number(name)).unwrap_or(0);
+    let share = |name: &str| match value(name) {
+        Ok(Value::Double(share)) => share,
+        other => unreachable!("{name} is a share with a default, not {other:?}"),
+    };
+    let policies = match value("cleanup.policy") {
+        Ok(Value::List(policies)) => policies,
+        other => unreachable!("cleanup.policy is a list with a default, not {other:?}"),
+    };
     let log_append = text("message.timestamp.type") == "LogAppendTime";
     let config = LogConfig {
         segment_bytes: positive("segment.bytes"),
@@ -100,6 +108,11 @@ pub fn resolve_topic(
         message_timestamp_type: if log_append { TimestampType::LogAppendTime } else { TimestampType::CreateTime },
         message_timestamp_before_max_ms: number("message.timestamp.before.max.ms"),
         message_timestamp_after_max_ms: number("message.timestamp.after.max.ms"),
+        compacted: policies.iter().any(|p| p == "compact"),
+        min_cleanable_dirty_ratio: Ratio::new(share("min.cleanable.dirty.ratio")),
+        min_compaction_lag_ms: number("min.compaction.lag.ms"),
+        max_compaction_lag_ms: number("max.compaction.lag.ms"),
+        delete_retention_ms: number("delete.retention.ms"),
         durability: parse_durability(Some(&text("coreline.durability"))),
         flush_messages: number("flush.messages"),
         flush_ms: number("flush.ms"),

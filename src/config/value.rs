@@ -41,6 +41,8 @@ pub enum Value {
     Boolean(bool),
     /// A whole number, of any of Kafka's integer types.
     Integer(i64),
+    /// A floating-point number.
+    Double(f64),
     /// Text.
     Text(String),
     /// A comma-separated list.
@@ -68,6 +70,10 @@ pub fn parse_value(key: &str, kind: Kind, rule: Rule, text: &str) -> Result<Valu
         Kind::Short => integer("SHORT", i64::from(i16::MIN), i64::from(i16::MAX))?,
         Kind::Int => integer("INT", i64::from(i32::MIN), i64::from(i32::MAX))?,
         Kind::Long => integer("LONG", i64::MIN, i64::MAX)?,
+        Kind::Double => {
+            let number = text.parse().ok().filter(|n: &f64| !n.is_nan());
+            Value::Double(number.ok_or_else(|| invalid("not a number of type DOUBLE".to_owned()))?)
+        }
         Kind::String => Value::Text(text.to_owned()),
         Kind::List if text.is_empty() => Value::List(Vec::new()),
         Kind::List => Value::List(text.split(',').map(|item| item.trim().to_owned()).collect()),
@@ -85,6 +91,8 @@ fn check(rule: Rule, value: &Value) -> Result<(), String> {
         (Rule::OneOf(words), Value::Text(text)) if !words.contains(&text.as_str()) => {
             Err(format!("must be one of {}", words.join(", ")))
         }
+        (Rule::Share, Value::Double(n)) if !(0.0..=1.0).contains(n) => Err("must be from 0 to 1".to_owned()),
+        (Rule::Positive, Value::Double(n)) if *n <= 0.0 => Err("must be above 0".to_owned()),
         (Rule::SomeOf(words), Value::List(items)) => some_of(words, items),
         (Rule::NotEmpty, Value::Text(text)) if text.is_empty() => Err("must not be empty".to_owned()),
         (Rule::NotEmpty, Value::List(items)) if items.is_empty() || items.iter().any(String::is_empty) => {
@@ -134,6 +142,11 @@ mod tests {
         assert_eq!(policy("delete,x"), Ok(Value::List(vec!["delete".into(), "x".into()])));
         assert!(policy("compact").is_err_and(|e| e.contains("compact is not supported: must hold some of delete, x")));
         assert!(policy("").is_err() && policy("delete,delete").is_err());
+        assert_eq!(read(Kind::Double, Rule::Share, "0.25"), Ok(Value::Double(0.25)));
+        assert_eq!(read(Kind::Double, Rule::Positive, "1.7976931348623157E308"), Ok(Value::Double(f64::MAX)));
+        for (rule, text) in [(Rule::Share, "1.01"), (Rule::Share, "-0.1"), (Rule::Positive, "0"), (Rule::Any, "NaN")] {
+            assert!(read(Kind::Double, rule, text).is_err(), "{text}");
+        }
         assert!(read(Kind::Long, Rule::PositiveOrUnset, "0").is_err());
         assert!(read(Kind::Long, Rule::PositiveOrUnset, "-1").is_ok());
     }

@@ -1,15 +1,16 @@
 //! How a shard's log follows the image: partitions come, go, and get other settings.
 
-use crate::broker::shard::topic_config;
-use crate::broker::store::{LogStore, PartitionSpec};
-use crate::config::BrokerConfig;
+use crate::broker::shard::{dynamic_values, topic_config};
+use crate::broker::store::{CleanerOptions, LogStore, PartitionSpec};
+use crate::config::{BrokerConfig, resolve_cleaner};
 use crate::controller::{ClusterImage, PartitionImage, TopicImage};
 use crate::ids::{BrokerId, PartitionId};
-use coreline_io::Runtime;
+use coreline_io::{BLOCK, Runtime};
 use coreline_shards::ShardId;
 use futures_util::stream::{self, StreamExt};
 use std::rc::Rc;
 use std::sync::Arc;
+use std::time::Duration;
 
 /// Deletions under way at a time.
 const DELETIONS_AT_ONCE: usize = 256;
@@ -23,6 +24,10 @@ pub async fn apply_image<R: Runtime>(
     old: &ClusterImage,
     new: &ClusterImage,
 ) {
+    let cleaner = cleaner_options(config, new);
+    if old.shards != new.shards || cleaner != cleaner_options(config, old) {
+        store.configure_cleaner(cleaner);
+    }
     let difference = difference(config, old, new);
     // A name that comes back is another topic with the same directory: the old one goes first.
     let gone = difference.gone.iter().flat_map(|topic| placed_on(topic, shard).map(|(id, _)| (&*topic.name, id)));
@@ -43,6 +48,20 @@ pub async fn apply_image<R: Runtime>(
                 runtime.yield_now().await;
             }
         }
+    }
+}
+
+/// A shard's part of what the node's compaction obeys.
+fn cleaner_options(config: &BrokerConfig, image: &ClusterImage) -> CleanerOptions {
+    let node = resolve_cleaner(config, dynamic_values(image, BrokerId(config.node_id)));
+    let shards = u64::from(image.shards.max(1));
+    let part = |bytes: u64| usize::try_from(bytes / shards).unwrap_or(usize::MAX);
+    CleanerOptions {
+        backoff: Duration::from_millis(node.backoff_ms),
+        dedupe_buffer_bytes: part(node.dedupe_buffer_bytes),
+        io_buffer_bytes: part(node.io_buffer_bytes / 2).max(BLOCK),
+        load_factor: node.load_factor,
+        bytes_per_second: node.bytes_per_second / shards as f64,
     }
 }
 

@@ -1,11 +1,12 @@
 //! Appends: validation, idempotence, offsets, the tail. Everything here happens in the call, in the order of calls.
 
 use super::partition::{AppendResult, Log, Partition, Phase, QueuedAppend, Segment};
-use super::types::{Acks, AppendError, AppendOrigin, Appended, PartitionSpec};
+use super::types::{Acks, AppendError, AppendOrigin, Appended, PartitionSpec, RecordError};
 use super::{LogStore, StoreState};
 use crate::error_code::ErrorCode;
 use crate::ids::{Offset, PartitionId};
-use crate::log::batch::{self, BatchError, Compression, RecordBatchHeader, ValidationRules};
+use crate::log::batch::{self, BatchError, RecordBatchHeader, ValidationRules};
+use crate::log::compression;
 use crate::log::log_config::{LogConfig, TimestampType};
 use crate::log::producer_state::Check;
 use bytes::{Bytes, BytesMut};
@@ -124,7 +125,7 @@ fn append_to_log(
     expiration_ms: i64,
 ) -> Result<Done, AppendError> {
     let config = &spec.config;
-    let batches = validate_all(&mut records, config, origin)?;
+    let batches = validate_all(&mut records, spec, origin)?;
     let stamp = match config.message_timestamp_type {
         TimestampType::CreateTime => None,
         TimestampType::LogAppendTime => Some(origin.now_ms),
@@ -149,9 +150,10 @@ fn append_to_log(
 
 fn validate_all(
     records: &mut [u8],
-    config: &LogConfig,
+    spec: &PartitionSpec,
     origin: &AppendOrigin,
 ) -> Result<Vec<(RecordBatchHeader, Range<usize>)>, AppendError> {
+    let config = &spec.config;
     let rules = ValidationRules {
         max_bytes: config.max_message_bytes,
         timestamp_type: config.message_timestamp_type,
@@ -172,7 +174,7 @@ fn validate_all(
             return Err(AppendError::new(ErrorCode::RecordListTooLarge, message));
         }
         if config.compacted {
-            check_keys(&header, &records[range.clone()])?;
+            check_keys(&header, &records[range.clone()], spec)?;
         }
         at = range.end;
         found.push((header, range));
@@ -193,21 +195,34 @@ fn complete_timestamp(batch: &mut [u8], rules: &ValidationRules) -> Result<Recor
     batch::validate(batch, rules).map_err(|e| batch_error(&e))
 }
 
-/// A compacted topic needs a key in each record. Compressed batches are taken at their word.
-fn check_keys(header: &RecordBatchHeader, bytes: &[u8]) -> Result<(), AppendError> {
-    if header.compression() != Ok(Compression::None) {
+/// A compacted topic needs a key in each record, and records that the cleaner can read: their number and offsets are
+/// what the header says.
+fn check_keys(header: &RecordBatchHeader, bytes: &[u8], spec: &PartitionSpec) -> Result<(), AppendError> {
+    let (mut keyless, mut count, mut in_order) = (Vec::new(), 0_i32, true);
+    batch::for_each_record(header, bytes, compression::DECOMPRESSED_BYTES_MAX, |record| {
+        in_order &= record.offset.0 == header.base_offset.0 + i64::from(count);
+        if record.key.is_none() {
+            keyless.push(count);
+        }
+        count += 1;
+    })
+    .map_err(|e| batch_error(&e))?;
+    if !in_order || count != header.record_count {
+        let message = format!("expected {} records with offsets in a row, found {count}", header.record_count);
+        return Err(AppendError::new(ErrorCode::InvalidRecord, message));
+    }
+    if keyless.is_empty() {
         return Ok(());
     }
-    for (index, record) in batch::records(header, bytes).enumerate() {
-        if record.map_err(|e| batch_error(&e))?.key.is_none() {
-            let message = "a compacted topic needs a key in each record";
-            let mut error = AppendError::new(ErrorCode::InvalidRecord, message);
-            error.record_errors =
-                vec![super::types::RecordError { batch_index: index as i32, message: message.to_owned() }];
-            return Err(error);
-        }
-    }
-    Ok(())
+    let message = format!(
+        "Compacted topic cannot accept message without key in topic partition {}-{}.",
+        spec.topic, spec.id.index
+    );
+    let summary = format!("One or more records have been rejected due to {} record errors in total", keyless.len());
+    let mut error = AppendError::new(ErrorCode::InvalidRecord, summary);
+    error.record_errors =
+        keyless.into_iter().map(|batch_index| RecordError { batch_index, message: message.clone() }).collect();
+    Err(error)
 }
 
 /// Checks each batch with its producer, the ones before it in the request included, and gives each its offset.

@@ -439,3 +439,79 @@ fn the_last_record_of_each_key_survives() {
 fn a_seed_is_a_run() {
     assert_eq!(run(11), run(11));
 }
+
+#[test]
+fn records_without_a_key_are_refused_by_number() {
+    let (world, node) = world(1);
+    world.block_on(async {
+        let store = open(&node, &Fatals::default(), 1, 0).await;
+        store.assign(spec(0, 0, LogConfig { compacted: true, ..small_config() }));
+        for codec in CODECS {
+            let mut builder = BatchBuilder::default().compression(codec);
+            for n in 0..5 {
+                builder.push(NOW, Some(&[n]).filter(|_| n % 2 == 0).map(|k| &k[..]), Some(b"value"));
+            }
+            let bytes = BytesMut::from(&builder.build(Offset(0), LeaderEpoch(-1))[..]);
+            let error = store.append(id(0), bytes.clone(), LOCAL).await.expect_err("no key");
+            assert_eq!(error.code, ErrorCode::InvalidRecord);
+            assert_eq!(error.message, "One or more records have been rejected due to 2 record errors in total");
+            let refused: Vec<_> = error.record_errors.iter().map(|e| (e.batch_index, e.message.as_str())).collect();
+            let message = "Compacted topic cannot accept message without key in topic partition topic0-0.";
+            assert_eq!(refused, [(1, message), (3, message)], "{codec:?}");
+            store.assign(spec(0, 0, small_config()));
+            store.append(id(0), bytes, LOCAL).await.expect("any topic but a compacted one takes it");
+            store.assign(spec(0, 0, LogConfig { compacted: true, ..small_config() }));
+        }
+        let mut more = BatchBuilder::default();
+        let mut bytes = more.push(NOW, Some(b"key"), Some(b"value")).build(Offset(0), LeaderEpoch(-1));
+        bytes[23..27].copy_from_slice(&1_i32.to_be_bytes());
+        bytes[57..61].copy_from_slice(&2_i32.to_be_bytes());
+        batch::set_max_timestamp(&mut bytes, NOW);
+        let error = store.append(id(0), BytesMut::from(&bytes[..]), LOCAL).await.expect_err("one record, not two");
+        assert_eq!(error.code, ErrorCode::InvalidRecord);
+    });
+}
+
+#[test]
+fn what_cannot_be_cleaned_is_set_aside_and_the_rest_goes_on() {
+    let (world, node) = world(2);
+    world.block_on(async {
+        let config = LogConfig {
+            compacted: true,
+            segment_bytes: 8_000,
+            max_message_bytes: 4_000,
+            min_cleanable_dirty_ratio: Ratio::new(0.0),
+            ..small_config()
+        };
+        let options = StoreOptions {
+            cleaner: CleanerOptions { backoff: Duration::from_millis(200), ..CleanerOptions::default() },
+            ..dying_options(0, &Fatals::default())
+        };
+        let store = LogStore::open(node.runtime(), options).await.expect("the store opens");
+        for n in 0..2 {
+            store.assign(spec(n, 0, config.clone()));
+            for i in 0..40 {
+                let mut builder = BatchBuilder::default();
+                builder.push(NOW + i, Some(&[7]), Some(&[7; 700]));
+                let bytes = BytesMut::from(&builder.build(Offset(0), LeaderEpoch(-1))[..]);
+                store.append(id(n), bytes, LOCAL).await.expect("acked");
+            }
+        }
+        world.handle().sleep(Duration::from_millis(20)).await;
+        let first = format!("{}/topic0-0/00000000000000000000.log", SimNode::DATA_DIR);
+        assert!(node.flip_bit(&first, 200..300), "the first segment is there");
+        world.handle().sleep(Duration::from_secs(40)).await;
+        let stats = store.stats();
+        assert_eq!(stats.uncleanable_partitions, 1);
+        assert!(stats.compactions > 0);
+        assert_eq!(store.compacted_end(id(0)), Some(Offset(0)));
+        assert!(store.compacted_end(id(1)).is_some_and(|end| end.0 > 20));
+        let left = survivors(&store, 1, 0, 100_000).await.len();
+        assert!(left < 20, "{left} records are left of 40 with one key");
+        // Told again what it obeys, it is tried again; it is still damaged.
+        store.reconfigure(id(0), std::sync::Arc::new(config));
+        assert_eq!(store.stats().uncleanable_partitions, 0);
+        world.handle().sleep(Duration::from_secs(1)).await;
+        assert_eq!(store.stats().uncleanable_partitions, 1);
+    });
+}
