@@ -19,6 +19,7 @@ macro_rules! pages {
 pages! {
     "[architecture.md]: crate::docs::architecture
 [benchmarks.md]: crate::docs::benchmarks
+[compaction.md]: crate::docs::compaction
 [configuration.md]: crate::docs::configuration
 [durability.md]: crate::docs::durability
 [groups.md]: crate::docs::groups
@@ -30,6 +31,7 @@ pages! {
 "
     architecture
     benchmarks
+    compaction
     configuration
     durability
     groups
