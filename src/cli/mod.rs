@@ -94,3 +94,22 @@ fn log_to_stderr() {
         .with_ansi(std::io::stderr().is_terminal())
         .init();
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_arguments_are_consistent() {
+        Arguments::command().debug_assert();
+    }
+
+    #[test]
+    fn a_reset_says_where_to() {
+        let parse = |line: &str| Arguments::try_parse_from(line.split(' '));
+        assert!(parse("coreline group reset g --topic t --shift-by -5").is_ok());
+        assert!(parse("coreline group reset g --topic t").is_err());
+        assert!(parse("coreline group reset g --topic t --to-latest --to-earliest").is_err());
+    }
+}

@@ -2,8 +2,8 @@
 //!
 //! Unlike Kafka's tool, which ends with 0 whatever happened, an error ends with 1.
 
-mod describe;
-mod reset;
+pub(in crate::cli) mod describe;
+pub(in crate::cli) mod reset;
 
 use super::{Done, print};
 use crate::cli::cluster::error_name;
@@ -19,7 +19,6 @@ const NAME: usize = 15;
 #[derive(Debug, Parser)]
 #[command(name = "kafka-consumer-groups", version)]
 #[command(group(ArgGroup::new("action").required(true).args(["list", "describe", "reset_offsets", "delete", "delete_offsets"])))]
-#[command(group(ArgGroup::new("reset").args(["to_offset", "to_earliest", "to_latest", "to_current", "to_datetime", "by_duration", "shift_by", "from_file"])))]
 pub(super) struct Args {
     /// The brokers to connect to.
     #[arg(long, value_name = "HOST:PORT")]
@@ -31,7 +30,7 @@ pub(super) struct Args {
     #[arg(long)]
     describe: bool,
     /// Set committed offsets of groups without members.
-    #[arg(long, requires = "reset")]
+    #[arg(long, requires = "target")]
     reset_offsets: bool,
     /// Delete groups and their offsets.
     #[arg(long)]
@@ -66,30 +65,8 @@ pub(super) struct Args {
     /// More columns.
     #[arg(long, requires = "describe")]
     verbose: bool,
-    /// To this offset, within what the log has.
-    #[arg(long, allow_hyphen_values = true)]
-    to_offset: Option<i64>,
-    /// To the first record.
-    #[arg(long)]
-    to_earliest: bool,
-    /// To the end.
-    #[arg(long)]
-    to_latest: bool,
-    /// To what is committed; to the end where nothing is.
-    #[arg(long)]
-    to_current: bool,
-    /// To the first record at or after a time: YYYY-MM-DDThh:mm:ss.sss, in UTC or with an offset.
-    #[arg(long, value_name = "TIME")]
-    to_datetime: Option<String>,
-    /// To the first record younger than this: PnDTnHnMnS.
-    #[arg(long, value_name = "DURATION")]
-    by_duration: Option<String>,
-    /// So many records forward, or back.
-    #[arg(long, value_name = "N", allow_hyphen_values = true)]
-    shift_by: Option<i64>,
-    /// To what a CSV file says: [group,]topic,partition,offset.
-    #[arg(long, value_name = "FILE", conflicts_with_all = ["topic", "all_topics"])]
-    from_file: Option<std::path::PathBuf>,
+    #[command(flatten)]
+    target: reset::Target,
     /// Commit the new offsets.
     #[arg(long, requires = "reset_offsets", conflicts_with = "dry_run")]
     execute: bool,
@@ -200,9 +177,12 @@ fn topic_arg(text: &str) -> Result<(&str, Option<Vec<i32>>), String> {
 }
 
 /// The partitions that --topic names; a topic that does not exist is in the second list.
-fn named_partitions(groups: &mut Groups, args: &Args) -> Result<(Vec<TopicPartition>, Vec<String>), String> {
+pub(in crate::cli) fn named_partitions(
+    groups: &mut Groups,
+    topics: &[String],
+) -> Result<(Vec<TopicPartition>, Vec<String>), String> {
     let (mut found, mut strangers) = (Vec::new(), Vec::new());
-    for text in &args.topic {
+    for text in topics {
         let (topic, partitions) = topic_arg(text)?;
         match (groups.partitions(topic)?, partitions) {
             (None, _) => strangers.push(topic.to_owned()),
@@ -215,7 +195,7 @@ fn named_partitions(groups: &mut Groups, args: &Args) -> Result<(Vec<TopicPartit
 
 fn delete_offsets(groups: &mut Groups, args: &Args, names: &[String]) -> Done {
     let [group] = names else { return Err("--delete-offsets takes one --group".to_owned()) };
-    let (partitions, strangers) = named_partitions(groups, args)?;
+    let (partitions, strangers) = named_partitions(groups, &args.topic)?;
     let (code, codes) = groups.delete_offsets(group, &partitions)?;
     let mut out = String::new();
     if code != 0 {

@@ -7,7 +7,7 @@ mod broker_api_versions;
 mod configs;
 mod console_consumer;
 mod console_producer;
-mod consumer_groups;
+pub(super) mod consumer_groups;
 mod get_offsets;
 mod groups;
 mod log_dirs;

@@ -4,35 +4,98 @@ use super::super::{Done, print};
 use super::{Args, NAME};
 use crate::cli::group_admin::{Committed, Description, Groups, Member, TopicPartition};
 use coreline_bench::client::OffsetSpec;
+use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
+/// What of a group is shown.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(in crate::cli) enum What {
+    Offsets,
+    Members,
+    State,
+}
+
 pub(super) fn run(groups: &mut Groups, args: &Args, names: &[String]) -> Done {
+    let what = match (args.members, &args.state) {
+        (true, _) => What::Members,
+        (false, Some(_)) => What::State,
+        (false, None) => What::Offsets,
+    };
     for name in names {
-        let group = groups.describe(name)?;
-        let mut out = String::new();
-        let _ = match group.state.as_str() {
-            "Empty" => writeln!(out, "\nConsumer group '{name}' has no active members."),
-            "PreparingRebalance" | "CompletingRebalance" | "Assigning" | "Reconciling" => {
-                writeln!(out, "\nWarning: Consumer group '{name}' is rebalancing.")
-            }
-            "Dead" => writeln!(out, "\nConsumer group '{name}' does not exist."),
-            _ => Ok(()),
-        };
-        if args.members {
-            members(&mut out, &group, args.verbose);
-        } else if args.state.is_some() {
-            state(&mut out, &group, args.verbose);
-        } else {
-            let committed = groups.offsets(name)?;
-            let rows = rows(&group, &committed);
-            let partitions: Vec<TopicPartition> = rows.iter().filter_map(|r| r.partition.clone()).collect();
-            let ends = groups.log_offsets(&partitions, OffsetSpec::Latest)?;
-            offsets(&mut out, &group.group, &rows, &ends, args.verbose);
-        }
-        print(&out);
+        print(&text(groups, name, what, args.verbose)?);
     }
     Ok(())
+}
+
+/// A group in columns.
+pub(in crate::cli) fn text(groups: &mut Groups, name: &str, what: What, verbose: bool) -> Result<String, String> {
+    let group = groups.describe(name)?;
+    let mut out = String::new();
+    let _ = match group.state.as_str() {
+        "Empty" => writeln!(out, "\nConsumer group '{name}' has no active members."),
+        "PreparingRebalance" | "CompletingRebalance" | "Assigning" | "Reconciling" => {
+            writeln!(out, "\nWarning: Consumer group '{name}' is rebalancing.")
+        }
+        "Dead" => writeln!(out, "\nConsumer group '{name}' does not exist."),
+        _ => Ok(()),
+    };
+    match what {
+        What::Members => members(&mut out, &group, verbose),
+        What::State => state(&mut out, &group, verbose),
+        What::Offsets => {
+            let committed = groups.offsets(name)?;
+            let rows = rows(&group, &committed);
+            let ends = ends(groups, &rows)?;
+            offsets(&mut out, &group.group, &rows, &ends, verbose);
+        }
+    }
+    Ok(out)
+}
+
+fn ends(groups: &mut Groups, rows: &[Row<'_>]) -> Result<BTreeMap<TopicPartition, i64>, String> {
+    let partitions: Vec<TopicPartition> = rows.iter().filter_map(|r| r.partition.clone()).collect();
+    groups.log_offsets(&partitions, OffsetSpec::Latest)
+}
+
+/// A group as JSON.
+pub(in crate::cli) fn json(groups: &mut Groups, name: &str, what: What) -> Result<Vec<Value>, String> {
+    let group = groups.describe(name)?;
+    let assignment = |assignment: &BTreeMap<String, Vec<i32>>| {
+        let each =
+            assignment.iter().flat_map(|(t, list)| list.iter().map(move |p| json!({ "topic": t, "partition": p })));
+        each.collect::<Vec<_>>()
+    };
+    Ok(match what {
+        What::State => {
+            let (address, id) = &group.coordinator;
+            vec![json!({ "group": name, "type": group.kind, "state": group.state, "assignor": group.assignor,
+                "coordinator": { "id": id, "address": address }, "epoch": group.epochs.map(|e| e.0),
+                "assignmentEpoch": group.epochs.map(|e| e.1), "members": group.members.len() })]
+        }
+        What::Members => {
+            let member = |m: &Member| {
+                json!({ "group": name, "member": m.id, "instance": m.instance, "host": m.host, "client": m.client_id,
+                    "epoch": m.epoch, "partitions": assignment(&m.assignment), "target": m.target.as_ref().map(assignment) })
+            };
+            group.members.iter().map(member).collect()
+        }
+        What::Offsets => {
+            let committed = groups.offsets(name)?;
+            let rows = rows(&group, &committed);
+            let ends = ends(groups, &rows)?;
+            let row = |r: &Row<'_>| {
+                let (topic, partition) = r.partition.as_ref()?;
+                let (end, offset) = (ends.get(&(topic.clone(), *partition)), r.committed.map(|c| c.offset));
+                Some(json!({ "group": name, "topic": topic, "partition": partition, "offset": offset,
+                    "leaderEpoch": r.committed.and_then(|c| c.leader_epoch), "metadata": r.committed.map(|c| &c.metadata),
+                    "end": end, "lag": end.zip(offset).map(|(end, offset)| (end - offset).max(0)),
+                    "member": r.member.map(|m| &m.id), "host": r.member.map(|m| &m.host),
+                    "client": r.member.map(|m| &m.client_id) }))
+            };
+            rows.iter().filter_map(row).collect()
+        }
+    })
 }
 
 /// A line of the offsets: a partition with what is committed, and the member that has it.

@@ -9,39 +9,80 @@ use jiff::civil::DateTime;
 use jiff::{Span, SpanRelativeTo, Timestamp, Unit};
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
+use std::path::PathBuf;
 
-type Offsets = BTreeMap<TopicPartition, i64>;
+/// The new offset of each partition.
+pub(in crate::cli) type Offsets = BTreeMap<TopicPartition, i64>;
+
+/// Where offsets go.
+#[derive(Debug, clap::Args)]
+#[group(id = "target", multiple = false)]
+pub(in crate::cli) struct Target {
+    /// To this offset, within what the log has.
+    #[arg(long, value_name = "OFFSET", allow_negative_numbers = true)]
+    to_offset: Option<i64>,
+    /// To the first record.
+    #[arg(long)]
+    to_earliest: bool,
+    /// To the end.
+    #[arg(long)]
+    to_latest: bool,
+    /// To what is committed; to the end where nothing is.
+    #[arg(long)]
+    to_current: bool,
+    /// To the first record at or after a time: YYYY-MM-DDThh:mm:ss.sss, in UTC or with an offset.
+    #[arg(long, value_name = "TIME")]
+    to_datetime: Option<String>,
+    /// To the first record younger than this: PnDTnHnMnS.
+    #[arg(long, value_name = "DURATION")]
+    by_duration: Option<String>,
+    /// So many records forward, or back.
+    #[arg(long, value_name = "N", allow_negative_numbers = true)]
+    shift_by: Option<i64>,
+    /// To what a CSV file says: [group,]topic,partition,offset.
+    #[arg(long, value_name = "FILE")]
+    from_file: Option<PathBuf>,
+}
+
+/// Of which topics: as `--topic` names them, or all that the group has offsets of.
+#[derive(Clone, Copy, Debug)]
+pub(in crate::cli) struct Scope<'a> {
+    pub topics: &'a [String],
+    pub all_topics: bool,
+}
 
 pub(super) fn run(groups: &mut Groups, args: &Args, names: &[String]) -> Done {
     let failed = |e: String| format!("Executing consumer group command failed due to {e}");
     if !args.execute && !args.dry_run {
         eprintln!("WARN: No action will be performed as the --execute option is missing.");
     }
+    let scope = Scope { topics: &args.topic, all_topics: args.all_topics };
     let (mut planned, mut busy) = (BTreeMap::new(), Ok(()));
     for name in names {
-        // A group that nobody knows yet is made by the commit.
-        let state = groups.list(&[], &[]).map_err(failed)?.into_iter().find(|g| g.group == *name).map(|g| g.state);
-        match state.as_deref() {
-            None | Some("Empty" | "Dead") => {
-                let plan = plan(groups, args, name, names.len() == 1).map_err(failed)?;
-                if args.execute {
-                    groups.commit(name, &plan).map_err(failed)?;
-                }
-                planned.insert(name.clone(), plan);
-            }
-            Some(state) => {
-                print(&format!(
-                    "\nError: Assignments can only be reset if the group '{name}' is inactive, but the current state is {state}.\n"
-                ));
-                busy = Err(String::new());
-            }
+        if let Some(state) = active(groups, name).map_err(failed)? {
+            print(&format!(
+                "\nError: Assignments can only be reset if the group '{name}' is inactive, but the current state is {state}.\n"
+            ));
+            busy = Err(String::new());
+            continue;
         }
+        let plan = plan(groups, &args.target, scope, name, names.len() == 1).map_err(failed)?;
+        if args.execute {
+            groups.commit(name, &plan).map_err(failed)?;
+        }
+        planned.insert(name.clone(), plan);
     }
     print(&if args.export { export(&planned) } else { table(&planned) });
     busy
 }
 
-fn table(planned: &BTreeMap<String, Offsets>) -> String {
+/// The state of a group that has members; a group that nobody knows yet is made by the commit.
+pub(in crate::cli) fn active(groups: &mut Groups, group: &str) -> Result<Option<String>, String> {
+    let listed = groups.list(&[], &[])?.into_iter().find(|g| g.group == group);
+    Ok(listed.map(|g| g.state).filter(|state| !["Empty", "Dead"].contains(&state.as_str())))
+}
+
+pub(in crate::cli) fn table(planned: &BTreeMap<String, Offsets>) -> String {
     let mut out = format!("\n{:NAME$} {:NAME$} {:10} {}\n", "GROUP", "TOPIC", "PARTITION", "NEW-OFFSET");
     for (group, plan) in planned {
         for ((topic, partition), offset) in plan {
@@ -52,7 +93,7 @@ fn table(planned: &BTreeMap<String, Offsets>) -> String {
 }
 
 /// What `--from-file` reads: the group is left out if there is one only.
-fn export(planned: &BTreeMap<String, Offsets>) -> String {
+pub(in crate::cli) fn export(planned: &BTreeMap<String, Offsets>) -> String {
     let mut out = String::new();
     for (group, plan) in planned {
         for ((topic, partition), offset) in plan {
@@ -64,14 +105,20 @@ fn export(planned: &BTreeMap<String, Offsets>) -> String {
 }
 
 /// The partitions and their new offsets.
-fn plan(groups: &mut Groups, args: &Args, group: &str, only: bool) -> Result<Offsets, String> {
-    if let Some(path) = &args.from_file {
+pub(in crate::cli) fn plan(
+    groups: &mut Groups,
+    target: &Target,
+    scope: Scope<'_>,
+    group: &str,
+    only: bool,
+) -> Result<Offsets, String> {
+    if let Some(path) = &target.from_file {
         let file = std::fs::read_to_string(path).map_err(|e| format!("{}: {e}", path.display()))?;
         let wanted = parse_csv(&file, group, only).map_err(|e| format!("{}: {e}", path.display()))?;
         return within(groups, &wanted);
     }
     let committed: Offsets = groups.offsets(group)?.into_iter().map(|(p, c)| (p, c.offset)).collect();
-    let partitions = if args.all_topics {
+    let partitions = if scope.all_topics {
         let mut topics: Vec<&str> = committed.keys().map(|(t, _)| t.as_str()).collect();
         topics.dedup();
         let mut all = Vec::new();
@@ -80,20 +127,20 @@ fn plan(groups: &mut Groups, args: &Args, group: &str, only: bool) -> Result<Off
         }
         all
     } else {
-        let (found, strangers) = named_partitions(groups, args)?;
+        let (found, strangers) = named_partitions(groups, scope.topics)?;
         if !strangers.is_empty() || found.is_empty() {
             return Err("UNKNOWN_TOPIC_OR_PARTITION: This server does not host this topic-partition.".to_owned());
         }
         found
     };
     let at = |groups: &mut Groups, ms: i64| by_time(groups, &partitions, ms);
-    if args.to_earliest {
+    if target.to_earliest {
         groups.log_offsets(&partitions, OffsetSpec::Earliest)
-    } else if args.to_latest {
+    } else if target.to_latest {
         groups.log_offsets(&partitions, OffsetSpec::Latest)
-    } else if let Some(offset) = args.to_offset {
+    } else if let Some(offset) = target.to_offset {
         within(groups, &partitions.iter().map(|p| (p.clone(), offset)).collect())
-    } else if let Some(shift) = args.shift_by {
+    } else if let Some(shift) = target.shift_by {
         let mut wanted = Offsets::new();
         for p in &partitions {
             let now = committed.get(p).ok_or_else(|| {
@@ -102,9 +149,9 @@ fn plan(groups: &mut Groups, args: &Args, group: &str, only: bool) -> Result<Off
             wanted.insert(p.clone(), now.saturating_add(shift));
         }
         within(groups, &wanted)
-    } else if let Some(time) = &args.to_datetime {
+    } else if let Some(time) = &target.to_datetime {
         at(groups, parse_datetime(time)?)
-    } else if let Some(duration) = &args.by_duration {
+    } else if let Some(duration) = &target.by_duration {
         at(groups, now_ms() - parse_duration(duration)?)
     } else {
         // --to-current
