@@ -365,6 +365,7 @@ fn store_options<R: Runtime>(ctx: &ShardContext<R, BrokerMesh>, node: &Node) -> 
         cache_bytes_max: config.cache_bytes,
         open_files_max: config.open_files,
         producer_id_expiration_ms: config.producer_id_expiration_ms,
+        retention_check_interval: config.retention_check_interval,
         ..StoreOptions::new(&config.data_dir, ctx.shard.0, hook)
     };
     if let Some(tune) = &node.tune_store {

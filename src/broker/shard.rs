@@ -73,5 +73,8 @@ pub fn dynamic_values(image: &ClusterImage, node: BrokerId) -> DynamicValues<'_>
 /// What a topic's log obeys on this node, and its `min.insync.replicas`.
 #[must_use]
 pub fn topic_config(config: &BrokerConfig, image: &ClusterImage, topic: &TopicImage) -> (LogConfig, i32) {
-    resolve_topic(config, dynamic_values(image, BrokerId(config.node_id)), &topic.configs)
+    let (mut log, min_in_sync) = resolve_topic(config, dynamic_values(image, BrokerId(config.node_id)), &topic.configs);
+    // What a coordinator has written does not grow old, whatever the broker's default for topics is.
+    log.deletes &= !topic.internal || topic.configs.contains_key("cleanup.policy");
+    (log, min_in_sync)
 }

@@ -6,12 +6,13 @@ use crate::log::partition_metadata::encode_id;
 use coreline_bench::client::{Client, ClientError};
 use kafka_protocol::messages::create_partitions_request::CreatePartitionsTopic;
 use kafka_protocol::messages::create_topics_request::{CreatableTopic, CreatableTopicConfig};
+use kafka_protocol::messages::delete_records_request::{DeleteRecordsPartition, DeleteRecordsTopic};
 use kafka_protocol::messages::delete_topics_request::DeleteTopicState;
 use kafka_protocol::messages::describe_configs_request::DescribeConfigsResource;
 use kafka_protocol::messages::incremental_alter_configs_request::{AlterConfigsResource, AlterableConfig};
 use kafka_protocol::messages::metadata_request::MetadataRequestTopic;
 use kafka_protocol::messages::{
-    CreatePartitionsRequest, CreateTopicsRequest, DeleteTopicsRequest, DescribeConfigsRequest,
+    CreatePartitionsRequest, CreateTopicsRequest, DeleteRecordsRequest, DeleteTopicsRequest, DescribeConfigsRequest,
     IncrementalAlterConfigsRequest, MetadataRequest, MetadataResponse, TopicName,
 };
 use kafka_protocol::protocol::StrBytes;
@@ -80,6 +81,17 @@ enum Action {
         #[arg(long, value_name = "KEY")]
         delete_config: Vec<String>,
     },
+    /// Delete the oldest records of a topic, and keep the topic.
+    DeleteRecords {
+        /// The name.
+        name: String,
+        /// The first offset to keep: a number, or "end" to delete all there are.
+        #[arg(long, value_name = "OFFSET", value_parser = parse_before)]
+        before: i64,
+        /// A partition; may be repeated. All of them if not given.
+        #[arg(long = "partition", value_name = "N")]
+        partitions: Vec<i32>,
+    },
     /// Delete topics and their records.
     Delete {
         /// Their names.
@@ -107,7 +119,19 @@ pub fn run(args: &TopicArgs) -> Result<String, String> {
         Action::Alter { name, partitions, config, delete_config } => {
             alter(&mut client, name, *partitions, config, delete_config)
         }
+        Action::DeleteRecords { name, before, partitions } => {
+            delete_records(&mut client, name, *before, partitions, args.json)
+        }
         Action::Delete { names, if_exists } => delete(&mut client, names, *if_exists),
+    }
+}
+
+/// An offset, or the high watermark.
+fn parse_before(text: &str) -> Result<i64, String> {
+    match text.parse::<i64>() {
+        Ok(offset) if offset >= 0 => Ok(offset),
+        _ if text == "end" => Ok(-1),
+        _ => Err("expected an offset or \"end\"".to_owned()),
     }
 }
 
@@ -300,6 +324,40 @@ fn alter(
         }
     }
     Ok(format!("altered {name}\n"))
+}
+
+fn delete_records(
+    client: &mut Client,
+    name: &str,
+    before: i64,
+    partitions: &[i32],
+    as_json: bool,
+) -> Result<String, String> {
+    let all = match partitions {
+        [] => {
+            let answer = metadata(client, &[name.to_owned()])?;
+            let topic = answer.topics.first().ok_or_else(|| format!("{name} is not in the broker's answer"))?;
+            topic.partitions.iter().map(|p| p.partition_index).collect()
+        }
+        some => some.to_vec(),
+    };
+    let partition = |n: i32| DeleteRecordsPartition::default().with_partition_index(n).with_offset(before);
+    let topic = DeleteRecordsTopic::default()
+        .with_name(topic_name(name))
+        .with_partitions(all.into_iter().map(partition).collect());
+    let ask = DeleteRecordsRequest::default().with_topics(vec![topic]).with_timeout_ms(TIMEOUT_MS);
+    let answer = client.call(&ask).map_err(said)?;
+    let mut results: Vec<_> = answer.topics.iter().flat_map(|t| &t.partitions).collect();
+    results.sort_by_key(|p| p.partition_index);
+    let (mut out, mut rows) = (String::new(), Vec::new());
+    for p in results {
+        if p.error_code != 0 {
+            return Err(refusal(&format!("{name}-{}", p.partition_index), p.error_code, None));
+        }
+        let _ = writeln!(out, "{name}-{} begins at offset {}", p.partition_index, p.low_watermark);
+        rows.push(json!({ "partition": p.partition_index, "low_watermark": p.low_watermark }));
+    }
+    Ok(if as_json { format!("{}\n", json!(rows)) } else { out })
 }
 
 fn delete(client: &mut Client, names: &[String], if_exists: bool) -> Result<String, String> {

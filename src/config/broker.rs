@@ -5,6 +5,7 @@ use super::value::{ConfigError, Value, parse_value};
 use crate::log::log_config::Durability;
 use std::collections::BTreeMap;
 use std::path::PathBuf;
+use std::time::Duration;
 
 /// A host and a port to listen on or to be reached at.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -64,6 +65,8 @@ pub struct BrokerConfig {
     pub fetch_session_slots: usize,
     /// `producer.id.expiration.ms`.
     pub producer_id_expiration_ms: i64,
+    /// `log.retention.check.interval.ms`.
+    pub retention_check_interval: Duration,
     /// `coreline.cores`.
     pub cores: CoreChoice,
     /// `coreline.durability`, the default of topics.
@@ -212,6 +215,9 @@ impl Reader<'_> {
             fetch_bytes_max: self.size("fetch.max.bytes"),
             fetch_session_slots: self.size("max.incremental.fetch.session.cache.slots"),
             producer_id_expiration_ms: self.integer("producer.id.expiration.ms"),
+            retention_check_interval: Duration::from_millis(
+                self.integer("log.retention.check.interval.ms").unsigned_abs(),
+            ),
             cores: self.cores()?,
             durability: parse_durability(self.text("coreline.durability").as_deref()),
             journal_bytes: self.integer("coreline.journal.bytes") as u64,

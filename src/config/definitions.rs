@@ -316,6 +316,70 @@ pub const BROKER_KEYS: &[Definition] = &[
         "Bytes that the compaction of all shards reads and writes a second, at most.",
     ),
     key(
+        "log.retention.ms",
+        Kind::Long,
+        None,
+        Rule::PositiveOrUnset,
+        true,
+        "How long records are kept, by the newest of their segment; if unset, log.retention.minutes. -1: for ever.",
+    ),
+    key(
+        "log.retention.minutes",
+        Kind::Int,
+        None,
+        Rule::PositiveOrUnset,
+        false,
+        "How long records are kept, in minutes; if unset, log.retention.hours.",
+    ),
+    key(
+        "log.retention.hours",
+        Kind::Int,
+        Some("168"),
+        Rule::PositiveOrUnset,
+        false,
+        "How long records are kept, in hours.",
+    ),
+    key(
+        "log.retention.bytes",
+        Kind::Long,
+        Some("-1"),
+        Rule::Any,
+        true,
+        "Bytes of a partition that are kept at least when old segments are deleted. -1: no limit.",
+    ),
+    key(
+        "log.retention.check.interval.ms",
+        Kind::Long,
+        Some("300000"),
+        Rule::AtLeast(1),
+        false,
+        "From one look for segments to delete to the next.",
+    ),
+    key(
+        "log.segment.delete.delay.ms",
+        Kind::Long,
+        Some("60000"),
+        Rule::AtLeast(0),
+        true,
+        "How long a deleted segment's files stay, renamed, before they are removed.",
+    ),
+    key(
+        "log.roll.jitter.ms",
+        Kind::Long,
+        None,
+        Rule::AtLeast(0),
+        true,
+        "Segments are closed up to this much before their age; if unset, log.roll.jitter.hours.",
+    ),
+    key(
+        "log.roll.jitter.hours",
+        Kind::Int,
+        Some("0"),
+        Rule::AtLeast(0),
+        false,
+        "Segments are closed up to this much before their age, in hours.",
+    ),
+    key(
         "log.segment.bytes",
         Kind::Int,
         Some("1073741824"),
@@ -545,6 +609,7 @@ const fn topic(
 }
 
 const HOUR_MS: i64 = 3_600_000;
+const MINUTE_MS: i64 = 60_000;
 
 /// Every key of a topic.
 pub const TOPIC_KEYS: &[TopicDefinition] = &[
@@ -582,6 +647,30 @@ pub const TOPIC_KEYS: &[TopicDefinition] = &[
         DELETE_RETENTION_DOC,
     ),
     topic(
+        "retention.ms",
+        Kind::Long,
+        "604800000",
+        Rule::AtLeast(-1),
+        &[("log.retention.ms", 1), ("log.retention.minutes", MINUTE_MS), ("log.retention.hours", HOUR_MS)],
+        "How long records are kept: a segment goes when its newest record is older. -1: for ever.",
+    ),
+    topic(
+        "retention.bytes",
+        Kind::Long,
+        "-1",
+        Rule::Any,
+        &[("log.retention.bytes", 1)],
+        "Bytes of a partition that are kept at least: the oldest segments beyond go. -1: no limit.",
+    ),
+    topic(
+        "file.delete.delay.ms",
+        Kind::Long,
+        "60000",
+        Rule::AtLeast(0),
+        &[("log.segment.delete.delay.ms", 1)],
+        "How long a deleted segment's files stay, renamed, before they are removed.",
+    ),
+    topic(
         "segment.bytes",
         Kind::Int,
         "1073741824",
@@ -596,6 +685,14 @@ pub const TOPIC_KEYS: &[TopicDefinition] = &[
         Rule::AtLeast(1),
         &[("log.roll.ms", 1), ("log.roll.hours", HOUR_MS)],
         "Age at which a segment is closed, by the times of its records.",
+    ),
+    topic(
+        "segment.jitter.ms",
+        Kind::Long,
+        "0",
+        Rule::AtLeast(0),
+        &[("log.roll.jitter.ms", 1), ("log.roll.jitter.hours", HOUR_MS)],
+        "Segments are closed up to this much before segment.ms, each by its own part of it, so that not all are at once.",
     ),
     topic(
         "segment.index.bytes",
@@ -692,18 +789,9 @@ const KAFKA_ONLY: &[&str] = &[
     "socket.send.buffer.bytes",
     "socket.receive.buffer.bytes",
     "num.recovery.threads.per.data.dir",
-    "log.retention.hours",
-    "log.retention.minutes",
-    "log.retention.ms",
-    "log.retention.bytes",
-    "log.retention.check.interval.ms",
     "log.cleaner.enable",
     "log.cleaner.threads",
     "compression.type",
-    "retention.ms",
-    "retention.bytes",
-    "segment.jitter.ms",
-    "file.delete.delay.ms",
     "preallocate",
     "unclean.leader.election.enable",
     "remote.storage.enable",
@@ -806,6 +894,6 @@ mod tests {
         assert_eq!(error, "unknown configuration key \"log.segment.byte\": did you mean \"log.segment.bytes\"?");
         assert!(broker_key("zookeeper.connect").expect_err("unsupported").to_string().contains("not supported"));
         assert_eq!(broker_key("xyzzy").expect_err("unknown").to_string(), "unknown configuration key \"xyzzy\"");
-        assert!(topic_key("retention.ms").is_err());
+        assert!(topic_key("local.retention.ms").is_err());
     }
 }

@@ -48,7 +48,8 @@ pub(super) fn sources(
 
 fn scaled(text: &str, factor: i64) -> String {
     match text.trim().parse::<i64>() {
-        Ok(n) if factor != 1 => n.saturating_mul(factor).to_string(),
+        // -1 is no limit in any unit.
+        Ok(n) if factor != 1 && n >= 0 => n.saturating_mul(factor).to_string(),
         _ => text.trim().to_owned(),
     }
 }
@@ -98,10 +99,19 @@ pub fn resolve_topic(
         Ok(Value::List(policies)) => policies,
         other => unreachable!("cleanup.policy is a list with a default, not {other:?}"),
     };
+    // By the words that are stored, also of a policy that this version does not carry out: nothing is deleted of a
+    // topic that does not say so.
+    let policy = TOPIC_KEYS.iter().find(|t| t.key.name == "cleanup.policy").expect("a key of the table");
+    let deletes = effective(policy, broker, dynamic, own).split(',').any(|p| p.trim() == "delete");
     let log_append = text("message.timestamp.type") == "LogAppendTime";
     let config = LogConfig {
         segment_bytes: positive("segment.bytes"),
         segment_ms: number("segment.ms"),
+        segment_jitter_ms: number("segment.jitter.ms"),
+        deletes,
+        retention_ms: number("retention.ms"),
+        retention_bytes: number("retention.bytes"),
+        file_delete_delay_ms: number("file.delete.delay.ms"),
         segment_index_bytes: positive("segment.index.bytes"),
         index_interval_bytes: positive("index.interval.bytes"),
         max_message_bytes: usize::try_from(positive("max.message.bytes")).unwrap_or(usize::MAX),
@@ -144,6 +154,29 @@ mod tests {
         let (config, _) = resolve_topic(&broker, DynamicValues { broker: None, default: Some(&dynamic) }, &map(&[]));
         assert_eq!((config.segment_ms, config.durability), (5000, Durability::Written));
         assert_eq!(resolve_topic(&BrokerConfig::default(), none, &map(&[])).0, LogConfig::default());
+    }
+
+    #[test]
+    fn only_what_says_delete_is_deleted() {
+        let none = DynamicValues::default();
+        for (policy, deletes) in [("delete", true), ("compact", false), ("compact, delete", true), ("", false)] {
+            let (config, _) = resolve_topic(&BrokerConfig::default(), none, &map(&[("cleanup.policy", policy)]));
+            assert_eq!(config.deletes, deletes, "{policy:?}");
+        }
+    }
+
+    #[test]
+    fn retention_has_three_units_and_no_limit() {
+        let retention = |broker: &[(&str, &str)], own: &[(&str, &str)]| {
+            let broker = BrokerConfig::from_settings(map(broker)).expect("valid");
+            resolve_topic(&broker, DynamicValues::default(), &map(own)).0.retention_ms
+        };
+        assert_eq!(retention(&[("log.retention.hours", "2")], &[]), 7_200_000);
+        assert_eq!(retention(&[("log.retention.hours", "2"), ("log.retention.minutes", "3")], &[]), 180_000);
+        assert_eq!(retention(&[("log.retention.minutes", "3"), ("log.retention.ms", "5")], &[]), 5);
+        assert_eq!(retention(&[("log.retention.hours", "-1")], &[]), -1);
+        assert_eq!(retention(&[("log.retention.ms", "5")], &[("retention.ms", "0")]), 0);
+        assert!(BrokerConfig::from_settings(map(&[("log.retention.ms", "0")])).is_err());
     }
 
     #[test]

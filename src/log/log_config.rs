@@ -45,6 +45,8 @@ pub struct LogConfig {
     pub segment_bytes: u64,
     /// `segment.ms`.
     pub segment_ms: i64,
+    /// `segment.jitter.ms`: segments are closed earlier than `segment_ms` by up to this.
+    pub segment_jitter_ms: i64,
     /// `segment.index.bytes`: the size of an offset index that makes a segment roll.
     pub segment_index_bytes: u64,
     /// `index.interval.bytes`: log bytes between two index entries.
@@ -57,6 +59,14 @@ pub struct LogConfig {
     pub message_timestamp_before_max_ms: i64,
     /// `message.timestamp.after.max.ms`.
     pub message_timestamp_after_max_ms: i64,
+    /// `cleanup.policy` holds `delete`: old segments go by age and size.
+    pub deletes: bool,
+    /// `retention.ms`; negative: records do not grow old.
+    pub retention_ms: i64,
+    /// `retention.bytes` of a partition; negative: no limit.
+    pub retention_bytes: i64,
+    /// `file.delete.delay.ms`: from the renaming of a deleted segment to its removal.
+    pub file_delete_delay_ms: i64,
     /// `cleanup.policy` holds `compact`: each record needs a key.
     pub compacted: bool,
     /// `min.cleanable.dirty.ratio`: the share of bytes that were not compacted yet that is worth a cleaning.
@@ -93,12 +103,17 @@ impl Default for LogConfig {
         Self {
             segment_bytes: 1 << 30,
             segment_ms: 7 * 24 * 3_600_000,
+            segment_jitter_ms: 0,
             segment_index_bytes: 10 << 20,
             index_interval_bytes: 4096,
             max_message_bytes: 1_048_588,
             message_timestamp_type: TimestampType::CreateTime,
             message_timestamp_before_max_ms: i64::MAX,
             message_timestamp_after_max_ms: 3_600_000,
+            deletes: true,
+            retention_ms: 7 * 24 * 3_600_000,
+            retention_bytes: -1,
+            file_delete_delay_ms: 60_000,
             compacted: false,
             min_cleanable_dirty_ratio: Ratio::new(0.5),
             min_compaction_lag_ms: 0,

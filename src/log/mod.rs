@@ -9,6 +9,7 @@ pub mod leader_epochs;
 pub mod log_config;
 pub mod partition_metadata;
 pub mod producer_state;
+pub mod retention;
 pub mod segment;
 
 #[cfg(test)]

@@ -46,6 +46,7 @@ fn decodes(request: &Request, body: BytesMut) -> bool {
         ApiKey::ApiVersions => by_codec::<m::ApiVersionsRequest>(request, body),
         ApiKey::CreateTopics => by_codec::<m::CreateTopicsRequest>(request, body),
         ApiKey::DeleteTopics => by_codec::<m::DeleteTopicsRequest>(request, body),
+        ApiKey::DeleteRecords => by_codec::<m::DeleteRecordsRequest>(request, body),
         ApiKey::InitProducerId => by_codec::<m::InitProducerIdRequest>(request, body),
         ApiKey::OffsetForLeaderEpoch => by_codec::<m::OffsetForLeaderEpochRequest>(request, body),
         ApiKey::DescribeConfigs => by_codec::<m::DescribeConfigsRequest>(request, body),

@@ -393,6 +393,11 @@ pub(super) const INIT_PRODUCER_ID: Schema = &[
     int16("producer_epoch").from(3),
 ];
 
+pub(super) const DELETE_RECORDS: Schema = &[
+    structs("topics", &[text("name"), structs("partitions", &[int32("partition_index"), int64("offset")])]),
+    int32("timeout_ms"),
+];
+
 pub(super) const OFFSET_FOR_LEADER_EPOCH: Schema = &[
     int32("replica_id").from(3),
     structs(

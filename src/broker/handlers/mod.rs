@@ -13,6 +13,7 @@ mod config_resources;
 mod create_partitions;
 mod create_topics;
 mod delete_groups;
+mod delete_records;
 mod delete_topics;
 mod describe_cluster;
 mod describe_configs;
@@ -148,6 +149,7 @@ impl<R: Runtime> Handlers<R> {
             ApiKey::DescribeProducers => in_out.out(&describe_producers::handle(shard, in_out.decode()?).await),
             ApiKey::Fetch => self.fetch(context, in_out.decode()?).await,
             ApiKey::CreateTopics => in_out.out(&create_topics::handle(shard, in_out.decode()?).await),
+            ApiKey::DeleteRecords => in_out.out(&delete_records::handle(shard, in_out.decode()?).await),
             ApiKey::DeleteTopics => {
                 let version = request.header.api_version;
                 in_out.out(&delete_topics::handle(shard, version, in_out.decode()?).await)

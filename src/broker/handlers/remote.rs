@@ -9,7 +9,7 @@ use crate::broker::store::{
     ReadRequest, ReadResult,
 };
 use crate::error_code::ErrorCode;
-use crate::ids::{LeaderEpoch, PartitionId};
+use crate::ids::{LeaderEpoch, Offset, PartitionId};
 use bytes::BytesMut;
 use coreline_io::{Runtime, TaskGroup};
 use coreline_shards::{ReplyTo, ShardId};
@@ -77,6 +77,8 @@ pub enum Ask {
     EpochEnds(Vec<EpochOne>),
     /// List producers.
     Producers(Vec<PartitionId>),
+    /// Delete records before an offset; -1 is the high watermark.
+    DeleteRecords(Vec<(PartitionId, Offset)>),
 }
 
 /// The answer, item by item in the order of the question.
@@ -92,6 +94,8 @@ pub enum Told {
     EpochEnds(Vec<Result<EpochEnd, ReadError>>),
     /// To [`Ask::Producers`].
     Producers(Vec<Result<Vec<ProducerInfo>, ReadError>>),
+    /// To [`Ask::DeleteRecords`]: the first offsets.
+    RecordsDeleted(Vec<Result<Offset, ReadError>>),
 }
 
 /// Enqueues appends now, in order; the future waits for them.
@@ -135,6 +139,10 @@ async fn answer<R: Runtime>(store: &Rc<LogStore<R>>, ask: Ask) -> Told {
                 found.push(store.producers(id).await);
             }
             Told::Producers(found)
+        }
+        // At a time: they share group commits.
+        Ask::DeleteRecords(items) => {
+            Told::RecordsDeleted(join_all(items.into_iter().map(|(id, to)| store.delete_records(id, to))).await)
         }
     }
 }

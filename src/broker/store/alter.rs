@@ -2,7 +2,7 @@
 //! before it is answered.
 
 use super::compaction::CHECKPOINT_FILE;
-use super::partition::{Commit, Log, Partition, Phase};
+use super::partition::{Commit, Partition, Phase};
 use super::read::with_ends;
 use super::types::{AppendError, EndOffsets, ReadError, StoreError};
 use super::{LogStore, flush::EPOCHS_FILE};
@@ -123,29 +123,24 @@ impl<R: Runtime> LogStore<R> {
         self.queue_commit(partition);
     }
 
+    /// DeleteRecords. An offset before the log's start is no error, as in Kafka.
     pub(super) async fn move_log_start(self: &Rc<Self>, id: PartitionId, to: Offset) -> Result<Offset, ReadError> {
         let partition = self.loaded(id).await?;
+        let config = partition.spec.borrow().config.clone();
+        if config.compacted && !config.deletes {
+            let message = "records of a topic that is only compacted cannot be deleted";
+            return Err(ReadError::new(ErrorCode::PolicyViolation, message));
+        }
         let start = self.with_log(&partition, |log, _| {
             let to = if to.0 == -1 { log.high_watermark } else { to.0 };
-            if to < log.log_start || to > log.high_watermark {
+            if to < 0 || to > log.high_watermark {
                 let message = format!("offset {to} is not in {}..={}", log.log_start, log.high_watermark);
                 return Err(with_ends(ReadError::new(ErrorCode::OffsetOutOfRange, message), log));
             }
             Ok(to)
         })??;
-        let entry = Entry::LogStart { partition: id, start: Offset(start) };
-        self.journal_entry(entry).await.map_err(|code| ReadError::new(code, "the new start could not be journaled"))?;
-        let removed = self.with_log(&partition, |log, _| take_dead_segments(log, self.next_generation()))?;
-        let dir = self.dir(&partition);
-        for base in removed {
-            for kind in FileKind::ALL {
-                let path = dir.join(file_name(base, kind));
-                self.files.forget(&path);
-                // What cannot be removed now is before the log's start, and goes with the partition.
-                let _ = self.rt.remove_file(&path).await;
-            }
-        }
-        Ok(Offset(start))
+        self.begin_at(&partition, start).await.map_err(failed)?;
+        self.with_log(&partition, |log, _| Offset(log.log_start))
     }
 
     /// Cuts the log: everything into segments, cut those, then the journal, then load again.
@@ -238,21 +233,6 @@ impl<R: Runtime> LogStore<R> {
         let text = epochs.encode();
         self.rt.write_file_atomic(&dir.join(EPOCHS_FILE), text.as_bytes()).await.map_err(super::read::read_failed)
     }
-}
-
-/// Takes sealed segments that are wholly before the log's start out of the log. Their files are to be removed.
-fn take_dead_segments(log: &mut Log, generation: u64) -> Vec<i64> {
-    if log.swapping {
-        // They go the next time.
-        return Vec::new();
-    }
-    let dead =
-        log.segments.windows(2).take_while(|pair| pair[1].base <= log.log_start && pair[0].index.is_none()).count();
-    if dead > 0 {
-        log.generation = generation;
-        log.hints.clear();
-    }
-    log.segments.drain(..dead).map(|s| s.base).collect()
 }
 
 fn failed(error: StoreError) -> ReadError {

@@ -9,6 +9,7 @@ use crate::log::batch::{self, BatchError, RecordBatchHeader, ValidationRules};
 use crate::log::compression;
 use crate::log::log_config::{LogConfig, TimestampType};
 use crate::log::producer_state::Check;
+use crate::log::retention::roll_jitter_ms;
 use bytes::{Bytes, BytesMut};
 use coreline_io::Runtime;
 use coreline_io::sync::{OneshotReceiver, OneshotSender, oneshot};
@@ -303,6 +304,7 @@ pub(super) fn add_batch(log: &mut Log, config: &LogConfig, header: &RecordBatchH
     let position = segment.size;
     segment.size += len;
     segment.first_timestamp.get_or_insert(header.max_timestamp);
+    segment.max_timestamp = segment.max_timestamp.map(|max| max.max(header.max_timestamp));
     log.tail.push(base, last, header.max_timestamp, position, bytes);
     log.log_end = last + 1;
     log.bytes_since_snapshot += len;
@@ -317,7 +319,9 @@ fn wants_roll(log: &Log, config: &LogConfig, header: &RecordBatchHeader, len: u6
     let waited = active.first_timestamp.map_or(0, |first| header.max_timestamp.saturating_sub(first));
     let entries_max = config.segment_index_bytes / 8;
     active.size + len > config.segment_bytes.min(i32::MAX as u64)
-        || waited > config.roll_ms()
+        || waited
+            > config.roll_ms()
+                - roll_jitter_ms(log.jitter_salt, active.base, config.segment_jitter_ms, config.roll_ms())
         || active.size / config.index_interval_bytes.max(1) >= entries_max
         || header.last_offset().0 - active.base > i64::from(i32::MAX)
 }

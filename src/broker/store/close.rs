@@ -58,7 +58,7 @@ impl<R: Runtime> LogStore<R> {
         }
         // What is left over belongs to partitions that could not be flushed: the next start must look.
         if result.is_ok() && left.get() == 0 && self.journal.all_live().is_empty() {
-            let mark = CleanMark { lap: self.journal.last_lap(), settled: self.all_settled() };
+            let mark = CleanMark { lap: self.journal.last_lap(), unsettled: self.still_unsettled() };
             result = recovery::write_clean(&self.rt, &self.journal.dir, mark).await;
         }
         self.state.set(StoreState::Stopped);
@@ -67,9 +67,11 @@ impl<R: Runtime> LogStore<R> {
         result
     }
 
-    /// No segment can hold what no sync covers.
-    fn all_settled(&self) -> bool {
-        self.settled || self.partitions.borrow().values().all(|p| p.is_ready())
+    /// Partitions that were not to be trusted at the start, and that nobody has used since.
+    fn still_unsettled(&self) -> BTreeSet<String> {
+        let partitions = self.partitions.borrow();
+        let unused = partitions.values().filter(|p| !p.is_ready()).map(|p| p.dir_name());
+        unused.filter(|name| self.unsettled.holds(name)).collect()
     }
 
     /// Waits until no append is under way.

@@ -350,6 +350,8 @@ impl<R: Runtime> LogStore<R> {
             return Ok(());
         }
         self.make_dir(partition).await?;
+        // They have lost the entries before it.
+        self.write_epochs(partition).await?;
         let start = partition.with(|log| std::mem::take(&mut log.log_start_dirty).then_some(log.log_start));
         let Some(start) = start.flatten() else { return Ok(()) };
         let spec = partition.spec.borrow().clone();

@@ -6,6 +6,7 @@ use super::flush::{EPOCHS_FILE, LOG_START_FILE, METADATA_FILE};
 use super::index_builder::IndexBuilder;
 use super::partition::{Log, Partition, Phase, Segment};
 use super::recovery::Recovered;
+use super::retention::DELETED_FILE_SUFFIX;
 use super::types::{AppendError, ReadError, StoreError};
 use super::{LogStore, StoreState};
 use crate::error_code::ErrorCode;
@@ -21,6 +22,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::ops::ControlFlow;
 use std::path::Path;
 use std::rc::Rc;
+use std::time::Duration;
 
 const SCAN_BYTES: usize = 1 << 20;
 
@@ -101,6 +103,7 @@ impl<R: Runtime> LogStore<R> {
         match result {
             Ok(mut log) => {
                 log.generation = self.next_generation();
+                log.jitter_salt = partition.id.topic.0.as_u128() as u64 ^ u64::from(partition.id.index.0 as u32);
                 self.unflushed.set(self.unflushed.get() + log.journaled_bytes);
                 let synced = log.synced_end;
                 let flush = log.journaled_bytes > 0 || log.log_start_dirty;
@@ -219,6 +222,8 @@ impl<R: Runtime> LogStore<R> {
             listing = list(&entries);
         }
         let start = if listing.log_start { self.read_log_start(&dir).await?.unwrap_or(0) } else { 0 };
+        let left = entries.iter().filter(|e| e.name.ends_with(DELETED_FILE_SUFFIX)).map(|e| dir.join(&e.name));
+        self.remove_files_after(left.collect(), Duration::ZERO);
         if listing.logs.is_empty() {
             let mut empty = self.empty(partition, start);
             // Written, but perhaps not durable: names are, once there is a segment.
@@ -229,7 +234,7 @@ impl<R: Runtime> LogStore<R> {
         let (mut log, synced) = self.load_end(partition, &listing).await?;
         log.dir_made = listing.metadata;
         log.epochs.truncate_from_end(crate::ids::Offset(log.log_end));
-        Ok(OnDisk { log, start, settle: !self.settled, synced })
+        Ok(OnDisk { log, start, settle: self.unsettled.holds(&partition.dir_name()), synced })
     }
 
     /// A log without a segment: nothing of it was flushed, or all of it went before `start`.
@@ -291,7 +296,13 @@ impl<R: Runtime> LogStore<R> {
         let (mut index, known) = self.read_indexes(partition, last, listing.logs[&last]).await?;
         let mut segments: Vec<Segment> = bases
             .iter()
-            .map(|base| Segment { size: listing.logs[base], on_disk: true, index: None, ..Segment::new(*base) })
+            .map(|base| Segment {
+                size: listing.logs[base],
+                on_disk: true,
+                index: None,
+                max_timestamp: None,
+                ..Segment::new(*base)
+            })
             .collect();
         // Without epochs or a snapshot everything is read once.
         let from = match (&epochs, snapshot) {
@@ -356,6 +367,7 @@ impl<R: Runtime> LogStore<R> {
         }
         let tail = segments.last_mut().expect("there is a segment");
         let scanned = tail.size - scanned_from;
+        tail.max_timestamp = Some(index.max.map_or(-1, |max| max.timestamp));
         tail.index = Some(Box::new(index));
         let end = end.max(last);
         let mut log = Log::new(bases[0], end, segments);

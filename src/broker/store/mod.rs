@@ -8,7 +8,7 @@
 //! | `flush`, `flush_round` | tail → segments, seals, indexes, snapshots; many partitions at once |
 //! | `read`, `offsets` | tail and cold reads, ListOffsets |
 //! | `recovery`, `load`, `settle` | the journal at open, a partition at first use, what of it may not be durable |
-//! | `alter` | delete, move the start, cut the end |
+//! | `alter`, `retention` | delete, move the start, cut the end; what grows old |
 //! | `compaction` | the cleaner: compacted topics keep the last record of each key |
 //! | `close`, `space`, `files`, `index_cache` | shutdown and core-count changes, a full disk, open files, cached indexes |
 //!
@@ -30,6 +30,7 @@ mod offsets;
 mod partition;
 mod read;
 mod recovery;
+mod retention;
 mod settle;
 mod space;
 mod tail;
@@ -51,7 +52,8 @@ use index_cache::IndexCache;
 use journal_files::JournalFiles;
 use journal_writer::WriterQueue;
 use partition::Partition;
-use recovery::Recovered;
+use recovery::{Recovered, Unsettled};
+use retention::Removals;
 use std::cell::{Cell, RefCell};
 use std::collections::{HashMap, VecDeque};
 use std::hash::{BuildHasherDefault, DefaultHasher};
@@ -88,8 +90,8 @@ pub struct LogStore<R: Runtime> {
     rt: R,
     options: StoreOptions,
     state: Cell<StoreState>,
-    /// The store was closed properly before: no segment holds what no sync covers. Else each is settled when it is loaded.
-    settled: bool,
+    /// Partitions whose segments cannot be trusted until they were loaded once.
+    unsettled: Unsettled,
     partitions: RefCell<IdMap<Rc<Partition>>>,
     /// The journal's part of partitions that are not loaded yet.
     recovered: RefCell<IdMap<Recovered>>,
@@ -113,6 +115,7 @@ pub struct LogStore<R: Runtime> {
     /// Told when a group commit, a flush or a direct write ends, and when space runs out.
     progress: Notify,
     loads: Rc<Semaphore>,
+    removals: Removals,
     hooks: RefCell<Vec<HighWatermarkHook>>,
     stats: Cell<StoreStats>,
     generation: Cell<u64>,
@@ -140,7 +143,7 @@ impl<R: Runtime> LogStore<R> {
             rt: runtime,
             options,
             state: Cell::new(StoreState::Open),
-            settled: replay.settled,
+            unsettled: replay.unsettled,
             partitions: RefCell::default(),
             recovered: RefCell::new(replay.partitions),
             journal: Rc::new(replay.files),
@@ -155,6 +158,7 @@ impl<R: Runtime> LogStore<R> {
             full: Cell::new(false),
             progress: Notify::default(),
             loads: Semaphore::new(LOADS_MAX),
+            removals: Removals::default(),
             hooks: RefCell::default(),
             stats: Cell::default(),
             generation: Cell::new(0),
@@ -164,6 +168,7 @@ impl<R: Runtime> LogStore<R> {
             drop(store.rt.spawn(TaskGroup::Flush, "flusher", store.clone().run_flusher()));
         }
         drop(store.rt.spawn(TaskGroup::Background, "cleaner", store.clone().run_cleaner()));
+        drop(store.rt.spawn(TaskGroup::Background, "retention", store.clone().run_retention()));
         if store.options.shard == 0 {
             drop(store.rt.spawn(TaskGroup::Background, "remove leftovers", store.clone().remove_leftovers()));
         }
@@ -223,6 +228,7 @@ impl<R: Runtime> LogStore<R> {
                 self.cleaner.try_again(id);
             }
             partition.spec.borrow_mut().config = config;
+            partition.retention_due_ms.set(i64::MIN);
         }
     }
 
@@ -330,7 +336,8 @@ impl<R: Runtime> LogStore<R> {
         self.with_log(&partition, |log, _| log.size())
     }
 
-    /// DeleteRecords: moves the log's start to `to` (`-1`: the high watermark); durable when it returns. Gives the new start.
+    /// DeleteRecords: moves the log's start to `to` (`-1`: the high watermark); durable when it returns. Gives the log's
+    /// start then, which is later if it was later before.
     ///
     /// # Errors
     /// As [`LogStore::read`].

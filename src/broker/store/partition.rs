@@ -30,6 +30,8 @@ pub(super) struct Partition {
     pub(super) changed: Notify,
     /// Why the last load failed.
     pub(super) load_error: RefCell<Option<String>>,
+    /// Nothing goes by age before this time (wall clock, milliseconds), as long as it is not loaded.
+    pub(super) retention_due_ms: Cell<i64>,
     /// Waits in the flusher's queue.
     pub(super) flush_queued: Cell<bool>,
     /// Waits in the journal writer's queue.
@@ -64,6 +66,7 @@ impl Partition {
             phase: RefCell::new(Phase::Unloaded),
             changed: Notify::default(),
             load_error: RefCell::default(),
+            retention_due_ms: Cell::new(i64::MIN),
             flush_queued: Cell::new(false),
             commit_queued: Cell::new(false),
         }
@@ -116,6 +119,8 @@ pub(super) struct Segment {
     pub(super) size: u64,
     /// The largest timestamp of its first batch: `segment.ms` counts from it.
     pub(super) first_timestamp: Option<i64>,
+    /// The largest timestamp of its batches; none until it is read from a sealed segment's index.
+    pub(super) max_timestamp: Option<i64>,
     /// The file exists.
     pub(super) on_disk: bool,
     /// What is known of its indexes; none once it is sealed (the files are then complete).
@@ -124,7 +129,8 @@ pub(super) struct Segment {
 
 impl Segment {
     pub(super) fn new(base: i64) -> Self {
-        Self { base, size: 0, first_timestamp: None, on_disk: false, index: Some(Box::new(IndexBuilder::new(base))) }
+        let index = Some(Box::new(IndexBuilder::new(base)));
+        Self { base, size: 0, first_timestamp: None, max_timestamp: Some(-1), on_disk: false, index }
     }
 }
 
@@ -151,6 +157,8 @@ pub(super) struct Log {
     pub(super) submitted_end: i64,
     pub(super) log_end: i64,
     pub(super) high_watermark: i64,
+    /// Its own for each partition, so that not all roll at once (`segment.jitter.ms`).
+    pub(super) jitter_salt: u64,
     /// Written to segments.
     pub(super) flushed_end: i64,
     /// Written to segments and synced.
@@ -256,6 +264,7 @@ impl Log {
             submitted_end: end,
             log_end: end,
             high_watermark: end,
+            jitter_salt: 0,
             flushed_end: end,
             synced_end: end,
             commit: Commit::Idle,
@@ -426,6 +435,7 @@ impl Log {
             active.size = first.position;
             if first.position == 0 {
                 active.first_timestamp = None;
+                active.max_timestamp = Some(-1);
             }
             // A segment of its own that nothing was written to: the roll is taken back, too.
             let before = self.segments.len().checked_sub(2).map(|i| &self.segments[i]);

@@ -17,7 +17,7 @@ use crate::log::batch;
 use crate::log::journal::{Entry, FRAME_HEADER_LEN, FrameHeader, Lap, decode_frame};
 use bytes::{Bytes, BytesMut};
 use coreline_io::{BLOCK, File, IoErrorKind, IoResult, OpenOptions, Runtime};
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::path::Path;
 
 const READ_BYTES: usize = 1 << 20;
@@ -38,8 +38,8 @@ pub(super) struct Recovered {
 pub(super) struct Replay<R: Runtime> {
     pub(super) files: JournalFiles<R>,
     pub(super) partitions: IdMap<Recovered>,
-    /// The store was closed properly, and each segment is known to be synced as far as it can be read.
-    pub(super) settled: bool,
+    /// What segments cannot be trusted.
+    pub(super) unsettled: Unsettled,
 }
 
 struct Found {
@@ -61,8 +61,9 @@ pub(super) async fn replay<R: Runtime>(rt: &R, options: &StoreOptions) -> Result
     found.sort_by_key(|f| (f.lap, f.file));
     let newest = found.last().and_then(|f| f.lap).unwrap_or_default();
     let mark = take_clean_mark(rt, &dir).await?;
-    let clean = mark.is_some_and(|mark| mark.lap >= newest);
-    let settled = clean && mark.is_some_and(|mark| mark.settled);
+    let last = newest.max(mark.as_ref().map_or(newest, |mark| mark.lap));
+    let mark = mark.filter(|mark| mark.lap >= newest);
+    let clean = mark.is_some();
     let live_from = found.last().and_then(|f| f.live_from).unwrap_or_default();
     let mut partitions = IdMap::default();
     let (mut laps, mut free) = (VecDeque::new(), VecDeque::new());
@@ -77,22 +78,36 @@ pub(super) async fn replay<R: Runtime>(rt: &R, options: &StoreOptions) -> Result
     }
     keep_live(&mut laps, &partitions);
     // Never begin a lap that is not newer than a clean mark.
-    let last = newest.max(mark.map(|mark| mark.lap).unwrap_or_default());
     let files = JournalFiles::new(rt.clone(), options, laps, free, last);
-    Ok(Replay { files, partitions, settled })
+    let unsettled = mark.map_or(Unsettled::All, |mark| Unsettled::Only(mark.unsettled));
+    Ok(Replay { files, partitions, unsettled })
 }
 
 /// Everything up to `lap` was in segments when the store was closed.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct CleanMark {
     pub(super) lap: Lap,
-    /// No segment can hold what no sync covers. False: the store before had started after a crash, and was closed
-    /// without having used every partition since.
-    pub(super) settled: bool,
+    /// Directories of partitions that nobody had used since the start, when that came after a crash.
+    pub(super) unsettled: BTreeSet<String>,
 }
 
-/// The second line of a mark that is not settled.
-const UNSETTLED: &str = "unsettled";
+/// Partitions whose segments may hold what can be read and no sync covers. They are settled when they are loaded.
+#[derive(Clone, Debug)]
+pub(super) enum Unsettled {
+    /// All: the store was not closed properly.
+    All,
+    /// By the names of their directories.
+    Only(BTreeSet<String>),
+}
+
+impl Unsettled {
+    pub(super) fn holds(&self, dir_name: &str) -> bool {
+        match self {
+            Self::All => true,
+            Self::Only(names) => names.contains(dir_name),
+        }
+    }
+}
 
 /// The clean mark, if there is one. It goes: from now on segments may hold what no sync covers, even if the journal is
 /// never written.
@@ -107,14 +122,17 @@ async fn take_clean_mark<R: Runtime>(rt: &R, dir: &Path) -> Result<Option<CleanM
     rt.sync_dir(dir).await.map_err(StoreError::io("remove the clean mark"))?;
     let mut lines = std::str::from_utf8(&text).unwrap_or_default().lines();
     let lap = lines.next().and_then(|l| l.trim().parse().ok()).map(Lap);
-    let settled = lines.next().is_none();
-    Ok(lap.map(|lap| CleanMark { lap, settled }))
+    let unsettled = lines.map(str::to_owned).collect();
+    Ok(lap.map(|lap| CleanMark { lap, unsettled }))
 }
 
 /// Says that the journal holds nothing, and how far segments can be trusted.
 pub(super) async fn write_clean<R: Runtime>(rt: &R, dir: &Path, mark: CleanMark) -> Result<(), StoreError> {
-    let second = if mark.settled { String::new() } else { format!("{UNSETTLED}\n") };
-    let text = format!("{}\n{second}", mark.lap.0);
+    let mut text = format!("{}\n", mark.lap.0);
+    for name in mark.unsettled {
+        text.push_str(&name);
+        text.push('\n');
+    }
     rt.write_file_atomic(&dir.join(CLEAN_FILE), text.as_bytes()).await.map_err(StoreError::io("write the clean mark"))
 }
 

@@ -69,6 +69,8 @@ pub struct StoreOptions {
     pub producer_id_expiration_ms: i64,
     /// How this shard compacts.
     pub cleaner: CleanerOptions,
+    /// From one look for segments to delete to the next (`log.retention.check.interval.ms`).
+    pub retention_check_interval: Duration,
     /// Called when durability is in doubt.
     pub fatal: FatalHook,
 }
@@ -119,6 +121,7 @@ impl StoreOptions {
             open_files_max: 4096,
             producer_id_expiration_ms: 86_400_000,
             cleaner: CleanerOptions::default(),
+            retention_check_interval: Duration::from_secs(300),
             fatal,
         }
     }

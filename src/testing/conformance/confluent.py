@@ -148,7 +148,8 @@ specs = {TopicPartition("cf-a", 2): OffsetSpec.for_timestamp(T + 2000)}
 say("list by timestamp", [(f.result().offset, f.result().timestamp - T) for f in admin.list_offsets(specs).values()])
 
 # -- configs
-KEYS = ["segment.bytes", "max.message.bytes", "message.timestamp.type", "segment.ms"]
+KEYS = ["segment.bytes", "max.message.bytes", "message.timestamp.type", "segment.ms", "retention.ms", "retention.bytes",
+        "cleanup.policy", "file.delete.delay.ms", "segment.jitter.ms"]
 
 
 def describe(topic):
@@ -173,6 +174,45 @@ bad = ConfigResource(ResourceType.TOPIC, "cf-c", incremental_configs=[
 say("alter bad", list(outcome(admin.incremental_alter_configs([bad])).values()))
 missing = ConfigResource(ResourceType.TOPIC, "cf-nowhere")
 say("describe missing", list(outcome(admin.describe_configs([missing])).values()))
+
+# -- records deleted on request, by size and by age
+produce("cf-c", [{"value": f"r{i}"} for i in range(20)])
+
+
+def first(topic):
+    return consumer().get_watermark_offsets(TopicPartition(topic, 0), timeout=10)
+
+
+def delete_records(topic, offset, partition=0):
+    place = TopicPartition(topic, partition, offset)
+    try:
+        return admin.delete_records([place])[place].result().low_watermark
+    except KafkaException as e:
+        return e.args[0].name()
+
+
+before = first("cf-c")
+say("deleted to 5", delete_records("cf-c", 5), first("cf-c"), before)
+say("deleted to 3", delete_records("cf-c", 3), first("cf-c"))
+say("deleted too far", delete_records("cf-c", 1000), delete_records("cf-c", 0, 7), first("cf-c"))
+say("read what is gone", [str(x) for x in consume("cf-c", 0, 2)])
+say("read from the start", [m.offset() for m in consume("cf-c", 0, OFFSET_BEGINNING)][:3])
+say("deleted to the end", delete_records("cf-c", OFFSET_END), first("cf-c"))
+say("and on", produce("cf-c", [{"value": b"next"}]), [m.offset() for m in consume("cf-c", 0, OFFSET_BEGINNING)])
+small = {"segment.bytes": "1048576", "file.delete.delay.ms": "1000"}
+say("create", outcome(admin.create_topics([
+    NewTopic("cf-size", 1, 1, config={"retention.bytes": "2000000", **small}),
+    NewTopic("cf-age", 1, 1, config={"retention.ms": "3600000", **small}),
+    NewTopic("cf-policy", 1, 1, config={"cleanup.policy": "none"}),
+])))
+wait_until("topics", lambda: {"cf-size", "cf-age"} <= set(admin.list_topics(timeout=10).topics))
+for i in range(5):
+    produce("cf-size", [{"value": b"S" * 900_000}])
+    produce("cf-age", [{"value": b"A" * 900_000, "timestamp": T - 10 * 86_400_000}])
+wait_until("retention by size", lambda: first("cf-size")[0] == 2, 60)
+wait_until("retention by age", lambda: first("cf-age")[0] == 5, 60)
+say("kept by size", first("cf-size"), [m.offset() for m in consume("cf-size", 0, OFFSET_BEGINNING)])
+say("kept by age", first("cf-age"), produce("cf-age", [{"value": b"new"}]), [m.offset() for m in consume("cf-age", 0, 5)])
 
 # -- partitions, cluster, deletion
 say("more partitions", outcome(admin.create_partitions([NewPartitions("cf-b", 4)])))

@@ -35,6 +35,11 @@ printf 'h1:x,h2:y\tk9\tv9\n' | tool console-producer --bootstrap-server "$b" --t
 k console-consumer --topic $name-h --partition 0 --offset earliest --max-messages 1 --timeout-ms 20000 --property print.headers=true \
   --property print.key=true --property print.partition=true --property key.separator=- | grep -v -e Processed -e deprecated
 echo "- offsets"; for t in -1 -2 -3; do k get-offsets --topic $name-one --time $t | sed -E "s/^$name-one:0:/offset /"; done
+echo "- delete records"; for to in 490 -1 9999; do
+  printf '{"version": 1, "partitions": [{"topic": "%s", "partition": 0, "offset": %s}]}' $name-one $to > "${TMPDIR:-/tmp}/$name-$$.json"
+  k delete-records --offset-json-file "${TMPDIR:-/tmp}/$name-$$.json" | same
+  k get-offsets --topic $name-one --time -2 | sed -E "s/^$name-one:0:/offset /"
+done; rm -f "${TMPDIR:-/tmp}/$name-$$.json"
 echo "- log dirs"; k log-dirs --describe --topic-list $name-one | tail -1 | python3 -c "
 import json, sys
 d = json.loads(sys.stdin.read())

@@ -4,13 +4,14 @@ use crate::error_code::ErrorCode;
 use crate::protocol::Api;
 use crate::protocol::codec::text;
 use bytes::{BufMut, Bytes, BytesMut};
+use kafka_protocol::messages::delete_records_request::{DeleteRecordsPartition, DeleteRecordsTopic};
 use kafka_protocol::messages::describe_producers_request::TopicRequest;
 use kafka_protocol::messages::list_offsets_request::{ListOffsetsPartition, ListOffsetsTopic};
 use kafka_protocol::messages::metadata_request::MetadataRequestTopic;
 use kafka_protocol::messages::offset_for_leader_epoch_request::{OffsetForLeaderPartition, OffsetForLeaderTopic};
 use kafka_protocol::messages::{
-    ApiVersionsRequest, ApiVersionsResponse, DescribeProducersRequest, InitProducerIdRequest, ListOffsetsRequest,
-    MetadataRequest, OffsetForLeaderEpochRequest,
+    ApiVersionsRequest, ApiVersionsResponse, DeleteRecordsRequest, DescribeProducersRequest, InitProducerIdRequest,
+    ListOffsetsRequest, MetadataRequest, OffsetForLeaderEpochRequest,
 };
 use kafka_protocol::protocol::Decodable;
 use std::collections::BTreeSet;
@@ -181,6 +182,51 @@ fn ends_of_epochs() {
                 let found = &response.topics[0].partitions[0];
                 assert_eq!((found.error_code, found.leader_epoch, found.end_offset), expected, "partition {index}");
             }
+        }
+    });
+}
+
+#[test]
+fn records_are_deleted_on_every_shard() {
+    let node = Node::start(2, &[]);
+    node.world.block_on(async {
+        node.create("t", 4, &[]).await;
+        let mut client = node.connect().await;
+        for _ in 0..3 {
+            let parts = (0..4).map(|p| (p, Some(batch(&["a"])))).collect();
+            client.ask(9, &produce(1, vec![topic_data(9, "t", Uuid::nil(), parts)])).await;
+        }
+        let mut starts = [0; 4];
+        for version in 0..=2 {
+            let asked = [(0, -1), (1, 1 + i64::from(version)), (2, 4), (3, -2), (9, 0)];
+            let partition =
+                |(n, to): (i32, i64)| DeleteRecordsPartition::default().with_partition_index(n).with_offset(to);
+            let topic = DeleteRecordsTopic::default()
+                .with_name(text("t").into())
+                .with_partitions(asked.into_iter().map(partition).collect());
+            let stranger =
+                DeleteRecordsTopic::default().with_name(text("u").into()).with_partitions(vec![partition((0, -1))]);
+            let request = DeleteRecordsRequest::default().with_topics(vec![topic, stranger]);
+            let response = client.ask(version, &request).await;
+            let found: Vec<_> = response
+                .topics
+                .iter()
+                .flat_map(|t| &t.partitions)
+                .map(|p| (p.partition_index, p.error_code, p.low_watermark))
+                .collect();
+            let (unknown, outside) = (ErrorCode::UnknownTopicOrPartition.code(), ErrorCode::OffsetOutOfRange.code());
+            let moved = 1 + i64::from(version);
+            assert_eq!(
+                found,
+                [(0, 0, 3), (1, 0, moved), (2, outside, -1), (3, outside, -1), (9, unknown, -1), (0, unknown, -1)]
+            );
+            starts = [3, moved, 0, 0];
+        }
+        for (index, start) in (0..).zip(starts) {
+            let partition = ListOffsetsPartition::default().with_partition_index(index).with_timestamp(-2);
+            let topic = ListOffsetsTopic::default().with_name(text("t").into()).with_partitions(vec![partition]);
+            let response = client.ask(7, &ListOffsetsRequest::default().with_topics(vec![topic])).await;
+            assert_eq!(response.topics[0].partitions[0].offset, start, "partition {index}");
         }
     });
 }

@@ -174,7 +174,7 @@ fn replace(log: &mut Log, built: &Built, generation: u64) {
         "segments {bases:?} are there while they are swapped"
     );
     assert!(old.iter().all(|s| s.index.is_none() && s.on_disk), "only complete segments are cleaned");
-    let new = Segment { size: built.size, on_disk: true, index: None, ..Segment::new(bases[0]) };
+    let new = Segment { size: built.size, on_disk: true, index: None, max_timestamp: None, ..Segment::new(bases[0]) };
     log.segments.splice(first..first + bases.len(), [new]);
     let end = log.segments[first + 1].base;
     log.tail.forget_before(end);

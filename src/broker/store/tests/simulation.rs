@@ -33,6 +33,8 @@ struct PartitionModel {
     log_start: (i64, i64),
     /// A power loss may take acknowledged records.
     written_only: bool,
+    /// Retention by size moves the log's start, too.
+    retained: bool,
     /// Batches of the idempotent producer that have no answer yet, oldest first.
     unanswered: VecDeque<(Vec<u64>, usize, i32)>,
     next_sequence: i32,
@@ -89,7 +91,15 @@ struct Run {
     partitions: u32,
 }
 
+/// The partition whose old segments go.
+const RETAINED: u32 = 2;
+const RETAINED_BYTES: i64 = 150 << 10;
+
 fn config_of(n: u32) -> LogConfig {
+    if n == RETAINED {
+        let file_delete_delay_ms = 4;
+        return LogConfig { retention_bytes: RETAINED_BYTES, file_delete_delay_ms, ..small_config() };
+    }
     let durability = if n == 3 { Durability::Written } else { Durability::Durable };
     let flush_messages = if n == 3 { 50 } else { i64::MAX };
     LogConfig { durability, flush_messages, flush_ms: if n == 3 { 20 } else { i64::MAX }, ..small_config() }
@@ -102,7 +112,7 @@ impl Run {
         let partitions = 4;
         let model = Model {
             partitions: (0..partitions)
-                .map(|n| PartitionModel { written_only: n == 3, ..PartitionModel::default() })
+                .map(|n| PartitionModel { written_only: n == 3, retained: n == RETAINED, ..PartitionModel::default() })
                 .collect(),
             ..Model::default()
         };
@@ -120,7 +130,8 @@ impl Run {
         }
     }
 
-    async fn open(&self) -> Vec<Store> {
+    /// Opens the stores; `retains` looks for old segments every few milliseconds.
+    async fn open(&self, retains: bool) -> Vec<Store> {
         let rt = self.node.runtime();
         let options = dying_options(0, &self.fatals);
         let by_id =
@@ -130,7 +141,11 @@ impl Run {
         }
         let mut stores = Vec::new();
         for shard in 0..self.shards {
-            let store = LogStore::open(rt.clone(), dying_options(shard, &self.fatals)).await.expect("the store opens");
+            let mut options = dying_options(shard, &self.fatals);
+            if retains {
+                options.retention_check_interval = Duration::from_millis(1 + self.rng.below(8));
+            }
+            let store = LogStore::open(rt.clone(), options).await.expect("the store opens");
             for n in (0..self.partitions).filter(|n| *n as u16 % self.shards == shard) {
                 store.assign(spec(n, self.model.borrow().rounds as i32, config_of(n)));
             }
@@ -157,8 +172,9 @@ impl Run {
             if p.written_only && power_lost {
                 p.fixed.clear();
             }
+            let latest = if p.retained { i64::MAX } else { p.log_start.1 };
             assert!(
-                (p.log_start.0..=p.log_start.1).contains(&start),
+                (p.log_start.0..=latest).contains(&start),
                 "partition {n} begins at {start}, expected {:?}",
                 p.log_start
             );
@@ -227,7 +243,7 @@ impl Run {
     }
 
     fn round(&mut self) {
-        let stores = self.world.block_on(self.open());
+        let stores = self.world.block_on(self.open(true));
         self.spawn_clients(&stores);
         let duration = Duration::from_micros(1 + self.rng.below([500, 20_000, 150_000][self.rng.index(3)]));
         self.world.block_on(self.trouble(duration));
@@ -253,7 +269,7 @@ impl Run {
         }
         self.fatals.take();
         let stores = self.world.block_on(async {
-            let stores = self.open().await;
+            let stores = self.open(false).await;
             self.shards_before.set(self.shards);
             self.verify(&stores, power && !clean).await;
             stores

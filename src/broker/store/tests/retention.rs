@@ -1,0 +1,139 @@
+//! What goes of a log by size, by age and by request, in memory and on disk.
+
+use super::harness::*;
+use crate::error_code::ErrorCode;
+use crate::ids::Offset;
+use crate::log::log_config::LogConfig;
+use coreline_io::sim::{SimNode, SimWorld};
+use coreline_io::{Clock, Disk};
+use std::sync::Arc;
+use std::time::Duration;
+
+/// Segments of one batch each but the active one: `records` batches of a record, 40 KiB each, two a segment.
+async fn filled(node: &SimNode, fatals: &Fatals, records: u64, config: LogConfig) -> Store {
+    let store = open(node, fatals, 1, 0).await;
+    store.reconfigure(id(0), Arc::new(config));
+    for n in 0..records {
+        store.append(id(0), batch_of(&[n], 40 << 10), LOCAL).await.expect("acked");
+    }
+    store
+}
+
+fn files(node: &SimNode, suffix: &str) -> Vec<i64> {
+    let names = node.files().into_iter().filter_map(|(p, _)| p.file_name().map(|n| n.to_string_lossy().into_owned()));
+    names.filter_map(|n| n.strip_suffix(suffix)?.parse().ok()).collect()
+}
+
+fn start(store: &Store) -> i64 {
+    store.end_offsets(id(0)).expect("loaded").log_start.0
+}
+
+fn in_world(seed: u64, test: impl AsyncFnOnce(&SimWorld, &SimNode)) {
+    let (world, node) = world(seed);
+    world.block_on(test(&world, &node));
+}
+
+#[test]
+fn by_size_the_oldest_go_and_their_files_later() {
+    in_world(70, async |_, node| {
+        let fatals = Fatals::default();
+        let config = LogConfig { retention_bytes: 200 << 10, file_delete_delay_ms: 1000, ..small_config() };
+        let store = filled(node, &fatals, 11, config).await;
+        store.retain_all().await;
+        // 11 × 40 KiB in segments of 2: without the first three, 5 × 40 KiB are left.
+        assert_eq!(start(&store), 6);
+        assert_eq!((files(node, ".log"), files(node, ".log.deleted")), (vec![6, 8, 10], vec![0, 2, 4]));
+        assert_eq!(files(node, ".index.deleted"), [0, 2, 4]);
+        let error = store.read(id(0), request(5, 100)).await.expect_err("it is gone");
+        assert_eq!(error.code, ErrorCode::OffsetOutOfRange);
+        assert_eq!(read_all(&store, id(0), 6, 100_000).await.len(), 5);
+        node.runtime().sleep(Duration::from_millis(2500)).await;
+        assert_eq!((files(node, ".log.deleted"), files(node, ".timeindex.deleted")), (vec![], vec![]));
+        store.retain_all().await;
+        assert_eq!(start(&store), 6, "nothing more is due");
+    });
+}
+
+#[test]
+fn by_age_all_goes_and_offsets_go_on() {
+    in_world(71, async |_, node| {
+        let fatals = Fatals::default();
+        let age = node.runtime().wall_ms() - NOW;
+        let config = LogConfig { retention_ms: age + 1_000_000_000, ..small_config() };
+        let store = filled(node, &fatals, 5, config).await;
+        store.retain_all().await;
+        assert_eq!(start(&store), 0, "nothing is old enough");
+        // The records at NOW … NOW + 2 are older than that, the one at NOW + 4 is not, nor is its segment.
+        let elapsed = node.runtime().wall_ms() - NOW;
+        store.reconfigure(id(0), Arc::new(LogConfig { retention_ms: elapsed - 4, ..small_config() }));
+        store.retain_all().await;
+        assert_eq!(start(&store), 4);
+        store.reconfigure(id(0), Arc::new(LogConfig { retention_ms: 0, ..small_config() }));
+        node.set_clock_offset_ms(1_000_000);
+        store.retain_all().await;
+        assert_eq!(start(&store), 5, "the active segment goes, too");
+        assert!(files(node, ".log").is_empty());
+        let appended = store.append(id(0), batch_of(&[50], 10), LOCAL).await.expect("acked");
+        assert_eq!(appended.base_offset, Offset(5));
+        assert_eq!(read_all(&store, id(0), 5, 1000).await, [(5, 50)]);
+    });
+}
+
+#[test]
+fn what_is_not_loaded_is_looked_at_and_an_empty_log_keeps_its_place() {
+    let (world, node) = world(72);
+    let fatals = Fatals::default();
+    let config = || LogConfig { retention_ms: 1 << 50, ..small_config() };
+    world.block_on(async {
+        let store = filled(&node, &fatals, 5, config()).await;
+        store.shutdown().await.expect("closes");
+    });
+    node.crash();
+    node.restart();
+    world.block_on(async {
+        let store = open(&node, &fatals, 1, 1).await;
+        store.reconfigure(id(0), Arc::new(config()));
+        store.retain_all().await;
+        assert_eq!(store.end_offsets(id(0)), None, "it was not loaded to see that nothing is due");
+        store.reconfigure(id(0), Arc::new(LogConfig { retention_ms: 0, ..small_config() }));
+        node.set_clock_offset_ms(1_000_000);
+        store.retain_all().await;
+        assert_eq!(start(&store), 5);
+    });
+    node.crash();
+    node.restart();
+    world.block_on(async {
+        let store = open(&node, &fatals, 1, 2).await;
+        let ends = store.load_end_offsets(id(0)).await.expect("loads");
+        assert_eq!((ends.log_start, ends.log_end), (Offset(5), Offset(5)));
+        let rt = node.runtime();
+        rt.sleep(Duration::from_millis(100)).await;
+        let left = rt.list_dir(&node_dir()).await.expect("it is there");
+        let left: Vec<_> = left.into_iter().map(|e| e.name).filter(|n| n.ends_with(".deleted")).collect();
+        assert_eq!(left, Vec::<String>::new(), "what a crash left is removed at the next load");
+    });
+}
+
+fn node_dir() -> std::path::PathBuf {
+    std::path::Path::new(SimNode::DATA_DIR).join("topic0-0")
+}
+
+#[test]
+fn records_are_deleted_on_request() {
+    in_world(73, async |_, node| {
+        let fatals = Fatals::default();
+        let store = filled(node, &fatals, 9, small_config()).await;
+        let delete = async |to| store.delete_records(id(0), Offset(to)).await.map(|o| o.0).map_err(|e| e.code);
+        assert_eq!(delete(5).await, Ok(5));
+        assert_eq!(delete(2).await, Ok(5), "an earlier offset is no error, and changes nothing");
+        assert_eq!(files(node, ".log"), [4, 6, 8]);
+        assert_eq!(delete(10).await, Err(ErrorCode::OffsetOutOfRange));
+        assert_eq!(delete(-2).await, Err(ErrorCode::OffsetOutOfRange));
+        assert_eq!(delete(-1).await, Ok(9));
+        assert_eq!(files(node, ".log"), [8], "the active segment stays");
+        assert_eq!(read_all(&store, id(0), 9, 1000).await, []);
+        let compacted = LogConfig { compacted: true, deletes: false, ..small_config() };
+        store.reconfigure(id(0), Arc::new(compacted));
+        assert_eq!(delete(-1).await, Err(ErrorCode::PolicyViolation));
+    });
+}
