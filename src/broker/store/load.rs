@@ -227,7 +227,7 @@ impl<R: Runtime> LogStore<R> {
         if listing.logs.is_empty() {
             let mut empty = self.empty(partition, start);
             // Written, but perhaps not durable: names are, once there is a segment.
-            empty.log.dir_made = listing.metadata && self.settled;
+            empty.log.dir_made = listing.metadata && !self.unsettled.holds(&partition.dir_name());
             return Ok(empty);
         }
         self.rebuild_indexes(partition, &mut listing).await?;
