@@ -26,9 +26,9 @@ fn batch() -> Vec<u8> {
 
 fn frame() -> Vec<u8> {
     let mut builder = FrameBuilder::default();
-    builder.push(&Entry::LiveFrom { lap: Lap((6 << 32) | 0x1b2c_3d4e) });
     builder.push(&Entry::Batches { partition: PARTITION, base_offset: Offset(42), bytes: batch().into() });
-    builder.push(&Entry::Flushed { partition: PARTITION, to: Offset(42) });
+    builder.push(&Entry::LogStart { partition: PARTITION, start: Offset(12) });
+    builder.push(&Entry::LiveFrom { lap: Lap((6 << 32) | 0x1b2c_3d4e) });
     builder.finish(Lap((6 << 32) | 0x1b2c_3d4e).next(0x5e6f_7081), 0).parts.concat()
 }
 
@@ -81,18 +81,18 @@ fn examples() -> Vec<(&'static str, String)> {
         (8, "sequence: the first frame of the lap"),
         (4, "bytes of entries: 190"),
         (4, "entries: 3"),
-        (8, "entry of kind 7, LiveFrom; no data"),
-        (20, "no partition"),
-        (8, "laps before this one do not count: the 6th, salt 1b2c3d4e"),
         (8, "entry of kind 1, Batches; 82 bytes of data"),
         (16, "topic id"),
         (4, "partition 3"),
         (8, "base offset 42"),
         (82, "the batch above, byte by byte"),
-        (8, "entry of kind 5, Flushed; no data"),
+        (8, "entry of kind 3, LogStart; no data"),
         (16, "topic id"),
         (4, "partition 3"),
-        (8, "everything below offset 42 is in segments"),
+        (8, "the log begins at offset 12"),
+        (8, "entry of kind 7, LiveFrom; no data"),
+        (20, "no partition"),
+        (8, "laps before this one do not count: the 6th, salt 1b2c3d4e"),
     ];
     let mut states = ProducerStates::default();
     states.update(&parse_header(&batch).expect("well formed"));
@@ -150,7 +150,7 @@ fn the_worked_example_is_read_back() {
     let frame = bytes::Bytes::from(frame());
     let (header, entries) = decode_frame(&frame).expect("a whole frame");
     assert_eq!((header.lap.0 >> 32, header.sequence, entries.len()), (7, 0, 3));
-    let Entry::Batches { bytes, .. } = &entries[1] else { panic!("the second entry holds batches") };
+    let Entry::Batches { bytes, .. } = &entries[0] else { panic!("the first entry holds batches") };
     assert_eq!(bytes[..], batch());
     let (valid, _) = segment::scan(bytes, 42, |_, _| std::ops::ControlFlow::Continue(()));
     assert_eq!(valid, bytes.len());

@@ -173,7 +173,10 @@ fn in_words(report: &Report) -> String {
     let damaged = report.findings.iter().filter(|f| f.damage).count();
     let verdict = if damaged == 0 { "nothing is damaged".to_owned() } else { format!("{damaged} places are damaged") };
     let Report { files, bytes, batches, records, .. } = report;
-    text + &format!("{files} files, {} MiB, {batches} batches, {records} records: {verdict}\n", bytes >> 20)
+    text + &format!(
+        "{files} files, {} MiB, {batches} batches and {records} records in segments: {verdict}\n",
+        bytes >> 20
+    )
 }
 
 fn in_json(directory: &Path, report: &Report) -> String {

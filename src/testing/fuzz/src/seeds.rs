@@ -259,3 +259,15 @@ pub(crate) fn group_records() -> Vec<Vec<u8>> {
     seeds.push(seeds.concat());
     seeds
 }
+
+/// Keys and values by themselves, of the same table: `name version key value`, in hexadecimal digits.
+pub(crate) fn group_values() -> Vec<Vec<u8>> {
+    let table = include_str!("../../../groups/testdata/records.txt");
+    let fields = table.lines().filter(|line| !line.starts_with('#')).flat_map(|line| line.split(' ').skip(2));
+    fields.map(from_hex).collect()
+}
+
+fn from_hex(text: &str) -> Vec<u8> {
+    let digits: Vec<u32> = text.chars().filter_map(|c| c.to_digit(16)).collect();
+    digits.chunks_exact(2).map(|pair| (pair[0] * 16 + pair[1]) as u8).collect()
+}

@@ -10,16 +10,24 @@ use coreline::controller::raft_log::{SnapshotFile, decode_snapshot, encode_snaps
 use coreline::controller::raft_wire::{decode_message, encode_message};
 use coreline::controller::records::{decode_records, encode_records};
 use coreline::groups::records::{GroupMetadataValue, Key, OffsetCommitValue};
-use coreline::groups::records_consumer::{ConsumerGroupCurrentMemberAssignmentValue, ConsumerGroupMemberMetadataValue};
+use coreline::groups::records_consumer::{
+    ConsumerGroupCurrentMemberAssignmentValue, ConsumerGroupMemberMetadataValue, ConsumerGroupMetadataValue,
+    ConsumerGroupRegularExpressionValue, ConsumerGroupTargetAssignmentMemberValue,
+    ConsumerGroupTargetAssignmentMetadataValue,
+};
 use coreline::groups::{Coordinator, Effects, Event, Now, Topic, Topics};
 use coreline::ids::{LeaderEpoch, Offset, TopicId};
 use coreline::log::batch::{self, ValidationRules};
+use coreline::log::compaction::{
+    BatchCleaner, Cleaned, ENTRY_BYTES, KeyReader, KeyStep, LastRecord, OffsetMap, Retention, Step, Transactions,
+};
 use coreline::log::index::{OffsetEntry, TimeEntry, valid_offset_index, valid_time_index};
 use coreline::log::journal::{self, FrameBuilder, decode_frame};
 use coreline::log::leader_epochs::LeaderEpochs;
 use coreline::log::log_config::TimestampType;
 use coreline::log::producer_state::ProducerStates;
 use coreline::log::{partition_metadata, segment};
+use std::collections::HashMap;
 use std::ops::ControlFlow;
 use std::sync::Arc;
 
@@ -43,7 +51,9 @@ pub(crate) const TARGETS: &[Target] = &[
     Target { name: "checkpoints", run: checkpoints, seeds: seeds::checkpoints },
     Target { name: "metadata", run: metadata, seeds: seeds::metadata },
     Target { name: "properties", run: properties, seeds: seeds::properties },
+    Target { name: "compaction", run: compaction, seeds: seeds::batches },
     Target { name: "group_records", run: group_records, seeds: seeds::group_records },
+    Target { name: "group_values", run: group_values, seeds: seeds::group_values },
 ];
 
 /// A frame as a connection reads it: size, header, body; every API and version.
@@ -322,4 +332,69 @@ fn group_value(value: &[u8]) {
     if let Ok(decoded) = ConsumerGroupCurrentMemberAssignmentValue::decode(value) {
         assert_eq!(ConsumerGroupCurrentMemberAssignmentValue::decode(&decoded.encode()), Ok(decoded));
     }
+}
+
+/// A batch of a compacted topic as the cleaner meets it: keys into a map too small for many, then the batch cleaned.
+fn compaction(data: &[u8]) {
+    if data.len() < batch::HEADER_LEN {
+        return;
+    }
+    let mut whole = data.to_vec();
+    let length = u32::try_from(whole.len() - batch::LENGTH_END).expect("an input is small");
+    whole[8..12].copy_from_slice(&length.to_be_bytes());
+    seal_batch(&mut whole);
+    let Ok(header) = batch::parse_header(&whole) else { return };
+    let mut map = OffsetMap::new(8 * ENTRY_BYTES, 0.9, 100, (1, 2));
+    let Ok(mut keys) = KeyReader::new(&header, &whole, 0) else { return };
+    let mapped_end = loop {
+        match keys.step(&mut map) {
+            Ok(KeyStep::More) => {}
+            Ok(KeyStep::Done) => break i64::MAX,
+            Ok(KeyStep::Full(offset)) => break offset,
+            Err(_) => return,
+        }
+    };
+    let may_go = Transactions::new([]).on_batch(&header, &whole);
+    for now_ms in [0, i64::MAX / 2] {
+        let last_records = HashMap::from([(header.producer_id, LastRecord::Data(header.last_offset().0))]);
+        let (map, last_records) = (&map, &last_records);
+        let retention = Retention { map, mapped_end, upper_bound: 0, now_ms, delete_retention_ms: 1000, last_records };
+        let Ok(mut cleaner) = BatchCleaner::new(&header, &whole, &retention, may_go) else { return };
+        loop {
+            match cleaner.step() {
+                Ok(Step::More) => {}
+                Ok(Step::Done(Cleaned::Rewritten(rewritten), counts)) => {
+                    still_a_batch(&header, &rewritten, counts.kept);
+                    break;
+                }
+                Ok(Step::Done(..)) | Err(_) => break,
+            }
+        }
+    }
+}
+
+fn still_a_batch(before: &batch::RecordBatchHeader, bytes: &[u8], kept: u64) {
+    let header = batch::parse_header(bytes).expect("a rewritten batch has a header");
+    batch::check_crc(&header, bytes).expect("a rewritten batch has its checksum");
+    assert_eq!(header.size_in_bytes(), bytes.len());
+    assert_eq!((header.base_offset, header.last_offset()), (before.base_offset, before.last_offset()));
+    let times = batch::record_times(&header, bytes).expect("a rewritten batch has records");
+    assert_eq!(times.len() as u64, kept);
+}
+
+/// Keys and values of `__consumer_offsets`: what was read can be written, and read again.
+fn group_values(data: &[u8]) {
+    if let Ok(Some(key)) = Key::decode(data) {
+        assert_eq!(Key::decode(&key.encode()).ok(), Some(Some(key)));
+    }
+    macro_rules! values {
+        ($($value:ty)*) => {
+            $(if let Ok(value) = <$value>::decode(data) {
+                assert!(<$value>::decode(&value.encode()).is_ok());
+            })*
+        };
+    }
+    values!(OffsetCommitValue GroupMetadataValue ConsumerGroupMetadataValue ConsumerGroupMemberMetadataValue
+        ConsumerGroupTargetAssignmentMetadataValue ConsumerGroupTargetAssignmentMemberValue
+        ConsumerGroupCurrentMemberAssignmentValue ConsumerGroupRegularExpressionValue);
 }
