@@ -333,6 +333,8 @@ impl World {
         let mut instances = BTreeSet::new();
         self.consumers.retain(|c| !c.crashed && c.instance.as_ref().is_none_or(|i| instances.insert(i.clone())));
         for _ in 0..30 {
+            // Who was fenced for good by words that were still under way.
+            self.consumers.retain(|c| !c.crashed);
             for at in 0..self.consumers.len() {
                 self.consumers[at].act();
                 self.send(at);
@@ -354,7 +356,8 @@ impl World {
         assert_eq!(group.state_name(), state, "seed {seed}");
         let mut count = 0;
         for consumer in &self.consumers {
-            let member = &group.members[consumer.id.as_str()];
+            let member = group.members.get(consumer.id.as_str());
+            let member = member.unwrap_or_else(|| panic!("seed {seed}: {} is not in the group", consumer.id));
             assert_eq!(consumer.epoch, group.epoch, "seed {seed}: {}", consumer.id);
             assert_eq!((&consumer.owned, &consumer.owned), (&member.target, &member.current.assigned), "seed {seed}");
             count += consumer.owned.len();
