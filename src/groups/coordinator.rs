@@ -7,6 +7,7 @@ use super::config::{GroupConfig, GroupsConfig};
 use super::consumer::ConsumerGroup;
 use super::offsets::GroupOffsets;
 use super::records::{GroupMetadataValue, Key, OffsetCommitValue, ReplayError};
+use super::requests::maybe_downgrade;
 use super::timers::{TimerKind, Timers};
 use super::upkeep::Upkeep;
 pub use super::{Client, Effects, Event, Now, Request, Response, Token, Topics};
@@ -330,7 +331,10 @@ impl Coordinator {
             let (mut cx, groups) = self.parts(now, topics, effects);
             match groups.get_mut(&timer.group).map(|slot| &mut slot.group) {
                 Some(Group::Classic(group)) => group.expire(&mut cx, &timer, number),
-                Some(Group::Consumer(group)) => group.expire(&mut cx, &timer, number),
+                Some(Group::Consumer(group)) => {
+                    group.expire(&mut cx, &timer, number);
+                    maybe_downgrade(&mut cx, groups, &timer.group);
+                }
                 None => {}
             }
         }

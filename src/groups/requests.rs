@@ -146,7 +146,11 @@ fn leave_members(
 ) -> codec::LeaveGroupResponse {
     match groups.get_mut(request.group_id.as_str()).map(|slot| &mut slot.group) {
         Some(Group::Classic(group)) => group.leave(cx, &request.members),
-        Some(Group::Consumer(group)) => group.classic_leave(cx, request),
+        Some(Group::Consumer(group)) => {
+            let response = group.classic_leave(cx, request);
+            maybe_downgrade(cx, groups, request.group_id.as_str());
+            response
+        }
         None => codec::LeaveGroupResponse::default().with_members(
             request
                 .members
@@ -239,9 +243,7 @@ fn consumer_group_heartbeat(
         // A member that joins makes the group, and takes the place of a classic group without members.
         let refused = match groups.get(&id) {
             None if request.member_epoch != 0 => Some(not_found(format!("Consumer group {id} not found."))),
-            Some(slot) if request.member_epoch != 0 || !slot.group.is_empty() => {
-                Some(not_found(format!("Group {id} is not a consumer group.")))
-            }
+            Some(_) if request.member_epoch != 0 => Some(not_found(format!("Group {id} is not a consumer group."))),
             _ => None,
         };
         if let Some(refused) = refused {
@@ -249,22 +251,52 @@ fn consumer_group_heartbeat(
         }
     }
     if let Some(Slot { group: Group::Consumer(group), .. }) = groups.get_mut(&id) {
-        return group.heartbeat(cx, client, request).unwrap_or_else(|refused| refused_heartbeat(&refused));
+        let response = group.heartbeat(cx, client, request).unwrap_or_else(|refused| refused_heartbeat(&refused));
+        if request.member_epoch < 0 && response.error_code == 0 {
+            maybe_downgrade(cx, groups, &id);
+        }
+        return response;
     }
     let records = cx.effects.records.len();
-    if let Some(slot) = groups.get(&id) {
-        slot.group.tombstones(cx);
-    }
-    let mut fresh = ConsumerGroup::new(id.clone());
-    match fresh.heartbeat(cx, client, request) {
-        Ok(response) => {
-            slot_or_new(groups, &id, cx.now.wall_ms).group = Group::Consumer(fresh);
+    let joined = begin_consumer_group(cx, groups.get(&id).map(|slot| &slot.group), &id).and_then(|mut group| {
+        let response = group.heartbeat(cx, client, request)?;
+        Ok((group, response))
+    });
+    match joined {
+        Ok((group, response)) => {
+            let slot = slot_or_new(groups, &id, cx.now.wall_ms);
+            if let Group::Classic(classic) = &mut slot.group {
+                classic.end_upgraded(cx);
+            }
+            slot.group = Group::Consumer(group);
             response
         }
         Err(refused) => {
             cx.effects.records.truncate(records);
             refused_heartbeat(&refused)
         }
+    }
+}
+
+/// The group that the first member of the consumer protocol joins: a new one, or what a classic group becomes.
+fn begin_consumer_group(cx: &mut Context<'_>, before: Option<&Group>, id: &Arc<str>) -> Result<ConsumerGroup, Refused> {
+    match before {
+        Some(Group::Classic(classic)) if !classic.is_empty() => ConsumerGroup::from_classic(cx, id, classic),
+        Some(group) => {
+            group.tombstones(cx);
+            Ok(ConsumerGroup::new(id.clone()))
+        }
+        None => Ok(ConsumerGroup::new(id.clone())),
+    }
+}
+
+/// A consumer group whose last member of the consumer protocol has gone becomes a classic group.
+pub(super) fn maybe_downgrade(cx: &mut Context<'_>, groups: &mut Groups, id: &str) {
+    let Some(slot) = groups.get_mut(id) else { return };
+    if let Group::Consumer(group) = &slot.group
+        && group.is_to_be_classic(cx.config)
+    {
+        slot.group = Group::Classic(group.to_classic(cx));
     }
 }
 

@@ -60,6 +60,25 @@ impl ClassicGroup {
         }
     }
 
+    /// A consumer group has become this one: sessions begin, and everyone is asked to join.
+    pub(in crate::groups) fn begin_downgraded(&mut self, cx: &mut Context<'_>) {
+        for id in self.members.keys().cloned().collect::<Vec<_>>() {
+            self.touch(cx, &id);
+        }
+        self.prepare_rebalance(cx);
+    }
+
+    /// A consumer group takes the place of this one: whoever waits is asked to join again.
+    pub(in crate::groups) fn end_upgraded(&mut self, cx: &mut Context<'_>) {
+        self.answer_syncs(cx, ErrorCode::RebalanceInProgress);
+        for member in self.members.values_mut() {
+            if let Some(token) = member.awaiting_join.take() {
+                let response = join_error(ErrorCode::RebalanceInProgress, string(&member.id));
+                cx.answer(token, Response::JoinGroup(response));
+            }
+        }
+    }
+
     fn maybe_complete_join_after_removal(&mut self, cx: &mut Context<'_>) {
         if self.state == State::PreparingRebalance && self.all_joined() {
             self.complete_join(cx);

@@ -107,10 +107,13 @@ pub(super) fn assigned(response: &codec::ConsumerGroupHeartbeatResponse) -> Opti
 
 pub(super) struct Bed {
     pub(super) coordinator: Coordinator,
+    config: GroupsConfig,
     pub(super) topics: TestTopics,
     pub(super) now: Now,
     /// Every record, in order.
     pub(super) log: Vec<Record>,
+    /// Answers, until they are looked at.
+    answers: Vec<(Token, Response)>,
     tokens: u64,
 }
 
@@ -121,32 +124,45 @@ impl Bed {
 
     pub(super) fn with_config(config: GroupsConfig) -> Self {
         Self {
-            coordinator: Coordinator::new(config, 1),
+            coordinator: Coordinator::new(config.clone(), 1),
+            config,
             topics: TestTopics::default(),
             now: Now { monotonic_ms: 1_000, wall_ms: 1_000_000 },
             log: Vec::new(),
+            answers: Vec::new(),
             tokens: 0,
         }
     }
 
-    fn step(&mut self, event: Event) -> Effects {
+    fn step(&mut self, event: Event) {
         let mut effects = Effects::default();
         self.coordinator.step(self.now, &self.topics, event, &mut effects);
         self.log.extend(effects.records.iter().cloned());
+        self.answers.append(&mut effects.answers);
         if let Some(group) = self.try_group() {
             group.assert_invariants();
         }
-        effects
     }
 
-    pub(super) fn ask(&mut self, api_version: i16, request: Request) -> Response {
+    /// Asks what may be answered later.
+    pub(super) fn post(&mut self, api_version: i16, request: Request) -> Token {
         self.tokens += 1;
         let token = Token(self.tokens);
         let client = Client { id: Arc::from("client"), host: Arc::from("/127.0.0.1"), api_version };
-        let mut answers = self.step(Event::Request { token, client, request }).answers;
-        assert_eq!(answers.len(), 1, "one answer");
-        let (answered, response) = answers.remove(0);
-        assert_eq!(answered, token);
+        self.step(Event::Request { token, client, request });
+        token
+    }
+
+    /// The answer, if it has come.
+    pub(super) fn answer(&mut self, token: Token) -> Option<Response> {
+        let at = self.answers.iter().position(|(answered, _)| *answered == token)?;
+        Some(self.answers.remove(at).1)
+    }
+
+    pub(super) fn ask(&mut self, api_version: i16, request: Request) -> Response {
+        let token = self.post(api_version, request);
+        let response = self.answer(token).expect("an answer at once");
+        assert!(self.answer(token).is_none(), "one answer");
         response
     }
 
@@ -178,6 +194,10 @@ impl Bed {
         code(&response)
     }
 
+    pub(super) fn refused_or_not(&mut self, request: codec::ConsumerGroupHeartbeatRequest) -> ErrorCode {
+        code(&self.send(request))
+    }
+
     pub(super) fn wait(&mut self, ms: i64) {
         self.now.monotonic_ms += ms;
         self.now.wall_ms += ms;
@@ -197,7 +217,7 @@ impl Bed {
 
     /// Reads the log into a new coordinator, which must know what this one knows.
     pub(super) fn reload(&mut self) {
-        let mut fresh = Coordinator::new(GroupsConfig::default(), 2);
+        let mut fresh = Coordinator::new(self.config.clone(), 2);
         for record in &self.log {
             fresh.replay(&record.key, record.value.as_deref()).expect("our own records");
         }

@@ -14,13 +14,13 @@ use regex::Regex;
 use std::sync::Arc;
 
 /// What a heartbeat changes of what its member said before.
-struct Update {
+pub(super) struct Update {
     /// What the member says it is now.
-    declared: Declared,
+    pub(super) declared: Declared,
     /// The member whose place it takes: a static member that comes back under another id.
-    replaces: Option<Arc<str>>,
+    pub(super) replaces: Option<Arc<str>>,
     /// An expression that no member had until now.
-    new_regex: Option<(Arc<str>, Regex)>,
+    pub(super) new_regex: Option<(Arc<str>, Regex)>,
 }
 
 impl ConsumerGroup {
@@ -107,7 +107,7 @@ impl ConsumerGroup {
     }
 
     /// Writes down what changed, and makes a new target where that takes one: whether the member's subscription changed.
-    fn take_update(&mut self, cx: &mut Context<'_>, id: &Arc<str>, update: Update) -> bool {
+    pub(super) fn take_update(&mut self, cx: &mut Context<'_>, id: &Arc<str>, update: Update) -> bool {
         let Update { declared, replaces, new_regex } = update;
         let own = self.members.get(id).map(|m| m.declared.clone());
         // For a member that takes another's place, what counts is what the other was subscribed to.

@@ -8,20 +8,25 @@
 //!
 //! `state` is what a group knows, `heartbeat` what a member's heartbeat does to it, `member` a member's way to its target,
 //! `subscription` topics, regular expressions and their hash, `validate` what is refused, `describe` what tools are shown,
-//! `classic` members of the classic protocol in a consumer group.
+//! `classic` members of the classic protocol in a consumer group (`blobs` what they hand through it), `migration` one kind of
+//! group becoming the other.
 
 #[cfg(test)]
 mod bed;
+mod blobs;
 mod classic;
 mod describe;
 mod heartbeat;
 mod member;
+mod migration;
 #[cfg(test)]
 mod simulation;
 mod state;
 mod subscription;
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod tests_migration;
 mod validate;
 
 pub use state::ConsumerGroup;

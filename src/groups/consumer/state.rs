@@ -133,6 +133,10 @@ impl ConsumerGroup {
         }
         let member = self.members.entry(id.clone()).or_default();
         let before = std::mem::replace(&mut member.declared, declared);
+        if before.classic.is_some() != member.declared.classic.is_some() {
+            // What the rebalance timeout is for is another thing for each protocol.
+            member.rebalance.clear();
+        }
         self.forget_instance(id, before.instance.as_ref());
         if let Some(instance) = &self.members[id].declared.instance {
             self.static_members.insert(instance.clone(), id.clone());
