@@ -11,13 +11,16 @@ use std::sync::Arc;
 /// The highest version of both that is known, which is the highest that is written.
 const VERSION_MAX: i16 = 3;
 
+/// Partitions by the names of their topics.
+pub(super) type Named = Vec<(Arc<str>, Vec<i32>)>;
+
 /// What a member wants.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Subscription {
     pub(super) version: i16,
     pub(super) topics: Vec<Arc<str>>,
     /// By name. Members that do not know cooperative rebalances have given everything up when they join.
-    pub(super) owned: Vec<(Arc<str>, Vec<i32>)>,
+    pub(super) owned: Named,
     pub(super) rack: Option<Arc<str>>,
 }
 
@@ -38,7 +41,7 @@ impl Subscription {
 }
 
 /// What a leader gave a member: partitions by name, and whether there is something in it that only an assignor can read.
-pub(super) fn decode_assignment(bytes: &[u8]) -> Result<(Vec<(Arc<str>, Vec<i32>)>, bool), DecodeError> {
+pub(super) fn decode_assignment(bytes: &[u8]) -> Result<(Named, bool), DecodeError> {
     let r = &mut Reader::new(bytes);
     version(r)?;
     let partitions = partitions(r)?;
@@ -75,7 +78,7 @@ fn version(r: &mut Reader<'_>) -> Result<i16, DecodeError> {
     r.i16("version").map(|version| version.max(0))
 }
 
-fn partitions(r: &mut Reader<'_>) -> Result<Vec<(Arc<str>, Vec<i32>)>, DecodeError> {
+fn partitions(r: &mut Reader<'_>) -> Result<Named, DecodeError> {
     let count = r.array(false, "topics")?;
     let mut all = Vec::new();
     for _ in 0..count {
