@@ -7,7 +7,7 @@
 //!
 //! A lap is *live* for a partition until everything that it holds of it is in segments, on the device. Laps are freed
 //! in order, so that what is on disk is always a run of laps without a hole: replay sees truncations after the batches
-//! that they cut. Below `filled` every block of the file was really written, so an overwrite with `O_DSYNC` is durable by itself.
+//! that they cut. Below `filled` every block of the file was really written, so an overwrite and a sync change no metadata.
 
 use super::IdMap;
 use super::types::{JournalSync, StoreError, StoreOptions};

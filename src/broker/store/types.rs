@@ -111,7 +111,7 @@ impl StoreOptions {
             shard,
             journal_files: 4,
             journal_file_bytes: 64 << 20,
-            journal_sync: JournalSync::Dsync,
+            journal_sync: JournalSync::WriteThenSync,
             group_bytes_max: 1 << 20,
             direct_bytes_min: 128 << 10,
             flush_bytes: 512 << 10,

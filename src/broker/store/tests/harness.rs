@@ -45,6 +45,7 @@ pub(super) fn small_options(shard: u16, fatals: &Fatals) -> StoreOptions {
     options.direct_bytes_min = 24 << 10;
     options.flush_bytes = 8 << 10;
     options.shared_sync_partitions = 2;
+    options.journal_sync = if shard == 0 { JournalSync::Dsync } else { JournalSync::WriteThenSync };
     options.unflushed_bytes_max = 128 << 10;
     options.cache_bytes_max = 32 << 10;
     options.open_files_max = 3;
