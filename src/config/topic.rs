@@ -126,7 +126,6 @@ pub fn resolve_topic(
         durability: parse_durability(Some(&text("coreline.durability"))),
         flush_messages: number("flush.messages"),
         flush_ms: number("flush.ms"),
-        ..LogConfig::default()
     };
     (config, i32::try_from(number("min.insync.replicas")).unwrap_or(i32::MAX))
 }

@@ -112,10 +112,7 @@ pub(super) fn commit(
     client: &Client,
     request: &codec::OffsetCommitRequest,
 ) -> codec::OffsetCommitResponse {
-    let refused = match validate_commit(groups, client, request) {
-        Ok(()) => None,
-        Err(code) => Some(code),
-    };
+    let refused = validate_commit(groups, client, request).err();
     let slot = match refused {
         Some(_) => None,
         None => Some(slot_for_commit(cx, groups, &request.group_id)),

@@ -57,8 +57,11 @@ impl Indexes {
     }
 }
 
-/// Topics and partitions that a rule lets through; any rule is enough.
-fn rules(args: &Args) -> Result<Vec<(Option<IncludeList>, Vec<Indexes>)>, String> {
+/// Which topics (all if there is no list) and which of their partitions.
+type Rule = (Option<IncludeList>, Vec<Indexes>);
+
+/// What lets a partition through; any rule is enough.
+fn rules(args: &Args) -> Result<Vec<Rule>, String> {
     if let Some(list) = &args.topic_partitions {
         let rule = |one: &str| {
             let (topic, indexes) = one.split_once(':').unwrap_or((one, ""));
@@ -97,7 +100,7 @@ pub(super) fn run(args: &Args) -> Done {
     for topic in answer.topics.iter().filter(|t| !(args.exclude_internal_topics && t.is_internal)) {
         let name = topic.name.as_ref().map(|n| n.0.to_string()).unwrap_or_default();
         for p in &topic.partitions {
-            let passes = |(list, indexes): &(Option<IncludeList>, Vec<Indexes>)| {
+            let passes = |(list, indexes): &Rule| {
                 list.as_ref().is_none_or(|l| l.has(&name)) && indexes.iter().any(|i| i.has(p.partition_index))
             };
             if rules.iter().any(passes) {

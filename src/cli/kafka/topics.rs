@@ -113,7 +113,7 @@ fn execute(args: &Args) -> Done {
     if args.describe {
         return describe(&mut client, args);
     }
-    let names: Vec<String> = matching(&mut client, args)?.into_iter().map(|(name, _)| name).collect();
+    let names: Vec<String> = matching(&mut client, args)?.into_keys().collect();
     if args.list {
         print(&names.iter().fold(String::new(), |out, name| out + name + "\n"));
         return Ok(());

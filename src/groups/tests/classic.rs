@@ -45,7 +45,8 @@ fn the_first_generation_waits_for_members_to_come() {
     assert_eq!((&*one.leader, &*two.leader), (&*first, &*first));
     let mut seen: Vec<&str> = one.members.iter().map(|member| &*member.member_id).collect();
     let mut expected = vec![first.as_str(), second.as_str()];
-    (seen.sort_unstable(), expected.sort_unstable());
+    seen.sort_unstable();
+    expected.sort_unstable();
     assert_eq!(seen, expected, "the leader is told who is there");
     assert!(two.members.is_empty(), "the others are not");
     assert_eq!(one.protocol_name.as_deref(), Some("range"));
@@ -220,7 +221,8 @@ fn who_joins_and_never_syncs_is_out() {
     let (one, first) = world.join_with_id(Join { session_ms: 100_000, ..join("") });
     let (two, second) = world.join_with_id(Join { session_ms: 100_000, ..join("") });
     world.pass(6000);
-    (world.joined(first), world.joined(second));
+    world.joined(first);
+    world.joined(second);
     let token = world.sync(sync(&one, 1, &[(&one, b"all")]));
     assert_eq!(world.synced(token).0, NONE);
     world.pass(59_999);

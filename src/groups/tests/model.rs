@@ -309,7 +309,7 @@ impl Model {
 
     fn ask_join(&mut self, who: usize) {
         let member = &self.members[who];
-        let topics = if member.subscription % 2 == 0 { vec!["t"] } else { vec!["t", "u"] };
+        let topics = if member.subscription.is_multiple_of(2) { vec!["t"] } else { vec!["t", "u"] };
         let mut join = join(&member.id).version(member.version);
         join.instance.clone_from(&member.instance);
         join.protocols = vec![("range", subscription(&topics)), ("sticky", subscription(&topics))];

@@ -98,7 +98,8 @@ fn what_the_older_self_waits_for_is_fenced() {
     // While the others sync.
     let (other, wait) = world.join_with_id(join(""));
     let leader = world.join(&join(&ids[0]).instance("a"));
-    (world.joined(leader), world.joined(wait));
+    world.joined(leader);
+    world.joined(wait);
     let wait = world.sync(sync(&other, generation + 1, &[]));
     let token = world.join(&join("").instance("a"));
     assert_eq!(world.synced(wait).0, 27, "the leader is someone new: once more");
