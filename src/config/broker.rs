@@ -143,6 +143,15 @@ impl BrokerConfig {
         Reader { explicit: &self.explicit }.integer(key)
     }
 
+    /// A list that was set at start, or its default, as [`BrokerConfig::integer`].
+    ///
+    /// # Panics
+    /// If the key is not in the table, or is no list with a default.
+    #[must_use]
+    pub fn items(&self, key: &str) -> Vec<String> {
+        Reader { explicit: &self.explicit }.list(key).unwrap_or_else(|| panic!("{key} is a list with a default"))
+    }
+
     /// What clients are told to connect to, given what was bound.
     #[must_use]
     pub fn advertised(&self, bound_port: u16) -> Endpoint {

@@ -109,6 +109,7 @@ const MIN_RATIO_DOC: &str = "The share of bytes not compacted yet from which on 
 const MIN_LAG_DOC: &str = "A record is not compacted away before it is this old.";
 const MAX_LAG_DOC: &str = "A record is compacted once it is this old, whatever the share; segments close by then.";
 const DELETE_RETENTION_DOC: &str = "How long a tombstone stays after its first compaction.";
+const ASSIGNORS: Rule = Rule::SomeOf(&["uniform", "range"]);
 const TIMESTAMP_TYPES: Rule = Rule::OneOf(&["CreateTime", "LogAppendTime"]);
 
 const fn key(
@@ -548,6 +549,46 @@ pub const BROKER_KEYS: &[Definition] = &[
         "Members of a classic group, at most.",
     ),
     key(
+        "group.consumer.session.timeout.ms",
+        Kind::Int,
+        Some("45000"),
+        Rule::AtLeast(1),
+        false,
+        "After how long without a heartbeat a member of a consumer group is gone.",
+    ),
+    key(
+        "group.consumer.heartbeat.interval.ms",
+        Kind::Int,
+        Some("5000"),
+        Rule::AtLeast(1),
+        false,
+        "How often a member of a consumer group shall send a heartbeat.",
+    ),
+    key(
+        "group.consumer.max.size",
+        Kind::Int,
+        Some("2147483647"),
+        Rule::AtLeast(1),
+        false,
+        "Members of a consumer group, at most.",
+    ),
+    key(
+        "group.consumer.assignors",
+        Kind::List,
+        Some("uniform,range"),
+        ASSIGNORS,
+        false,
+        "Assignors for consumer groups, the default first: uniform, range.",
+    ),
+    key(
+        "group.consumer.regex.refresh.interval.ms",
+        Kind::Int,
+        Some("600000"),
+        Rule::AtLeast(10_000),
+        false,
+        "How often regular expressions of subscriptions are matched against new topics.",
+    ),
+    key(
         "coreline.cores",
         Kind::String,
         Some("all"),
@@ -803,6 +844,12 @@ const KAFKA_ONLY: &[&str] = &[
     "transaction.state.log.min.isr",
     "group.coordinator.rebalance.protocols",
     "group.coordinator.threads",
+    "group.consumer.min.session.timeout.ms",
+    "group.consumer.max.session.timeout.ms",
+    "group.consumer.min.heartbeat.interval.ms",
+    "group.consumer.max.heartbeat.interval.ms",
+    "group.consumer.assignment.interval.ms",
+    "group.consumer.migration.policy",
     "group.coordinator.append.linger.ms",
     "offsets.commit.timeout.ms",
     "offsets.topic.compression.codec",

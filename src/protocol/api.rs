@@ -36,6 +36,8 @@ pub enum ApiKey {
     OffsetDelete = 47,
     DescribeCluster = 60,
     DescribeProducers = 61,
+    ConsumerGroupHeartbeat = 68,
+    ConsumerGroupDescribe = 69,
     ListConfigResources = 74,
     DescribeTopicPartitions = 75,
 }
@@ -73,6 +75,8 @@ impl ApiKey {
             Self::OffsetDelete => "OffsetDelete",
             Self::DescribeCluster => "DescribeCluster",
             Self::DescribeProducers => "DescribeProducers",
+            Self::ConsumerGroupHeartbeat => "ConsumerGroupHeartbeat",
+            Self::ConsumerGroupDescribe => "ConsumerGroupDescribe",
             Self::ListConfigResources => "ListConfigResources",
             Self::DescribeTopicPartitions => "DescribeTopicPartitions",
         }
@@ -143,6 +147,8 @@ static APIS: &[Api] = &[
     api(ApiKey::OffsetDelete, 0, 0, 1, schema::OFFSET_DELETE),
     api(ApiKey::DescribeCluster, 0, 2, 0, schema::DESCRIBE_CLUSTER),
     api(ApiKey::DescribeProducers, 0, 0, 0, schema::DESCRIBE_PRODUCERS),
+    api(ApiKey::ConsumerGroupHeartbeat, 0, 1, 0, schema::CONSUMER_GROUP_HEARTBEAT),
+    api(ApiKey::ConsumerGroupDescribe, 0, 1, 0, schema::CONSUMER_GROUP_DESCRIBE),
     api(ApiKey::ListConfigResources, 0, 1, 0, schema::LIST_CONFIG_RESOURCES),
     api(ApiKey::DescribeTopicPartitions, 0, 0, 0, schema::DESCRIBE_TOPIC_PARTITIONS),
 ];

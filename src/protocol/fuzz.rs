@@ -56,6 +56,8 @@ fn decodes(request: &Request, body: BytesMut) -> bool {
         ApiKey::IncrementalAlterConfigs => by_codec::<m::IncrementalAlterConfigsRequest>(request, body),
         ApiKey::DescribeCluster => by_codec::<m::DescribeClusterRequest>(request, body),
         ApiKey::DescribeProducers => by_codec::<m::DescribeProducersRequest>(request, body),
+        ApiKey::ConsumerGroupHeartbeat => by_codec::<m::ConsumerGroupHeartbeatRequest>(request, body),
+        ApiKey::ConsumerGroupDescribe => by_codec::<m::ConsumerGroupDescribeRequest>(request, body),
         ApiKey::ListConfigResources => by_codec::<m::ListConfigResourcesRequest>(request, body),
         ApiKey::DescribeTopicPartitions => by_codec::<m::DescribeTopicPartitionsRequest>(request, body),
     }

@@ -362,6 +362,22 @@ pub(super) const DELETE_GROUPS: Schema = &[field("groups_names", Kind::Texts)];
 pub(super) const OFFSET_DELETE: Schema =
     &[text("group_id"), structs("topics", &[text("name"), structs("partitions", &[int32("partition_index")])])];
 
+pub(super) const CONSUMER_GROUP_HEARTBEAT: Schema = &[
+    text("group_id"),
+    text("member_id"),
+    int32("member_epoch"),
+    text("instance_id"),
+    text("rack_id"),
+    int32("rebalance_timeout_ms"),
+    field("subscribed_topic_names", Kind::Texts),
+    text("subscribed_topic_regex").from(1),
+    text("server_assignor"),
+    structs("topic_partitions", &[uuid("topic_id"), int32s("partitions")]),
+];
+
+pub(super) const CONSUMER_GROUP_DESCRIBE: Schema =
+    &[field("group_ids", Kind::Texts), int8("include_authorized_operations")];
+
 pub(super) const API_VERSIONS: Schema =
     &[text("client_software_name").from(3), text("client_software_version").from(3)];
 

@@ -5,13 +5,13 @@ use crate::error_code::ErrorCode;
 use crate::groups::coordinator::Coordinator;
 use crate::groups::{Effects, Event, Now, Record, Response, Token, Topics};
 use crate::ids::{LeaderEpoch, Offset, PartitionId};
-use crate::log::batch::BatchBuilder;
+use crate::log::batch::{BatchBuilder, HEADER_LEN};
 use bytes::BytesMut;
 use std::cell::{Cell, RefCell};
 use std::collections::{HashMap, VecDeque};
 
-/// Record bytes after which a batch is closed, and the next step's records go into another. A single step may make
-/// more: its batch is what it is, and the topic's `max.message.bytes` judges it.
+/// Record bytes after which a batch is closed, and the next step's records go into another; fewer where the topic's
+/// `max.message.bytes` is less. A single step may make more: its batch is what it is, and the topic judges it.
 const BATCH_BYTES: usize = 512 << 10;
 /// What a record takes in a batch besides key and value, at most.
 const RECORD_OVERHEAD: usize = 32;
@@ -33,6 +33,8 @@ pub(super) struct Hosted {
     state: RefCell<State>,
     /// The coordinator's next deadline, in monotonic milliseconds.
     deadline: Cell<Option<i64>>,
+    /// Record bytes that the steps of several may take together in one batch.
+    batch_bytes: Cell<usize>,
 }
 
 enum State {
@@ -63,7 +65,13 @@ struct Batch {
 impl Hosted {
     /// A partition whose coordinator is not loaded.
     pub(super) fn new(id: PartitionId) -> Self {
-        Self { id, state: RefCell::new(State::Loading), deadline: Cell::new(None) }
+        let batch_bytes = Cell::new(BATCH_BYTES);
+        Self { id, state: RefCell::new(State::Loading), deadline: Cell::new(None), batch_bytes }
+    }
+
+    /// The topic takes batches up to `max_message_bytes`.
+    pub(super) fn limit_batches(&self, max_message_bytes: usize) {
+        self.batch_bytes.set(BATCH_BYTES.min(max_message_bytes.saturating_sub(HEADER_LEN)));
     }
 
     pub(super) fn deadline(&self) -> Option<i64> {
@@ -88,7 +96,7 @@ impl Hosted {
             in_flight: None,
             writing: false,
         });
-        let stepped = active.take(wall_ms, effects);
+        let stepped = active.take(wall_ms, effects, self.batch_bytes.get());
         *state = State::Active(active);
         Some(stepped)
     }
@@ -121,7 +129,7 @@ impl Hosted {
         let mut effects = Effects::default();
         active.coordinator.step(now, topics, event, &mut effects);
         self.deadline.set(active.coordinator.next_deadline());
-        Some(active.take(now.wall_ms, effects))
+        Some(active.take(now.wall_ms, effects, self.batch_bytes.get()))
     }
 
     /// The next batch, which the caller writes; none when there is none, or the coordinator is gone: the caller is done.
@@ -172,10 +180,10 @@ impl Hosted {
 }
 
 impl Active {
-    fn take(&mut self, wall_ms: i64, effects: Effects) -> Stepped {
+    fn take(&mut self, wall_ms: i64, effects: Effects, batch_bytes: usize) -> Stepped {
         let Effects { records, answers } = effects;
         if !records.is_empty() {
-            self.gather(wall_ms, &records);
+            self.gather(wall_ms, &records, batch_bytes);
         }
         let mut ready: Vec<Ready> = Vec::with_capacity(answers.len());
         for (token, response) in answers {
@@ -195,10 +203,10 @@ impl Active {
     }
 
     /// Puts the records of one step into one batch.
-    fn gather(&mut self, wall_ms: i64, records: &[Record]) {
+    fn gather(&mut self, wall_ms: i64, records: &[Record], batch_bytes: usize) {
         let bytes: usize =
             records.iter().map(|r| r.key.len() + r.value.as_ref().map_or(0, |v| v.len()) + RECORD_OVERHEAD).sum();
-        if self.batches.back().is_none_or(|batch| batch.bytes + bytes > BATCH_BYTES) {
+        if self.batches.back().is_none_or(|batch| batch.bytes + bytes > batch_bytes) {
             self.batches.push_back(Batch { builder: BatchBuilder::default(), bytes: 0, answers: Vec::new() });
         }
         let batch = self.batches.back_mut().expect("just seen to");

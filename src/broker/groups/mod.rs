@@ -36,6 +36,7 @@ pub use ask::GroupEvent;
 
 use super::Shard;
 use super::handlers::resolve::led_partition;
+use super::shard::topic_config;
 use super::store::{Acks, AppendOrigin};
 use crate::error_code::ErrorCode;
 use crate::groups::config::GroupsConfig;
@@ -147,9 +148,8 @@ impl<R: Runtime> Groups<R> {
         if image.index == self.view.borrow().image().index || self.stopped.get() {
             return;
         }
-        if !self.view.borrow_mut().follow(Arc::clone(&image)) {
-            return;
-        }
+        let followed = self.view.borrow_mut().follow(Arc::clone(&image));
+        let Some(gone) = followed else { return };
         let owned: BTreeMap<PartitionId, ()> = match image.topic(OFFSETS_TOPIC) {
             None => BTreeMap::new(),
             Some(topic) => {
@@ -159,9 +159,16 @@ impl<R: Runtime> Groups<R> {
             }
         };
         let known: Vec<Rc<Hosted>> = self.hosted.borrow().values().cloned().collect();
+        let max_message_bytes = image
+            .topic(OFFSETS_TOPIC)
+            .map(|topic| topic_config(&self.shard.config, &image, topic).0.max_message_bytes);
         for hosted in known {
             if owned.contains_key(&hosted.id) {
+                max_message_bytes.into_iter().for_each(|max| hosted.limit_batches(max));
                 self.step(&hosted, Event::TopicsChanged);
+                if !gone.is_empty() {
+                    self.step(&hosted, Event::TopicsDeleted(gone.clone()));
+                }
             } else {
                 self.hosted.borrow_mut().remove(&hosted.id);
                 self.refuse(hosted.close(), ErrorCode::NotCoordinator);
@@ -172,6 +179,7 @@ impl<R: Runtime> Groups<R> {
                 continue;
             }
             let hosted = Rc::new(Hosted::new(id));
+            max_message_bytes.into_iter().for_each(|max| hosted.limit_batches(max));
             self.hosted.borrow_mut().insert(id, Rc::clone(&hosted));
             self.spawn_load(hosted);
         }

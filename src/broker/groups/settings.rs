@@ -2,6 +2,7 @@
 
 use crate::config::BrokerConfig;
 use crate::groups::config::GroupsConfig;
+use std::sync::Arc;
 
 /// The settings of groups that a broker was started with.
 pub(super) fn groups_config(config: &BrokerConfig) -> GroupsConfig {
@@ -14,6 +15,11 @@ pub(super) fn groups_config(config: &BrokerConfig) -> GroupsConfig {
         offset_metadata_max_bytes: int("offset.metadata.max.bytes"),
         offsets_retention_ms: config.integer("offsets.retention.minutes") * 60_000,
         offsets_retention_check_interval_ms: config.integer("offsets.retention.check.interval.ms"),
+        consumer_session_timeout_ms: int("group.consumer.session.timeout.ms"),
+        consumer_heartbeat_interval_ms: int("group.consumer.heartbeat.interval.ms"),
+        consumer_max_size: int("group.consumer.max.size"),
+        consumer_assignors: config.items("group.consumer.assignors").iter().map(|name| Arc::from(&**name)).collect(),
+        consumer_regex_refresh_interval_ms: int("group.consumer.regex.refresh.interval.ms"),
         ..GroupsConfig::default()
     }
 }

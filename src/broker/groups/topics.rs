@@ -24,14 +24,21 @@ impl TopicsView {
         &self.image
     }
 
-    /// Follows a newer image. True if topics came, went or changed.
-    pub(super) fn follow(&mut self, image: Arc<ClusterImage>) -> bool {
+    /// Follows a newer image: the topics that are gone, with their ids. None if no topic came, went or changed.
+    pub(super) fn follow(&mut self, image: Arc<ClusterImage>) -> Option<Vec<(Arc<str>, TopicId)>> {
         let racks =
             |image: &ClusterImage| -> Vec<_> { image.brokers.iter().map(|(b, r)| (*b, r.rack.clone())).collect() };
-        let changed = !image.changed_topics(&self.image).is_empty() || racks(&image) != racks(&self.image);
+        let changed = image.changed_topics(&self.image);
+        let is_news = !changed.is_empty() || racks(&image) != racks(&self.image);
+        let gone = changed.into_iter().filter_map(|(before, after)| {
+            // Of the same name, another topic is there perhaps.
+            let before = before.filter(|b| after.is_none_or(|a| a.id != b.id))?;
+            Some((Arc::clone(&before.name), before.id))
+        });
+        let gone: Vec<_> = gone.collect();
         self.image = image;
-        self.epoch += u64::from(changed);
-        changed
+        self.epoch += u64::from(is_news);
+        is_news.then_some(gone)
     }
 
     fn describe(&self, topic: &TopicImage) -> Topic {
@@ -86,8 +93,8 @@ mod tests {
         let replicas = vec![BrokerId(1)];
         let partitions = vec![PartitionImage { replicas, ..PartitionImage::default() }; 3];
         let more = MetadataRecord::PartitionsCreated { topic: id, first: PartitionIndex(0), partitions };
-        assert!(view.follow(with(view.image(), &[created, more])));
-        assert!(!view.follow(with(view.image(), &[MetadataRecord::ProducerIdsAllocated { next: 5 }])));
+        assert_eq!(view.follow(with(view.image(), &[created, more])), Some(vec![]));
+        assert_eq!(view.follow(with(view.image(), &[MetadataRecord::ProducerIdsAllocated { next: 5 }])), None);
         assert_eq!(view.epoch(), 1);
         let topic = view.by_name("t").expect("it is there");
         assert_eq!((topic.partitions, topic.racks.len()), (3, 0));
@@ -99,9 +106,13 @@ mod tests {
             rack: Some("r".into()),
             epoch: 0,
         };
-        assert!(view.follow(with(view.image(), &[registered])));
+        assert_eq!(view.follow(with(view.image(), &[registered])), Some(vec![]));
         assert_eq!(view.by_id(id).expect("it is there").racks, vec![vec![Arc::from("r")]; 3]);
-        assert!(view.follow(with(view.image(), &[MetadataRecord::TopicDeleted { id }])));
-        assert_eq!((view.by_name("t"), view.names().len(), view.epoch()), (None, 0, 3));
+        let deleted = MetadataRecord::TopicDeleted { id };
+        let again = MetadataRecord::TopicCreated { id: TopicId(Uuid::from_u128(6)), name: "t".into() };
+        assert_eq!(view.follow(with(view.image(), &[deleted, again])), Some(vec![("t".into(), id)]));
+        let deleted = MetadataRecord::TopicDeleted { id: TopicId(Uuid::from_u128(6)) };
+        assert_eq!(view.follow(with(view.image(), &[deleted])).map(|gone| gone.len()), Some(1));
+        assert_eq!((view.by_name("t"), view.names().len(), view.epoch()), (None, 0, 4));
     }
 }

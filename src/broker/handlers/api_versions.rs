@@ -5,8 +5,16 @@ use crate::broker::pipeline::Close;
 use crate::error_code::ErrorCode;
 use crate::protocol::{Api, ResponseFrame, codec};
 use bytes::Bytes;
-use kafka_protocol::messages::api_versions_response::ApiVersion;
+use kafka_protocol::messages::api_versions_response::{ApiVersion, FinalizedFeatureKey, SupportedFeatureKey};
 use kafka_protocol::messages::{ApiVersionsRequest, ApiVersionsResponse};
+use kafka_protocol::protocol::StrBytes;
+
+/// The feature that says which group protocols there are.
+const GROUP_VERSION: &str = "group.version";
+/// The first version with features.
+const FEATURES: i16 = 3;
+/// The first version whose features may begin at 0.
+const FEATURES_FROM_ZERO: i16 = 4;
 
 pub(super) fn handle(context: &RequestContext, body: Bytes) -> Result<ResponseFrame, Close> {
     let request = &context.request;
@@ -30,7 +38,20 @@ pub(super) fn handle(context: &RequestContext, body: Bytes) -> Result<ResponseFr
         context.session.borrow_mut().software = Some(software);
     }
     let response = ApiVersionsResponse::default().with_api_keys(Api::all().iter().map(listed).collect());
-    Ok(codec::encode(request, &response))
+    Ok(codec::encode(request, &with_features(request.header.api_version, response)))
+}
+
+/// `group.version` 1 is KIP-848, for clients that ask for it. Before version 4 a feature that may be 0 cannot be said.
+fn with_features(version: i16, response: ApiVersionsResponse) -> ApiVersionsResponse {
+    if version < FEATURES {
+        return response;
+    }
+    let supported = SupportedFeatureKey::default().with_name(StrBytes::from_static_str(GROUP_VERSION));
+    let supported = supported.with_min_version(0).with_max_version(1);
+    let finalized = FinalizedFeatureKey::default().with_name(StrBytes::from_static_str(GROUP_VERSION));
+    let finalized = finalized.with_min_version_level(1).with_max_version_level(1);
+    let response = response.with_finalized_features(vec![finalized]).with_finalized_features_epoch(0);
+    if version < FEATURES_FROM_ZERO { response } else { response.with_supported_features(vec![supported]) }
 }
 
 fn listed(api: &Api) -> ApiVersion {

@@ -9,11 +9,15 @@ use std::sync::Arc;
 /// ALTER_CONFIGS, by the bits of their codes.
 pub(super) const GROUP_OPERATIONS: i32 = 0b1101_0100_1000;
 
+/// Bytes of a client's id that coordinators keep: ids of members are made of it, and must fit the protocol's 32,767.
+const CLIENT_ID_MAX: usize = 32_000;
+
 /// The client of a request, as coordinators know it.
 pub(super) fn client(context: &RequestContext) -> Client {
     let header = &context.request.header;
+    let id = header.client_id.as_deref().unwrap_or_default();
     Client {
-        id: Arc::from(header.client_id.as_deref().unwrap_or_default()),
+        id: Arc::from(&id[..id.floor_char_boundary(CLIENT_ID_MAX)]),
         // As Java prints an address.
         host: Arc::from(format!("/{}", context.session.borrow().peer.ip())),
         api_version: header.api_version,

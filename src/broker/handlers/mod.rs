@@ -10,6 +10,8 @@
 mod alter_configs;
 mod api_versions;
 mod config_resources;
+mod consumer_group_describe;
+mod consumer_group_heartbeat;
 mod create_partitions;
 mod create_topics;
 mod delete_groups;
@@ -136,6 +138,12 @@ impl<R: Runtime> Handlers<R> {
             ApiKey::LeaveGroup => in_out.out(&leave_group::handle(&self.groups, context, in_out.decode()?).await),
             ApiKey::DescribeGroups => {
                 in_out.out(&describe_groups::handle(&self.groups, context, in_out.decode()?).await)
+            }
+            ApiKey::ConsumerGroupHeartbeat => {
+                in_out.out(&consumer_group_heartbeat::handle(&self.groups, context, in_out.decode()?).await)
+            }
+            ApiKey::ConsumerGroupDescribe => {
+                in_out.out(&consumer_group_describe::handle(&self.groups, context, in_out.decode()?).await)
             }
             ApiKey::ListGroups => in_out.out(&list_groups::handle(&self.groups, context, in_out.decode()?).await),
             ApiKey::DeleteGroups => in_out.out(&delete_groups::handle(&self.groups, context, in_out.decode()?).await),

@@ -313,6 +313,9 @@ fn versions_are_those_of_the_table() {
             let table: Vec<_> = Api::all().iter().map(|a| (a.key as i16, a.listed_min, a.max)).collect();
             assert_eq!(listed, table);
             assert_eq!(listed[0], (0, 0, 13));
+            // As Kafka: a feature that may be 0 cannot be told before version 4.
+            let told = (response.finalized_features.len(), response.supported_features.len());
+            assert_eq!(told, (usize::from(version >= 3), usize::from(version >= 4)), "version {version}");
         }
         let nameless = client.ask(3, &ApiVersionsRequest::default().with_client_software_name(text("a b"))).await;
         assert_eq!(nameless.error_code, ErrorCode::InvalidRequest.code());

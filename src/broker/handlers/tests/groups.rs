@@ -17,7 +17,8 @@ use kafka_protocol::messages::offset_fetch_request::{
 };
 use kafka_protocol::messages::sync_group_request::SyncGroupRequestAssignment;
 use kafka_protocol::messages::{
-    DeleteGroupsRequest, DescribeGroupsRequest, FindCoordinatorRequest, GroupId, HeartbeatRequest, JoinGroupRequest,
+    ConsumerGroupDescribeRequest, ConsumerGroupHeartbeatRequest, DeleteGroupsRequest, DeleteTopicsRequest,
+    DescribeGroupsRequest, FindCoordinatorRequest, GroupId, HeartbeatRequest, JoinGroupRequest,
     JoinGroupResponse, LeaveGroupRequest, ListGroupsRequest, MetadataRequest, OffsetCommitRequest, OffsetDeleteRequest,
     OffsetFetchRequest, SyncGroupRequest, SyncGroupResponse,
 };
@@ -316,5 +317,52 @@ fn a_silent_member_is_gone_when_its_session_ends() {
         assert_eq!(&*client.ask(5, &describe).await.groups[0].group_state, "Stable");
         node.runtime().sleep(Duration::from_millis(1_100)).await;
         assert_eq!(&*client.ask(5, &describe).await.groups[0].group_state, "Empty");
+    });
+}
+
+#[test]
+fn offsets_of_a_deleted_topic_go_with_it() {
+    let node = Node::start(7, &[]);
+    node.world.block_on(async {
+        node.create("t", 1, &[]).await;
+        node.create("stays", 1, &[]).await;
+        let mut client = ready(&node).await;
+        let both = commit("g", &[("t", 0, 5, ""), ("stays", 0, 6, "")]);
+        assert_eq!(commit_codes(&mut client, 8, &both).await, [0, 0]);
+        let delete = DeleteTopicsRequest::default().with_topic_names(vec![text("t").into()]);
+        assert_eq!(client.ask(5, &delete).await.responses[0].error_code, 0);
+        node.create("t", 1, &[]).await;
+        assert_eq!(fetch_one(&mut client, "g", "t", 0).await, (-1, 0));
+        assert_eq!(fetch_one(&mut client, "g", "stays", 0).await, (6, 0));
+    });
+}
+
+#[test]
+fn a_member_of_a_consumer_group_gets_its_partitions_and_is_described() {
+    let node = Node::start(8, &[]);
+    node.world.block_on(async {
+        node.create("t", 2, &[]).await;
+        let mut client = ready(&node).await;
+        for version in 0..=1 {
+            let name = format!("new-{version}");
+            let id = text("0000000000000000000000");
+            let mut heartbeat = ConsumerGroupHeartbeatRequest::default()
+                .with_group_id(group(&name))
+                .with_member_id(id.clone())
+                .with_rebalance_timeout_ms(10_000)
+                .with_subscribed_topic_names(Some(vec![text("t").into()]))
+                .with_topic_partitions(Some(Vec::new()));
+            let joined = client.ask(version, &heartbeat).await;
+            assert_eq!((joined.error_code, joined.heartbeat_interval_ms), (0, 5000), "{:?}", joined.error_message);
+            let assigned = joined.assignment.expect("an assignment").topic_partitions;
+            assert_eq!(assigned.iter().map(|t| t.partitions.len()).sum::<usize>(), 2);
+            let request = ConsumerGroupDescribeRequest::default().with_group_ids(vec![group(&name), group("none")]);
+            let described = client.ask(version, &request).await;
+            let found: Vec<_> = described.groups.iter().map(|g| (g.error_code, g.members.len())).collect();
+            assert_eq!(found, [(0, 1), (ErrorCode::GroupIdNotFound.code(), 0)]);
+            heartbeat.member_epoch = -1;
+            heartbeat.member_id = joined.member_id.unwrap_or(id);
+            assert_eq!(client.ask(version, &heartbeat).await.error_code, 0);
+        }
     });
 }

@@ -85,6 +85,10 @@ func consume(brokers []string, topic string, from int64, count int) {
 }
 
 func main() {
+	if len(os.Args) > 2 && os.Args[2] == "groups" {
+		groups([]string{os.Args[1]})
+		return
+	}
 	brokers := []string{os.Args[1]}
 	admin, err := sarama.NewClusterAdmin(brokers, config())
 	must(err)
