@@ -50,7 +50,8 @@ pub(crate) struct Host {
 
 fn config(scenario: &Scenario, shards: usize) -> BrokerConfig {
     let settings = [("listeners", format!("PLAINTEXT://10.0.0.1:{PORT}")), ("log.dirs", "/data/coreline".to_owned())];
-    let settings = settings.map(|(key, value)| (key.to_owned(), value));
+    let few = [("offsets.topic.num.partitions", "3".to_owned()), ("group.initial.rebalance.delay.ms", "0".to_owned())];
+    let settings = settings.into_iter().chain(few).map(|(key, value)| (key.to_owned(), value));
     let mut config = BrokerConfig::from_settings(settings).expect("valid settings");
     // Smaller than the table of keys allows, so that rings wrap and caches spill within a second.
     config.journal_bytes = scenario.journal_file_bytes * JOURNAL_FILES as u64;

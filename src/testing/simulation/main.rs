@@ -8,7 +8,7 @@
 //! | `scenario` | what a seed is |
 //! | `oracle`, `topics` | what must be true, pure |
 //! | `broker`, `nemesis` | the broker's machine, and what happens to it |
-//! | `client`, `producer`, `consumer`, `admin`, `auditor` | who talks to it |
+//! | `client`, `producer`, `consumer`, `groups`, `admin`, `auditor` | who talks to it |
 //! | `records` | batches, written and read apart from the broker's code |
 //! | `world` | what they share |
 
@@ -17,6 +17,7 @@ mod auditor;
 mod broker;
 mod client;
 mod consumer;
+mod groups;
 mod nemesis;
 mod oracle;
 mod producer;

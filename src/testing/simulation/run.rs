@@ -4,6 +4,7 @@ use crate::admin;
 use crate::auditor;
 use crate::broker::{Host, PORT};
 use crate::consumer::{Consumer, Until};
+use crate::groups;
 use crate::nemesis::Nemesis;
 use crate::producer::Producer;
 use crate::scenario::{Bias, Scenario};
@@ -110,6 +111,7 @@ async fn play(world: &Rc<World>, nemesis: &mut Nemesis) {
                     consumer.run().await;
                 }));
             }
+            groups::start(&world, world.scenario.group_members, spawn);
             world.doing("auditor", "starting");
             for plan in world.scenario.topics.iter().filter(|p| p.changes()) {
                 spawn(Box::pin(admin::live(world.clone(), plan.clone())));

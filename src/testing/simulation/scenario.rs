@@ -108,6 +108,8 @@ pub(crate) struct Scenario {
     pub(crate) topics: Vec<TopicPlan>,
     pub(crate) producers: Vec<ProducerPlan>,
     pub(crate) consumers: usize,
+    /// Members of the group, if there is one.
+    pub(crate) group_members: usize,
     pub(crate) faults: Vec<(Duration, Fault)>,
     pub(crate) quiet_after: Duration,
     pub(crate) last_crash: bool,
@@ -139,6 +141,7 @@ impl Scenario {
             topics: (0..1 + rng.below(4)).map(|i| topic(rng, i)).collect(),
             producers: producers(rng),
             consumers: rng.below(3) as usize,
+            group_members: pick(rng, &[0, 0, 1, 2, 3]),
             faults: faults(rng, bias, written),
             quiet_after: Duration::from_millis(20 + rng.below(150)),
             last_crash: rng.one_in(2),
