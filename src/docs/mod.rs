@@ -27,6 +27,7 @@ pages! {
 [metadata.md]: crate::docs::metadata
 [operations.md]: crate::docs::operations
 [shards.md]: crate::docs::shards
+[simulation.md]: crate::docs::simulation
 [testing.md]: crate::docs::testing
 "
     architecture
@@ -39,5 +40,6 @@ pages! {
     metadata
     operations
     shards
+    simulation
     testing
 }

@@ -63,9 +63,8 @@ pub(crate) async fn make_topics(world: &World) {
 }
 
 async fn make(world: &World, connection: &Connection, plan: &TopicPlan) -> Result<(), Lost> {
-    if !plan.auto {
-        create(world, connection, plan).await?;
-    }
+    // Only who made it knows that every core has heard of it.
+    let settled = !plan.auto && create(world, connection, plan).await?;
     let asked = world.oracle.borrow().topics.asking();
     let topic = MetadataRequestTopic::default().with_name(Some(name(&plan.name)));
     let request = MetadataRequest::default().with_topics(Some(vec![topic])).with_allow_auto_topic_creation(plan.auto);
@@ -75,7 +74,7 @@ async fn make(world: &World, connection: &Connection, plan: &TopicPlan) -> Resul
         Some(ErrorCode::None) => {
             seen(world, &asked, plan, topic.topic_id, topic.partitions.len());
             let mut oracle = world.oracle.borrow_mut();
-            let life = oracle.topics.by_id(topic.topic_id).map(|(life, _)| life);
+            let life = oracle.topics.by_id(topic.topic_id).map(|(life, _)| life).filter(|_| settled);
             life.into_iter().for_each(|life| oracle.topics.settled(life));
             Ok(())
         }
@@ -92,7 +91,8 @@ fn seen(world: &World, asked: &Asked, plan: &TopicPlan, id: uuid::Uuid, partitio
     world.check(verdict);
 }
 
-async fn create(world: &World, connection: &Connection, plan: &TopicPlan) -> Result<(), Lost> {
+/// False: it was there.
+async fn create(world: &World, connection: &Connection, plan: &TopicPlan) -> Result<bool, Lost> {
     let config = |(key, value): &(&str, String)| {
         CreatableTopicConfig::default().with_name(text(key)).with_value(Some(text(value)))
     };
@@ -109,9 +109,9 @@ async fn create(world: &World, connection: &Connection, plan: &TopicPlan) -> Res
         Some(ErrorCode::None) => {
             world.trace(|| format!("{} is made, {}", plan.name, topic.topic_id));
             seen(world, &asked, plan, topic.topic_id, usize::try_from(topic.num_partitions).unwrap_or(0));
-            Ok(())
+            Ok(true)
         }
-        Some(ErrorCode::TopicAlreadyExists) => Ok(()),
+        Some(ErrorCode::TopicAlreadyExists) => Ok(false),
         code if later(code) => Err(Lost),
         code => fail(format!("CreateTopics of {}: {code:?} {:?}", plan.name, topic.error_message)),
     }

@@ -57,7 +57,9 @@ impl Nemesis {
                     }
                     // Somewhere in its recovery.
                     self.host.start();
-                    let micros = self.rng.below(if slow { 50_000 } else { 5000 });
+                    // Some clients are back by then, some are not.
+                    let most = [2000, 10_000, 50_000, 150_000][self.rng.index(4)];
+                    let micros = self.rng.below(most);
                     self.host.pass(Duration::from_micros(micros)).await;
                 }
                 self.crash(power).await;
