@@ -1,0 +1,90 @@
+//! Guards that random seeds hardly ever need: each test fails without its own.
+
+use super::harness::*;
+use crate::ids::Offset;
+use crate::log::segment::{FileKind, file_name};
+use coreline_io::BLOCK;
+use coreline_io::sim::{CrashKind, SimNode};
+use std::path::PathBuf;
+
+/// A batch of one record that fills a block.
+fn block(number: u64) -> bytes::BytesMut {
+    let size = (1..=BLOCK).rev().find(|size| batch_of(&[number], *size).len() == BLOCK);
+    batch_of(&[number], size.expect("some size fills a block"))
+}
+
+fn file(name: &str) -> PathBuf {
+    PathBuf::from(SimNode::DATA_DIR).join("topic0-0").join(name)
+}
+
+fn die(node: &SimNode) {
+    node.crash_by(CrashKind::Kill);
+    node.restart();
+}
+
+/// ```text
+/// segment after a power loss   [ torn ][ 1 ]           1 is whole, was never acknowledged, and has offset 1
+/// then                         [ 2    ][ 1 ]  journal: 3 at offset 1, acknowledged
+/// ```
+#[test]
+fn what_lies_behind_a_torn_batch_never_follows_a_new_one() {
+    let (world, node) = world(7);
+    let fatals = Fatals::default();
+    world.block_on(async {
+        let store = open(&node, &fatals, 1, 0).await;
+        for number in [0, 1] {
+            store.append(id(0), block(number), LOCAL).await.expect("acked");
+        }
+        store.shutdown().await.expect("closes");
+    });
+    let segment = file(&file_name(0, FileKind::Log));
+    let mut bytes = node.file_contents(&segment).expect("a segment");
+    assert_eq!(bytes.len(), 2 * BLOCK);
+    bytes[BLOCK / 2] ^= 1;
+    for (path, _) in node.files() {
+        let text = path.to_string_lossy();
+        if text.contains("journal") || text.ends_with("index") || text.ends_with("snapshot") {
+            node.remove_path(&path);
+        }
+    }
+    node.put_file(&segment, &bytes);
+    die(&node);
+    world.block_on(async {
+        let store = open(&node, &fatals, 1, 0).await;
+        assert_eq!(store.append(id(0), block(2), LOCAL).await.expect("acked").base_offset, Offset(0));
+        let partition = store.partition(id(0)).expect("assigned");
+        store.flush_partition(&partition).await.expect("flushed");
+        assert_eq!(store.append(id(0), block(3), LOCAL).await.expect("acked").base_offset, Offset(1));
+    });
+    die(&node);
+    world.block_on(async {
+        let store = open(&node, &fatals, 1, 0).await;
+        store.load_end_offsets(id(0)).await.expect("loads");
+        assert_eq!(read_all(&store, id(0), 0, 100_000).await, [(0, 2), (1, 3)]);
+    });
+}
+
+/// A device may have all of a write that it refused.
+#[test]
+fn a_refused_frame_does_not_come_back() {
+    let mut whole = 0;
+    for seed in 0..40 {
+        let (world, node) = world(seed);
+        let fatals = Fatals::default();
+        world.block_on(async {
+            let store = open(&node, &fatals, 1, 0).await;
+            let used: u64 = node.files().iter().map(|f| f.1).sum();
+            node.set_disk_capacity(Some(used));
+            store.append(id(0), batch_of(&[0], 10), LOCAL).await.expect_err("the disk is full");
+        });
+        node.set_disk_capacity(None);
+        whole +=
+            u32::from(node.files().iter().any(|(path, len)| path.to_string_lossy().contains("journal") && *len > 0));
+        die(&node);
+        world.block_on(async {
+            let store = open(&node, &fatals, 1, 0).await;
+            assert_eq!(store.load_end_offsets(id(0)).await.expect("loads").log_end, Offset(0), "seed {seed}");
+        });
+    }
+    assert!(whole > 0, "no refused write was there all the same");
+}
