@@ -75,7 +75,7 @@ async fn make(world: &World, connection: &Connection, plan: &TopicPlan) -> Resul
             seen(world, &asked, plan, topic.topic_id, topic.partitions.len());
             let mut oracle = world.oracle.borrow_mut();
             let life = oracle.topics.by_id(topic.topic_id).map(|(life, _)| life).filter(|_| settled);
-            life.into_iter().for_each(|life| oracle.topics.settled(life));
+            life.into_iter().for_each(|life| oracle.topics.settled(life, plan.partitions as usize));
             Ok(())
         }
         // Deleted since it was there.
@@ -187,7 +187,7 @@ async fn grow(world: &World, connection: &Connection, life: LifeNumber, to: usiz
             let verdict = world.oracle.borrow_mut().topic_seen(&Asked::default(), &listed);
             world.check(verdict);
             if code == Some(ErrorCode::None) {
-                world.oracle.borrow_mut().topics.settled(life);
+                world.oracle.borrow_mut().topics.settled(life, to);
             }
             Ok(())
         }

@@ -187,10 +187,10 @@ impl Topics {
         }
     }
 
-    /// Making it, or making it larger, was answered.
-    pub(crate) fn settled(&mut self, life: LifeNumber) {
+    /// Making so many partitions was answered.
+    pub(crate) fn settled(&mut self, life: LifeNumber, partitions: usize) {
         let life = &mut self.lives[life];
-        life.settled = life.partitions.len();
+        life.settled = life.settled.max(partitions);
     }
 
     /// The deletion is about to be asked for.
