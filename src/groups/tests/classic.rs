@@ -412,3 +412,13 @@ fn five_hundred_members_come_back() {
         assert_eq!(world.joined(token).generation_id, generation + 1, "all with the last");
     }
 }
+
+#[test]
+fn an_idle_member_is_small() {
+    use crate::groups::classic::Member;
+    use crate::groups::timers::Timer;
+    // Itself in a tree that is half full, its id and instance id with their counts, its timer in a queue that is half full.
+    let text = 2 * (16 + 64);
+    let bytes = 2 * size_of::<Member>() + 2 * (size_of::<Timer>() + 16) + 4 * text;
+    assert!(bytes <= 2048, "{bytes}");
+}

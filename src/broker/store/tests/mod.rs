@@ -1,8 +1,6 @@
 //! Tests of the store under the simulator. `harness` opens stores and makes batches, `basic` names single behaviours,
-//! `faults` breaks the disk, `retention` lets segments grow old, `simulation` is the oracle over many seeds, `compaction`
-//! the one of compacted topics.
-//! `faults` breaks the disk, `guards` are crashes
-//! that seeds hardly ever find, `simulation` is the oracle over many seeds, `compaction` the one of compacted topics.
+//! `faults` breaks the disk, `guards` are crashes that seeds hardly ever find, `retention` lets segments grow old,
+//! `simulation` is the oracle over many seeds, `compaction` the one of compacted topics.
 
 mod basic;
 mod compaction;
