@@ -159,9 +159,8 @@ impl<R: Runtime> Groups<R> {
             }
         };
         let known: Vec<Rc<Hosted>> = self.hosted.borrow().values().cloned().collect();
-        let max_message_bytes = image
-            .topic(OFFSETS_TOPIC)
-            .map(|topic| topic_config(&self.shard.config, &image, topic).0.max_message_bytes);
+        let max_message_bytes =
+            image.topic(OFFSETS_TOPIC).map(|topic| topic_config(&self.shard.config, &image, topic).0.max_message_bytes);
         for hosted in known {
             if owned.contains_key(&hosted.id) {
                 max_message_bytes.into_iter().for_each(|max| hosted.limit_batches(max));
