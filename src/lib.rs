@@ -4,6 +4,7 @@ pub mod broker;
 pub mod cli;
 pub mod config;
 pub mod controller;
+pub mod coordinator;
 #[cfg(doc)]
 pub mod docs;
 pub mod error_code;

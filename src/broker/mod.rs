@@ -2,6 +2,7 @@
 
 pub mod connection;
 pub mod controller;
+pub mod coordinator;
 pub mod fatal;
 pub mod frames;
 pub mod groups;

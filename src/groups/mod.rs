@@ -2,9 +2,7 @@
 //!
 //! A `Coordinator` is everything that one partition of `__consumer_offsets` decides. It takes
 //! the time, a view of the topics and an [`Event`], and gives [`Effects`]: records for the partition and answers for
-//! clients. Its state runs ahead of the log; the driver (`broker/groups/`) sends an answer only when every record that
-//! was made before it is committed, so that nothing is answered from state that a crash could take back. If the log
-//! refuses the records, the driver throws the coordinator away and loads it again.
+//! clients, as every [coordinator](crate::coordinator) does.
 
 pub mod assignor;
 pub mod classic;
@@ -20,36 +18,12 @@ mod tests;
 pub mod timers;
 mod upkeep;
 
+pub use crate::coordinator::{Client, Now, Record, Token};
 pub use coordinator::Coordinator;
 
 use crate::ids::TopicId;
-use bytes::Bytes;
 use kafka_protocol::messages as codec;
 use std::sync::Arc;
-
-/// The two clocks. Sessions and timeouts follow the first, which never jumps; what is written down follows the second.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Now {
-    /// Milliseconds of a clock that only goes forward.
-    pub monotonic_ms: i64,
-    /// Milliseconds since the epoch.
-    pub wall_ms: i64,
-}
-
-/// The driver's name for a request: it comes back with the answer, once.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Token(pub u64);
-
-/// Who asks.
-#[derive(Clone, Debug, Default)]
-pub struct Client {
-    /// `client.id` of the request's header.
-    pub id: Arc<str>,
-    /// The address, as Kafka shows it: `/127.0.0.1`.
-    pub host: Arc<str>,
-    /// The version of the request.
-    pub api_version: i16,
-}
 
 /// What is asked of a coordinator, always about groups that this partition holds. Requests that name several groups
 /// are taken apart by the driver, and their answers put together.
@@ -119,24 +93,8 @@ pub enum Event {
     TopicsDeleted(Vec<(Arc<str>, TopicId)>),
 }
 
-/// A record for the coordinator's partition of `__consumer_offsets`.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Record {
-    /// Type and key, as Kafka writes them.
-    pub key: Bytes,
-    /// None is a tombstone.
-    pub value: Option<Bytes>,
-}
-
-/// What a step gives. Records of one step go into one record batch: all or none survive a crash. An answer waits until
-/// every record before it is committed, those of its own step included.
-#[derive(Debug, Default)]
-pub struct Effects {
-    /// In order.
-    pub records: Vec<Record>,
-    /// In order.
-    pub answers: Vec<(Token, Response)>,
-}
+/// What a step gives.
+pub type Effects = crate::coordinator::Effects<Response>;
 
 /// A topic as group logic sees it.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -1,64 +1,15 @@
-//! `__consumer_offsets`: made when the first group looks for its coordinator, with the settings that Kafka gives it.
+//! `__consumer_offsets`, where groups and their offsets are.
 
-use crate::broker::Shard;
-use crate::config::{self, BrokerConfig};
-use crate::controller::{Command, NewTopic, Outcome};
-use crate::error_code::ErrorCode;
-use coreline_io::Runtime;
-use std::collections::BTreeMap;
-use std::rc::Rc;
+use crate::broker::coordinator::internal_topic::InternalTopic;
 
-/// The topic that holds groups and their offsets.
+/// The topic's name.
 pub const OFFSETS_TOPIC: &str = "__consumer_offsets";
 
-/// The topic as it is made on a cluster of `brokers`.
-///
-/// Its replication factor is `offsets.topic.replication.factor`, or the number of brokers while that is less: Kafka
-/// refuses to make the topic then, and no group works until the setting or the cluster is changed.
-#[must_use]
-pub fn new_topic(config: &BrokerConfig, brokers: usize) -> NewTopic {
-    let wanted = config.integer("offsets.topic.replication.factor");
-    let replicas = i64::try_from(brokers.max(1)).map_or(wanted, |brokers| wanted.min(brokers));
-    let settings = [
-        ("cleanup.policy", "compact".to_owned()),
-        ("compression.type", "producer".to_owned()),
-        ("segment.bytes", config.integer("offsets.topic.segment.bytes").to_string()),
-    ];
-    // Kafka sets all three; what this version does not obey is not set.
-    let obeyed = |(key, value): &(&str, String)| {
-        config::validate_topic(&BTreeMap::from([((*key).to_owned(), value.clone())])).is_ok()
-    };
-    let known = settings.into_iter().filter(obeyed);
-    NewTopic {
-        name: OFFSETS_TOPIC.to_owned(),
-        partitions: config.integer("offsets.topic.num.partitions") as i32,
-        replication_factor: i16::try_from(replicas).unwrap_or(i16::MAX),
-        assignments: Vec::new(),
-        configs: known.map(|(key, value)| (key.to_owned(), value)).collect::<BTreeMap<_, _>>(),
-    }
-}
-
-/// Makes the topic if it is not there.
-///
-/// # Errors
-/// `COORDINATOR_NOT_AVAILABLE`: clients try again.
-pub(crate) async fn ensure<R: Runtime>(shard: &Rc<Shard<R>>) -> Result<(), ErrorCode> {
-    let image = shard.image();
-    if image.topic(OFFSETS_TOPIC).is_some() {
-        return Ok(());
-    }
-    let topic = new_topic(&shard.config, image.brokers.len());
-    let command = Command::CreateTopics { topics: vec![topic], validate_only: false };
-    let error = match shard.controller.submit(command).await {
-        Ok(Outcome::Topics(outcomes)) => match outcomes.into_iter().next().map(|o| o.result) {
-            // Made by somebody else meanwhile.
-            Some(Err(error)) if error.code == ErrorCode::TopicAlreadyExists => return Ok(()),
-            Some(Err(error)) => error,
-            _ => return Ok(()),
-        },
-        Ok(other) => unreachable!("CreateTopics is answered topic by topic, not with {other:?}"),
-        Err(error) => error,
-    };
-    tracing::warn!("{OFFSETS_TOPIC} could not be made: {}", error.message);
-    Err(ErrorCode::CoordinatorNotAvailable)
-}
+/// The topic.
+pub const OFFSETS: InternalTopic = InternalTopic {
+    name: OFFSETS_TOPIC,
+    partitions_key: "offsets.topic.num.partitions",
+    replication_key: "offsets.topic.replication.factor",
+    segment_bytes_key: "offsets.topic.segment.bytes",
+    compression: "producer",
+};

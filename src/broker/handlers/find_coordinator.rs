@@ -33,9 +33,10 @@ pub(super) async fn handle<R: Runtime>(
     request: FindCoordinatorRequest,
 ) -> FindCoordinatorResponse {
     let ready = match request.key_type {
-        GROUP => {
-            offsets_topic::ensure(shard).await.map_err(|code| (code, "The topic of the groups could not be made yet."))
-        }
+        GROUP => offsets_topic::OFFSETS
+            .ensure(shard)
+            .await
+            .map_err(|code| (code, "The topic of the groups could not be made yet.")),
         // Not to be tried again: a producer reports it at once, and does not wait for `max.block.ms`.
         1 => Err((ErrorCode::UnsupportedVersion, "This version of Coreline has no transactions.")),
         2 => Err((ErrorCode::CoordinatorNotAvailable, "This version of Coreline has no share groups.")),

@@ -103,7 +103,7 @@ async fn create_missing<R: Runtime>(shard: &Rc<Shard<R>>, names: &BTreeSet<Strin
     }
     let brokers = shard.image().brokers.len();
     let topics = missing.iter().map(|name| match name.as_str() {
-        offsets_topic::OFFSETS_TOPIC => offsets_topic::new_topic(&shard.config, brokers),
+        offsets_topic::OFFSETS_TOPIC => offsets_topic::OFFSETS.new_topic(&shard.config, brokers),
         _ => NewTopic {
             name: (*name).clone(),
             partitions: -1,

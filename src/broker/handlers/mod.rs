@@ -47,7 +47,7 @@ mod watch;
 
 use super::Shard;
 use super::connection::{Answer, RequestContext, Service};
-use super::groups::Groups;
+use super::groups::{GroupKind, Groups};
 use super::messages::Event;
 use super::pipeline::Close;
 use crate::protocol::api::ApiKey;
@@ -89,7 +89,7 @@ impl<R: Runtime> Handlers<R> {
             sessions: RefCell::new(FetchSessions::new(slots, FETCH_SESSION_EVICTION_MS)),
             watches,
             producer_ids: ProducerIds::default(),
-            groups: Groups::new(shard.clone()),
+            groups: Groups::new(shard.clone(), GroupKind::new(&shard.config)),
             min_in_sync: MinInSync::default(),
             shard,
         })

@@ -3,6 +3,7 @@
 use crate::groups::config::GroupsConfig;
 use crate::groups::*;
 use crate::ids::TopicId;
+use bytes::Bytes;
 use kafka_protocol::messages as codec;
 use kafka_protocol::messages::join_group_request::JoinGroupRequestProtocol;
 use kafka_protocol::messages::leave_group_request::MemberIdentity;

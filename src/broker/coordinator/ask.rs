@@ -1,19 +1,19 @@
 //! How questions reach the coordinator's shard and answers come back. Events carry both: a Join may wait for minutes,
 //! and must not hold a call of the mesh so long.
 
-use super::{Groups, Told};
-use crate::broker::messages::Event as MeshEvent;
+use super::kind::{Kind, Question};
+use super::{Coordinators, Told};
+use crate::coordinator::{Client, Token};
 use crate::error_code::ErrorCode;
-use crate::groups::{Client, Event, Request, Response, Token};
 use crate::ids::PartitionId;
 use coreline_io::sync::{OneshotSender, oneshot};
 use coreline_io::{Runtime, TaskGroup};
 use coreline_shards::ShardId;
 use std::rc::Rc;
 
-/// What shards say to each other about groups.
+/// What shards say to each other about coordinators: questions and answers.
 #[derive(Debug)]
-pub enum GroupEvent {
+pub enum CoordinatorEvent<Q, A> {
     /// A question to the coordinator on the receiver's shard. Answered once, by `Told`.
     Ask {
         /// The sender's name for it, its own among those of all shards.
@@ -21,7 +21,7 @@ pub enum GroupEvent {
         /// The coordinator's partition.
         partition: PartitionId,
         /// Who asks, and what.
-        question: Box<(Client, Request)>,
+        question: Box<Q>,
     },
     /// The answer is not wanted any more.
     Gone {
@@ -35,52 +35,52 @@ pub enum GroupEvent {
         /// As in `Ask`.
         token: Token,
         /// The answer, or why there is none.
-        told: Box<Result<Response, ErrorCode>>,
+        told: Box<Result<A, ErrorCode>>,
     },
 }
 
 /// Where an answer goes.
 #[derive(Debug)]
-pub(super) enum Asker {
+pub(super) enum Asker<A> {
     /// To a handler of this shard.
-    Here(OneshotSender<Told>),
+    Here(OneshotSender<Result<A, ErrorCode>>),
     /// To another shard.
     There(ShardId),
 }
 
-impl<R: Runtime> Groups<R> {
-    /// Asks the coordinator of a group.
+impl<R: Runtime, K: Kind> Coordinators<R, K> {
+    /// Asks the coordinator of a group or transaction.
     ///
     /// # Errors
     /// `NOT_COORDINATOR`, `COORDINATOR_LOAD_IN_PROGRESS`, `COORDINATOR_NOT_AVAILABLE`: there is no answer now.
-    pub(crate) async fn ask(self: &Rc<Self>, group: &str, client: &Client, request: Request) -> Told {
-        let (partition, shard) = self.find(group)?;
+    pub(crate) async fn ask(self: &Rc<Self>, id: &str, client: &Client, request: K::Request) -> Told<K> {
+        let (partition, shard) = self.find(id)?;
         self.ask_at(partition, shard, client, request).await
     }
 
     /// Asks the coordinator of a partition on a shard of this node.
     ///
     /// # Errors
-    /// As [`Groups::ask`].
+    /// As [`Coordinators::ask`].
     pub(crate) async fn ask_at(
         self: &Rc<Self>,
         partition: PartitionId,
         shard: ShardId,
         client: &Client,
-        request: Request,
-    ) -> Told {
+        request: K::Request,
+    ) -> Told<K> {
         if self.stopped.get() {
             return Err(ErrorCode::NotCoordinator);
         }
         let token = self.take_token();
         let (sender, receiver) = oneshot();
-        let mut wanted = Wanted { groups: Rc::clone(self), token, partition, shard, answered: false };
+        let mut wanted = Wanted { coordinators: Rc::clone(self), token, partition, shard, answered: false };
         if shard == self.shard.id {
-            self.submit(partition, token, Asker::Here(sender), client.clone(), request);
+            self.submit(partition, token, Asker::Here(sender), (client.clone(), request));
         } else {
             self.waiting.borrow_mut().insert(token, sender);
-            let ask = GroupEvent::Ask { token, partition, question: Box::new((client.clone(), request)) };
-            if self.shard.mesh.post(shard, MeshEvent::Group(ask)).await.is_err() {
+            let ask = CoordinatorEvent::Ask { token, partition, question: Box::new((client.clone(), request)) };
+            if self.shard.mesh.post(shard, K::mesh(ask)).await.is_err() {
                 return Err(ErrorCode::NotCoordinator);
             }
         }
@@ -98,14 +98,13 @@ impl<R: Runtime> Groups<R> {
     }
 
     /// News from another shard.
-    pub fn on_event(self: &Rc<Self>, from: ShardId, event: GroupEvent) {
+    pub(crate) fn on_event(self: &Rc<Self>, from: ShardId, event: CoordinatorEvent<Question<K>, K::Response>) {
         match event {
-            GroupEvent::Ask { token, partition, question } => {
-                let (client, request) = *question;
-                self.submit(partition, token, Asker::There(from), client, request);
+            CoordinatorEvent::Ask { token, partition, question } => {
+                self.submit(partition, token, Asker::There(from), *question);
             }
-            GroupEvent::Gone { token, partition } => self.gone(partition, token),
-            GroupEvent::Told { token, told } => {
+            CoordinatorEvent::Gone { token, partition } => self.gone(partition, token),
+            CoordinatorEvent::Told { token, told } => {
                 if let Some(sender) = self.waiting.borrow_mut().remove(&token) {
                     sender.send(*told);
                 }
@@ -113,12 +112,12 @@ impl<R: Runtime> Groups<R> {
         }
     }
 
-    fn submit(self: &Rc<Self>, partition: PartitionId, token: Token, asker: Asker, client: Client, request: Request) {
+    fn submit(self: &Rc<Self>, partition: PartitionId, token: Token, asker: Asker<K::Response>, question: Question<K>) {
         self.catch_up();
         let hosted = self.hosted.borrow().get(&partition).cloned();
         let Some(hosted) = hosted else { return self.answer(token, asker, Err(ErrorCode::NotCoordinator)) };
         match hosted.wait(token, asker) {
-            Ok(()) => self.step(&hosted, Event::Request { token, client, request }),
+            Ok(()) => self.step(&hosted, K::request(token, question)),
             Err((asker, code)) => self.answer(token, asker, Err(code)),
         }
     }
@@ -128,46 +127,46 @@ impl<R: Runtime> Groups<R> {
         if let Some(hosted) = hosted
             && hosted.forget(token)
         {
-            self.step(&hosted, Event::Gone(token));
+            self.step(&hosted, K::gone(token));
         }
     }
 
-    pub(super) fn answer(&self, token: Token, asker: Asker, told: Told) {
+    pub(super) fn answer(&self, token: Token, asker: Asker<K::Response>, told: Told<K>) {
         match asker {
             Asker::Here(sender) => sender.send(told),
-            Asker::There(shard) => self.post(shard, GroupEvent::Told { token, told: Box::new(told) }),
+            Asker::There(shard) => self.post(shard, CoordinatorEvent::Told { token, told: Box::new(told) }),
         }
     }
 
-    fn post(&self, to: ShardId, event: GroupEvent) {
+    fn post(&self, to: ShardId, event: CoordinatorEvent<Question<K>, K::Response>) {
         let mesh = self.shard.mesh.clone();
-        let _detached = self.shard.runtime.spawn(TaskGroup::Requests, "group-event", async move {
+        let _detached = self.shard.runtime.spawn(TaskGroup::Requests, "coordinator-event", async move {
             // A closed mesh: the node stops, nobody waits any more.
-            let _ = mesh.post(to, MeshEvent::Group(event)).await;
+            let _ = mesh.post(to, K::mesh(event)).await;
         });
     }
 }
 
 /// A question under way. When its handler is dropped, the coordinator hears of it.
-struct Wanted<R: Runtime> {
-    groups: Rc<Groups<R>>,
+struct Wanted<R: Runtime, K: Kind> {
+    coordinators: Rc<Coordinators<R, K>>,
     token: Token,
     partition: PartitionId,
     shard: ShardId,
     answered: bool,
 }
 
-impl<R: Runtime> Drop for Wanted<R> {
+impl<R: Runtime, K: Kind> Drop for Wanted<R, K> {
     fn drop(&mut self) {
         if self.answered {
             return;
         }
         let (token, partition) = (self.token, self.partition);
-        if self.shard == self.groups.shard.id {
-            self.groups.gone(partition, token);
+        if self.shard == self.coordinators.shard.id {
+            self.coordinators.gone(partition, token);
         } else {
-            self.groups.waiting.borrow_mut().remove(&token);
-            self.groups.post(self.shard, GroupEvent::Gone { token, partition });
+            self.coordinators.waiting.borrow_mut().remove(&token);
+            self.coordinators.post(self.shard, CoordinatorEvent::Gone { token, partition });
         }
     }
 }

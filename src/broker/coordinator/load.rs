@@ -1,10 +1,10 @@
-//! From the log to a coordinator: the partition is read in chunks, record by record, while other groups are served.
+//! From the log to a coordinator: the partition is read in chunks, record by record, while others are served.
 
-use super::Groups;
+use super::Coordinators;
 use super::hosted::Hosted;
+use super::kind::{Kind, Replayed};
 use crate::broker::store::{Isolation, ReadRequest};
-use crate::groups::Effects;
-use crate::groups::coordinator::Coordinator;
+use crate::coordinator::Effects;
 use crate::ids::Offset;
 use crate::log::batch;
 use crate::log::compression::DECOMPRESSED_BYTES_MAX;
@@ -16,29 +16,30 @@ use std::time::Duration;
 /// How long to wait before a load that failed is tried again.
 const RETRY: Duration = Duration::from_secs(1);
 
-impl<R: Runtime> Groups<R> {
+impl<R: Runtime, K: Kind> Coordinators<R, K> {
     /// Loads a coordinator, however often it takes.
-    pub(super) async fn load(self: Rc<Self>, hosted: Rc<Hosted>) {
+    pub(super) async fn load(self: Rc<Self>, hosted: Rc<Hosted<K>>) {
         let runtime = &self.shard.runtime;
         while !hosted.is_closed() && !self.stopped.get() {
             let turn = self.loads.acquire(1).await;
             let loaded = self.replay(&hosted).await;
             drop(turn);
             match loaded {
-                Ok((mut coordinator, records)) => {
+                Ok((mut machine, records)) => {
                     let (now, mut effects) = (self.now(), Effects::default());
-                    coordinator.loaded(now, &*self.view.borrow(), &mut effects);
+                    self.kind.loaded(&mut machine, now, &mut effects);
                     if records > 0 {
-                        tracing::info!(index = hosted.id.index.0, records, "group coordinator loaded");
+                        tracing::info!(index = hosted.id.index.0, records, "{} coordinator loaded", K::NAME);
                     }
-                    if let Some(stepped) = hosted.activate(coordinator, now.wall_ms, effects) {
+                    if let Some((stepped, missed)) = hosted.activate(machine, now.wall_ms, effects) {
                         self.send_on(&hosted, stepped);
+                        missed.into_iter().for_each(|event| self.step(&hosted, event));
                     }
                     return;
                 }
                 Err(error) if hosted.is_closed() => tracing::debug!("a coordinator that is gone: {error}"),
                 Err(error) => {
-                    tracing::error!(index = hosted.id.index.0, "group coordinator does not load: {error}");
+                    tracing::error!(index = hosted.id.index.0, "{} coordinator does not load: {error}", K::NAME);
                     runtime.sleep(RETRY).await;
                 }
             }
@@ -46,12 +47,12 @@ impl<R: Runtime> Groups<R> {
     }
 
     /// The coordinator as the log has it, and how many records that took.
-    async fn replay(&self, hosted: &Hosted) -> Result<(Coordinator, u64), String> {
+    async fn replay(&self, hosted: &Hosted<K>) -> Result<(K::Machine, u64), String> {
         let (store, id) = (&self.shard.store, hosted.id);
-        let mut coordinator = Coordinator::new(self.config.clone(), self.shard.runtime.next_u64());
+        let mut machine = self.kind.machine(self.shard.runtime.next_u64(), hosted.leader_epoch);
         let ends = store.load_end_offsets(id).await.map_err(|e| e.to_string())?;
         let (mut next, end, mut records) = (ends.log_start, ends.high_watermark, 0);
-        let max_bytes = usize::try_from(self.shard.config.integer("offsets.load.buffer.size")).unwrap_or(usize::MAX);
+        let max_bytes = K::load_bytes(&self.shard.config);
         while next < end && !hosted.is_closed() {
             let request = ReadRequest {
                 offset: next,
@@ -65,7 +66,7 @@ impl<R: Runtime> Groups<R> {
             let mut rest = &chunk[..];
             let before = next;
             while !rest.is_empty() {
-                records += replay_batch(&mut coordinator, rest, &mut next)?;
+                records += replay_batch::<K>(&mut machine, rest, &mut next)?;
                 let header = batch::parse_header(rest).map_err(|e| e.to_string())?;
                 rest = &rest[header.size_in_bytes()..];
                 if self.shard.runtime.should_yield() {
@@ -76,7 +77,7 @@ impl<R: Runtime> Groups<R> {
                 return Err(format!("the log ends at offset {next}, expected {end}"));
             }
         }
-        Ok((coordinator, records))
+        Ok((machine, records))
     }
 }
 
@@ -90,9 +91,9 @@ fn joined(mut pieces: Vec<Bytes>) -> Bytes {
     all.freeze()
 }
 
-/// Gives the coordinator the records of the first batch of `bytes` from offset `next` on, which moves behind them.
+/// Gives the machine the records of the first batch of `bytes` from offset `next` on, which moves behind them.
 /// How many there were.
-fn replay_batch(coordinator: &mut Coordinator, bytes: &[u8], next: &mut Offset) -> Result<u64, String> {
+fn replay_batch<K: Kind>(machine: &mut K::Machine, bytes: &[u8], next: &mut Offset) -> Result<u64, String> {
     let text = |error: batch::BatchError| error.to_string();
     let header = batch::parse_header(bytes).map_err(text)?;
     batch::check_crc(&header, bytes).map_err(text)?;
@@ -104,9 +105,9 @@ fn replay_batch(coordinator: &mut Coordinator, bytes: &[u8], next: &mut Offset) 
     batch::for_each_record(&header, bytes, DECOMPRESSED_BYTES_MAX, |record| {
         let Some(key) = record.key.filter(|_| record.offset >= from) else { return };
         count += 1;
-        if let Err(error) = coordinator.replay(key, record.value) {
-            // One record that means nothing must not keep every other group of the partition away.
-            tracing::error!(offset = record.offset.0, "a record of the offsets topic is passed over: {error}");
+        if let Err(error) = K::replay(machine, Replayed::Record { key, value: record.value }) {
+            // One record that means nothing must not keep all others of the partition away.
+            tracing::error!(offset = record.offset.0, "a record of {} is passed over: {error}", K::TOPIC);
         }
     })
     .map_err(text)?;
