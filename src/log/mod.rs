@@ -11,6 +11,9 @@ pub mod partition_metadata;
 pub mod producer_state;
 pub mod retention;
 pub mod segment;
+pub mod txn_index;
+pub mod txn_marker;
+pub mod verification;
 
 #[cfg(test)]
 mod example_tests;

@@ -1,8 +1,10 @@
-//! Idempotent producers of one partition: last batches, epochs, sequence checks, Kafka's `.snapshot` format.
+//! Producers of one partition: last batches, epochs, sequence checks, open transactions, Kafka's `.snapshot` format.
 
 use crate::error_code::ErrorCode;
 use crate::ids::{Offset, ProducerEpoch, ProducerId};
 use crate::log::batch::RecordBatchHeader;
+use crate::log::txn_index::AbortedTxn;
+use crate::log::txn_marker::{EndTxnMarker, read_marker};
 use bytes::{Buf, BufMut};
 use std::collections::{BTreeMap, HashMap, VecDeque};
 
@@ -54,6 +56,44 @@ pub struct ProducerEntry {
     pub current_txn_first_offset: Option<Offset>,
 }
 
+impl ProducerEntry {
+    fn check_epoch(&self, id: ProducerId, epoch: ProducerEpoch) -> Result<(), ProducerError> {
+        if epoch >= self.epoch {
+            return Ok(());
+        }
+        let message = format!("producer {id} has epoch {}, the batch says {epoch}", self.epoch);
+        Err(ProducerError { code: ErrorCode::InvalidProducerEpoch, message })
+    }
+
+    fn check_sequence(&self, batch: &RecordBatchHeader) -> Result<Check, ProducerError> {
+        if batch.base_sequence < 0 {
+            return Ok(Check::Append);
+        }
+        let out_of_order = |expected: i64| ProducerError {
+            code: ErrorCode::OutOfOrderSequenceNumber,
+            message: format!(
+                "producer {} epoch {}: expected sequence {expected}, received {}",
+                batch.producer_id, batch.producer_epoch, batch.base_sequence
+            ),
+        };
+        if batch.producer_epoch > self.epoch {
+            let first = self.epoch.0 < 0 || batch.base_sequence == 0;
+            return if first { Ok(Check::Append) } else { Err(out_of_order(0)) };
+        }
+        let same =
+            |b: &&BatchMetadata| b.first_sequence() == batch.base_sequence && b.last_sequence == batch.last_sequence();
+        if let Some(original) = self.batches.iter().find(same) {
+            return Ok(Check::Duplicate(*original));
+        }
+        // Known by a marker alone: the epoch is new.
+        let expected = self.batches.back().map_or(0, |last| match last.last_sequence {
+            i32::MAX => 0,
+            sequence => sequence + 1,
+        });
+        if batch.base_sequence == expected { Ok(Check::Append) } else { Err(out_of_order(i64::from(expected))) }
+    }
+}
+
 /// What to do with a batch.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Check {
@@ -80,14 +120,32 @@ pub struct ProducerStates {
     /// Producers whose first batch failed after it was noted, with its epoch and sequence: what they sent behind it
     /// must not be taken for a first batch.
     failed: BTreeMap<ProducerId, (ProducerEpoch, i32)>,
+    /// Open transactions by their first offset: exactly those of `producers`.
+    open: BTreeMap<Offset, ProducerId>,
+    /// Transactions that have ended, first offset → marker, as long as the marker may not be committed.
+    ended: BTreeMap<Offset, Offset>,
 }
 
 /// Failed first batches that are remembered: they matter for as long as requests of their connection are on their way.
 const FAILED_MAX: usize = 1000;
 
-/// What undoes one [`ProducerStates::update`]: the producer and what was known of it before.
+/// What undoes one [`ProducerStates::update`] or [`ProducerStates::end`]: the producer and what was known of it before.
 #[derive(Clone, Debug)]
-pub struct Undo(ProducerId, Option<ProducerEntry>);
+pub struct Undo {
+    id: ProducerId,
+    before: Option<ProducerEntry>,
+    /// The first offset of the transaction that it ended.
+    ended: Option<Offset>,
+}
+
+/// What a batch changed.
+#[derive(Clone, Debug, Default)]
+pub struct Noted {
+    /// How to take it back; none if it changed nothing.
+    pub undo: Option<Undo>,
+    /// The transaction that it aborted.
+    pub aborted: Option<AbortedTxn>,
+}
 
 impl ProducerStates {
     /// Number of producers known.
@@ -127,34 +185,71 @@ impl ProducerStates {
             return Ok(Check::Append);
         }
         let Some(known) = self.producers.get(&batch.producer_id) else { return self.check_unknown(batch) };
-        if batch.producer_epoch < known.epoch {
-            return Err(ProducerError {
-                code: ErrorCode::InvalidProducerEpoch,
-                message: format!(
-                    "producer {} has epoch {}, the batch says {}",
-                    batch.producer_id, known.epoch, batch.producer_epoch
-                ),
-            });
+        known.check_epoch(batch.producer_id, batch.producer_epoch)?;
+        let check = known.check_sequence(batch)?;
+        if check == Check::Append && known.current_txn_first_offset.is_some() && !batch.is_transactional() {
+            let message =
+                format!("producer {} has an open transaction, expected a transactional batch", batch.producer_id);
+            return Err(ProducerError { code: ErrorCode::InvalidTxnState, message });
         }
-        let out_of_order = |expected: i64| ProducerError {
-            code: ErrorCode::OutOfOrderSequenceNumber,
-            message: format!(
-                "producer {} epoch {}: expected sequence {expected}, received {}",
-                batch.producer_id, batch.producer_epoch, batch.base_sequence
-            ),
-        };
-        if batch.producer_epoch > known.epoch {
-            let first = known.epoch.0 < 0 || batch.base_sequence == 0;
-            return if first { Ok(Check::Append) } else { Err(out_of_order(0)) };
+        Ok(check)
+    }
+
+    /// Decides on a marker. As in Kafka one for a producer without an open transaction may be appended, too: it is what a
+    /// coordinator writes that does not know whether it had written it before.
+    ///
+    /// `v2`: the marker's epoch is that of the next transaction (transaction version 2). If that one is open already, the
+    /// marker is a late copy of the one before, and must not end it.
+    ///
+    /// # Errors
+    /// `INVALID_PRODUCER_EPOCH`, `TRANSACTION_COORDINATOR_FENCED`.
+    pub fn check_marker(
+        &self,
+        id: ProducerId,
+        epoch: ProducerEpoch,
+        marker: EndTxnMarker,
+        v2: bool,
+    ) -> Result<(), ProducerError> {
+        let Some(known) = self.producers.get(&id) else { return Ok(()) };
+        known.check_epoch(id, epoch)?;
+        if v2 && known.epoch == epoch && known.current_txn_first_offset.is_some() {
+            let message = format!("producer {id}: a marker of epoch {epoch} came late, the next transaction is open");
+            return Err(ProducerError { code: ErrorCode::InvalidProducerEpoch, message });
         }
-        let same =
-            |b: &&BatchMetadata| b.first_sequence() == batch.base_sequence && b.last_sequence == batch.last_sequence();
-        if let Some(original) = known.batches.iter().find(same) {
-            return Ok(Check::Duplicate(*original));
+        if known.coordinator_epoch > marker.coordinator_epoch {
+            let message = format!(
+                "producer {id}: the last marker is of coordinator epoch {}, received {}",
+                known.coordinator_epoch, marker.coordinator_epoch
+            );
+            return Err(ProducerError { code: ErrorCode::TransactionCoordinatorFenced, message });
         }
-        let Some(last) = known.batches.back() else { return Ok(Check::Append) };
-        let expected = if last.last_sequence == i32::MAX { 0 } else { last.last_sequence + 1 };
-        if batch.base_sequence == expected { Ok(Check::Append) } else { Err(out_of_order(i64::from(expected))) }
+        Ok(())
+    }
+
+    /// True if a transaction of this producer and epoch is open.
+    #[must_use]
+    pub fn is_ongoing(&self, id: ProducerId, epoch: ProducerEpoch) -> bool {
+        self.producers.get(&id).is_some_and(|p| p.epoch == epoch && p.current_txn_first_offset.is_some())
+    }
+
+    /// Nothing from here on is stable: the first offset of a transaction that is open, or whose end may not be committed.
+    #[must_use]
+    pub fn first_unstable(&self) -> Option<Offset> {
+        let first = |offsets: Option<&Offset>| offsets.copied();
+        let (open, ended) = (first(self.open.keys().next()), first(self.ended.keys().next()));
+        open.into_iter().chain(ended).min()
+    }
+
+    /// Everything below `end` is committed, markers included.
+    pub fn committed(&mut self, end: Offset) {
+        if !self.ended.is_empty() {
+            self.ended.retain(|_, marker| *marker >= end);
+        }
+    }
+
+    /// The open transactions: first offset and producer, in order.
+    pub fn open_transactions(&self) -> impl Iterator<Item = (Offset, ProducerId)> + '_ {
+        self.open.iter().map(|(first, id)| (*first, *id))
     }
 
     fn check_unknown(&self, batch: &RecordBatchHeader) -> Result<Check, ProducerError> {
@@ -178,6 +273,59 @@ impl ProducerStates {
             return None;
         }
         let before = self.producers.get(&batch.producer_id).cloned();
+        let entry = self.entry(batch);
+        // A coordinator's batches have no sequence.
+        if batch.base_sequence >= 0 {
+            if entry.batches.len() == BATCHES_REMEMBERED {
+                entry.batches.pop_front();
+            }
+            entry.batches.push_back(BatchMetadata {
+                last_sequence: batch.last_sequence(),
+                last_offset: batch.last_offset(),
+                offset_delta: batch.last_offset_delta,
+                timestamp: batch.max_timestamp,
+            });
+        }
+        entry.last_timestamp = batch.max_timestamp;
+        if batch.is_transactional() && entry.current_txn_first_offset.is_none() {
+            entry.current_txn_first_offset = Some(batch.base_offset);
+            self.open.insert(batch.base_offset, batch.producer_id);
+        }
+        Some(Undo { id: batch.producer_id, before, ended: None })
+    }
+
+    /// Notes a marker that is appended (or replayed). Gives what undoes it, and what the transaction index is to hold of it.
+    pub fn end(&mut self, batch: &RecordBatchHeader, marker: EndTxnMarker) -> Noted {
+        let before = self.producers.get(&batch.producer_id).cloned();
+        let entry = self.entry(batch);
+        entry.coordinator_epoch = marker.coordinator_epoch;
+        entry.last_timestamp = batch.max_timestamp;
+        let first = entry.current_txn_first_offset.take();
+        let mut aborted = None;
+        if let Some(first) = first {
+            self.open.remove(&first);
+            self.ended.insert(first, batch.base_offset);
+            let next_open = self.open.keys().next().copied();
+            aborted = (!marker.commit).then_some(AbortedTxn {
+                producer_id: batch.producer_id,
+                first_offset: first,
+                last_offset: batch.base_offset,
+                last_stable_offset: next_open.unwrap_or(batch.next_offset()),
+            });
+        }
+        Noted { undo: Some(Undo { id: batch.producer_id, before, ended: first }), aborted }
+    }
+
+    /// Notes a batch of either kind.
+    pub fn note(&mut self, header: &RecordBatchHeader, bytes: &[u8]) -> Noted {
+        match read_marker(header, bytes).filter(|_| header.is_idempotent()) {
+            Some(marker) => self.end(header, marker),
+            None => Noted { undo: self.update(header), aborted: None },
+        }
+    }
+
+    /// The producer of a batch, in the batch's epoch.
+    fn entry(&mut self, batch: &RecordBatchHeader) -> &mut ProducerEntry {
         let entry = self.producers.entry(batch.producer_id).or_insert_with(|| ProducerEntry {
             epoch: batch.producer_epoch,
             batches: VecDeque::with_capacity(1),
@@ -189,17 +337,7 @@ impl ProducerStates {
             entry.epoch = batch.producer_epoch;
             entry.batches.clear();
         }
-        if entry.batches.len() == BATCHES_REMEMBERED {
-            entry.batches.pop_front();
-        }
-        entry.batches.push_back(BatchMetadata {
-            last_sequence: batch.last_sequence(),
-            last_offset: batch.last_offset(),
-            offset_delta: batch.last_offset_delta,
-            timestamp: batch.max_timestamp,
-        });
-        entry.last_timestamp = batch.max_timestamp;
-        Some(Undo(batch.producer_id, before))
+        entry
     }
 
     /// Notes that the broker heard of the producer at `now_ms`: records may carry times of long ago.
@@ -212,16 +350,26 @@ impl ProducerStates {
 
     /// Takes back an update; undo in the reverse order of updates.
     pub fn undo(&mut self, undo: Undo) {
-        match undo.1 {
-            Some(before) => self.producers.insert(undo.0, before),
-            None => self.producers.remove(&undo.0),
+        let open = |entry: Option<&ProducerEntry>| entry.and_then(|e| e.current_txn_first_offset);
+        if let Some(first) = open(self.producers.get(&undo.id)) {
+            self.open.remove(&first);
+        }
+        if let Some(first) = open(undo.before.as_ref()) {
+            self.open.insert(first, undo.id);
+        }
+        if let Some(first) = undo.ended {
+            self.ended.remove(&first);
+        }
+        match undo.before {
+            Some(before) => self.producers.insert(undo.id, before),
+            None => self.producers.remove(&undo.id),
         };
     }
 
     /// As [`Self::undo`], of a batch that could not be written: batches behind it are on their way, and a producer that
     /// is unknown by this must come back with that batch first.
     pub fn undo_failed(&mut self, undo: Undo) {
-        let Undo(id, before) = &undo;
+        let Undo { id, before, .. } = &undo;
         let first = self.producers.get(id).and_then(|p| Some((p.epoch, p.batches.front()?.first_sequence())));
         if let (None, Some(first)) = (before, first) {
             if self.failed.len() >= FAILED_MAX {
@@ -298,6 +446,8 @@ impl ProducerStates {
                 entry.batches.pop_front();
             }
         }
+        let open = |(id, p): (&ProducerId, &ProducerEntry)| Some((p.current_txn_first_offset?, *id));
+        states.open = states.producers.iter().filter_map(open).collect();
         Some(states)
     }
 }

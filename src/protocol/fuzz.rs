@@ -49,6 +49,7 @@ fn decodes(request: &Request, body: BytesMut) -> bool {
         ApiKey::DeleteRecords => by_codec::<m::DeleteRecordsRequest>(request, body),
         ApiKey::InitProducerId => by_codec::<m::InitProducerIdRequest>(request, body),
         ApiKey::OffsetForLeaderEpoch => by_codec::<m::OffsetForLeaderEpochRequest>(request, body),
+        ApiKey::WriteTxnMarkers => by_codec::<m::WriteTxnMarkersRequest>(request, body),
         ApiKey::DescribeConfigs => by_codec::<m::DescribeConfigsRequest>(request, body),
         ApiKey::AlterConfigs => by_codec::<m::AlterConfigsRequest>(request, body),
         ApiKey::DescribeLogDirs => by_codec::<m::DescribeLogDirsRequest>(request, body),

@@ -409,6 +409,17 @@ pub(super) const INIT_PRODUCER_ID: Schema = &[
     int16("producer_epoch").from(3),
 ];
 
+pub(super) const WRITE_TXN_MARKERS: Schema = &[structs(
+    "markers",
+    &[
+        int64("producer_id"),
+        int16("producer_epoch"),
+        int8("transaction_result"),
+        structs("topics", &[text("name"), int32s("partition_indexes")]),
+        int32("coordinator_epoch"),
+    ],
+)];
+
 pub(super) const DELETE_RECORDS: Schema = &[
     structs("topics", &[text("name"), structs("partitions", &[int32("partition_index"), int64("offset")])]),
     int32("timeout_ms"),

@@ -34,6 +34,7 @@ mod leave_group;
 mod list_config_resources;
 mod list_groups;
 mod list_offsets;
+pub(crate) mod markers;
 mod metadata;
 mod offset_commit;
 mod offset_delete;
@@ -44,6 +45,7 @@ pub mod remote;
 pub(crate) mod resolve;
 mod sync_group;
 mod watch;
+mod write_txn_markers;
 
 use super::Shard;
 use super::connection::{Answer, RequestContext, Service};
@@ -155,6 +157,7 @@ impl<R: Runtime> Handlers<R> {
                 in_out.out(&init_producer_id::handle(shard, &self.producer_ids, in_out.decode()?).await)
             }
             ApiKey::DescribeProducers => in_out.out(&describe_producers::handle(shard, in_out.decode()?).await),
+            ApiKey::WriteTxnMarkers => in_out.out(&write_txn_markers::handle(shard, in_out.decode()?).await),
             ApiKey::Fetch => self.fetch(context, in_out.decode()?).await,
             ApiKey::CreateTopics => in_out.out(&create_topics::handle(shard, in_out.decode()?).await),
             ApiKey::DeleteRecords => in_out.out(&delete_records::handle(shard, in_out.decode()?).await),

@@ -10,11 +10,11 @@ use crate::broker::connection::{Answer, RequestContext};
 use crate::broker::messages::{Reply, Request as MeshRequest};
 use crate::broker::pipeline::Close;
 use crate::broker::shard::topic_config;
-use crate::broker::store::{Acks, AppendError, Appended};
+use crate::broker::store::{Acks, AppendError, Appended, VerificationGuard};
 use crate::config::BrokerConfig;
 use crate::controller::{ClusterImage, TopicImage};
 use crate::error_code::ErrorCode;
-use crate::ids::TopicId;
+use crate::ids::{PartitionId, TopicId};
 use crate::protocol::produce::{self, PartitionOutcome, ProduceRequest, ProduceTopic, TopicOutcome};
 use crate::protocol::{Request, ResponseFrame};
 use bytes::BytesMut;
@@ -62,7 +62,7 @@ struct Routed {
 struct Route {
     /// (topic, partition) in the answer.
     places: Vec<(usize, usize)>,
-    records: Vec<(crate::ids::PartitionId, BytesMut)>,
+    records: Vec<(PartitionId, BytesMut, Option<VerificationGuard>)>,
 }
 
 type Waiting = (Vec<(usize, usize)>, LocalBoxFuture<'static, Option<Vec<Result<Appended, AppendError>>>>);
@@ -104,7 +104,7 @@ impl<R: Runtime> Handlers<R> {
                     Ok((resolved, records)) => {
                         let route = routed.by_shard.entry(resolved.shard).or_default();
                         route.places.push((t, p));
-                        route.records.push((resolved.id, records));
+                        route.records.push((resolved.id, records, None));
                         (ErrorCode::None, None)
                     }
                     Err(refusal) => refusal,

@@ -6,7 +6,7 @@ use crate::broker::Shard;
 use crate::broker::messages::{BrokerMesh, Reply, Request};
 use crate::broker::store::{
     Acks, AppendError, AppendOrigin, Appended, EpochEnd, LogStore, OffsetFound, OffsetQuery, ProducerInfo, ReadError,
-    ReadRequest, ReadResult,
+    ReadRequest, ReadResult, TxnAppend, TxnMarker, TxnProducer, TxnState, VerificationGuard,
 };
 use crate::error_code::ErrorCode;
 use crate::ids::{LeaderEpoch, Offset, PartitionId};
@@ -24,8 +24,8 @@ pub struct Appends {
     pub acks: Acks,
     /// The wall clock where they came in.
     pub now_ms: i64,
-    /// One batch each, in the order in which they go into the log.
-    pub records: Vec<(PartitionId, BytesMut)>,
+    /// One batch each, in the order in which they go into the log; of a transaction's first one with its guard.
+    pub records: Vec<(PartitionId, BytesMut, Option<VerificationGuard>)>,
 }
 
 /// A read of one partition.
@@ -79,6 +79,10 @@ pub enum Ask {
     Producers(Vec<PartitionId>),
     /// Delete records before an offset; -1 is the high watermark.
     DeleteRecords(Vec<(PartitionId, Offset)>),
+    /// End transactions.
+    WriteMarkers(Vec<TxnMarker>),
+    /// Is the producer's transaction open in the partition?
+    TxnStates(Vec<(PartitionId, TxnProducer)>),
 }
 
 /// The answer, item by item in the order of the question.
@@ -96,6 +100,10 @@ pub enum Told {
     Producers(Vec<Result<Vec<ProducerInfo>, ReadError>>),
     /// To [`Ask::DeleteRecords`]: the first offsets.
     RecordsDeleted(Vec<Result<Offset, ReadError>>),
+    /// To [`Ask::WriteMarkers`]: their offsets.
+    MarkersWritten(Vec<Result<Offset, AppendError>>),
+    /// To [`Ask::TxnStates`].
+    TxnStates(Vec<Result<TxnState, ReadError>>),
 }
 
 /// Enqueues appends now, in order; the future waits for them.
@@ -104,7 +112,10 @@ pub(super) fn append<R: Runtime>(
     appends: Appends,
 ) -> impl Future<Output = Vec<Result<Appended, AppendError>>> + 'static {
     let origin = AppendOrigin { acks: appends.acks, now_ms: appends.now_ms };
-    let waits: Vec<_> = appends.records.into_iter().map(|(id, records)| store.append(id, records, origin)).collect();
+    let one = |(id, records, guard)| {
+        store.append_transactional(id, records, origin, TxnAppend { guard, by_coordinator: false })
+    };
+    let waits: Vec<_> = appends.records.into_iter().map(one).collect();
     async move {
         let mut results = Vec::with_capacity(waits.len());
         for wait in waits {
@@ -115,7 +126,8 @@ pub(super) fn append<R: Runtime>(
 }
 
 /// Answers for partitions of this shard.
-async fn answer<R: Runtime>(store: &Rc<LogStore<R>>, ask: Ask) -> Told {
+async fn answer<R: Runtime>(shard: &Shard<R>, ask: Ask) -> Told {
+    let (store, now_ms) = (&shard.store, shard.runtime.wall_ms());
     match ask {
         Ask::Append(appends) => Told::Appended(append(store, appends).await),
         Ask::Read { reads, max_bytes } => Told::Read(read(store, reads, max_bytes).await),
@@ -143,6 +155,14 @@ async fn answer<R: Runtime>(store: &Rc<LogStore<R>>, ask: Ask) -> Told {
         // At a time: they share group commits.
         Ask::DeleteRecords(items) => {
             Told::RecordsDeleted(join_all(items.into_iter().map(|(id, to)| store.delete_records(id, to))).await)
+        }
+        Ask::WriteMarkers(markers) => Told::MarkersWritten(store.write_txn_markers(markers, now_ms).await),
+        Ask::TxnStates(items) => {
+            let mut found = Vec::with_capacity(items.len());
+            for (id, producer) in items {
+                found.push(store.txn_state(id, producer, now_ms).await);
+            }
+            Told::TxnStates(found)
         }
     }
 }
@@ -198,7 +218,7 @@ pub(super) async fn scatter<R: Runtime, Q, A>(
     if by_shard.len() == 1 && by_shard.contains_key(&shard.id) {
         // The usual case, once connections are where their partitions are.
         let (places, items) = by_shard.remove(&shard.id).expect("just seen");
-        place_all(places, Some(unwrap(answer(&shard.store, wrap(items)).await)));
+        place_all(places, Some(unwrap(answer(shard, wrap(items)).await)));
     } else {
         let calls = by_shard.into_iter().map(|(to, (places, items))| {
             let ask = wrap(items);
@@ -213,7 +233,7 @@ pub(super) async fn scatter<R: Runtime, Q, A>(
 
 async fn ask_shard<R: Runtime>(shard: &Shard<R>, to: ShardId, ask: Ask) -> Option<Told> {
     if to == shard.id {
-        return Some(answer(&shard.store, ask).await);
+        return Some(answer(shard, ask).await);
     }
     match shard.mesh.call(to, Request::Data(ask)).await {
         Ok(Reply::Data(told)) => Some(told),
@@ -234,9 +254,9 @@ impl<R: Runtime> Handlers<R> {
                 })
             }
             ask => {
-                let store = Rc::clone(&self.shard.store);
+                let shard = Rc::clone(&self.shard);
                 runtime.spawn(TaskGroup::Requests, "remote-ask", async move {
-                    reply.send(Reply::Data(answer(&store, ask).await));
+                    reply.send(Reply::Data(answer(&shard, ask).await));
                 })
             }
         };

@@ -1,7 +1,8 @@
 //! Appends: validation, idempotence, offsets, the tail. Everything here happens in the call, in the order of calls.
 
-use super::partition::{AppendResult, Log, Partition, Phase, QueuedAppend, Segment};
-use super::types::{Acks, AppendError, AppendOrigin, Appended, PartitionSpec, RecordError};
+use super::partition::{AppendResult, Log, Partition, Payload, Phase, QueuedAppend, Segment};
+use super::txn::append_marker;
+use super::types::{Acks, AppendError, AppendOrigin, Appended, PartitionSpec, RecordError, TxnAppend};
 use super::{LogStore, StoreState};
 use crate::error_code::ErrorCode;
 use crate::ids::{Offset, PartitionId};
@@ -10,6 +11,7 @@ use crate::log::compression;
 use crate::log::log_config::{LogConfig, TimestampType};
 use crate::log::producer_state::Check;
 use crate::log::retention::roll_jitter_ms;
+use crate::log::txn_marker::read_marker;
 use bytes::{Bytes, BytesMut};
 use coreline_io::Runtime;
 use coreline_io::sync::{OneshotReceiver, OneshotSender, oneshot};
@@ -24,7 +26,7 @@ impl<R: Runtime> LogStore<R> {
     pub(super) fn enqueue(
         self: &Rc<Self>,
         id: PartitionId,
-        records: BytesMut,
+        payload: Payload,
         origin: AppendOrigin,
     ) -> OneshotReceiver<AppendResult> {
         let (sender, receiver) = oneshot();
@@ -36,7 +38,7 @@ impl<R: Runtime> LogStore<R> {
             sender.send(Err(AppendError::new(ErrorCode::KafkaStorageError, "the store is stopping")));
             return receiver;
         }
-        let mut append = Some(QueuedAppend { records, origin, sender });
+        let mut append = Some(QueuedAppend { payload, origin, sender });
         let load = partition.with_phase(|phase| match phase {
             Phase::Unloaded => {
                 *phase = Phase::Loading(append.take().into_iter().collect());
@@ -58,17 +60,19 @@ impl<R: Runtime> LogStore<R> {
 
     /// Appends to a partition that is loaded (or deleted).
     pub(super) fn append_now(self: &Rc<Self>, partition: &Rc<Partition>, append: QueuedAppend) {
-        let QueuedAppend { records, origin, sender } = append;
+        let QueuedAppend { payload, origin, sender } = append;
         if self.state.get() != StoreState::Open {
             sender.send(Err(AppendError::new(ErrorCode::KafkaStorageError, "the store is stopping")));
             return;
         }
         let spec = partition.spec.borrow().clone();
         let mut sender = Some(sender);
-        let bytes = records.len();
         let expiration_ms = self.options.producer_id_expiration_ms;
         let result = partition.with(|log| {
-            let done = append_to_log(log, &spec, records, &origin, expiration_ms)?;
+            let done = match payload {
+                Payload::Batches(records, txn) => append_to_log(log, &spec, records, &origin, txn, expiration_ms)?,
+                Payload::Marker(marker) => append_marker(log, &spec, &marker, &origin, expiration_ms)?,
+            };
             let sender = sender.take().expect("not answered yet");
             answer(log, &done, &origin, sender);
             Ok(done)
@@ -79,7 +83,7 @@ impl<R: Runtime> LogStore<R> {
             Some(Ok(done)) => {
                 self.count(|s| {
                     s.batches += done.batches;
-                    s.bytes += if done.batches > 0 { bytes as u64 } else { 0 };
+                    s.bytes += done.bytes as u64;
                 });
                 self.queue_commit(partition);
             }
@@ -105,12 +109,13 @@ pub(super) fn unknown_partition(id: PartitionId) -> AppendError {
 }
 
 /// What an append did.
-struct Done {
-    appended: Appended,
+pub(super) struct Done {
+    pub(super) appended: Appended,
     /// The offset after its last record (of a duplicate: the original's).
-    end: i64,
+    pub(super) end: i64,
     /// Batches added: 0 for a duplicate.
-    batches: u64,
+    pub(super) batches: u64,
+    pub(super) bytes: usize,
 }
 
 fn batch_error(error: &BatchError) -> AppendError {
@@ -123,14 +128,11 @@ fn append_to_log(
     spec: &PartitionSpec,
     mut records: BytesMut,
     origin: &AppendOrigin,
+    txn: TxnAppend,
     expiration_ms: i64,
 ) -> Result<Done, AppendError> {
-    let config = &spec.config;
-    let batches = validate_all(&mut records, spec, origin)?;
-    let stamp = match config.message_timestamp_type {
-        TimestampType::CreateTime => None,
-        TimestampType::LogAppendTime => Some(origin.now_ms),
-    };
+    let (batches, bytes) = (validate_all(&mut records, spec, origin, txn)?, records.len());
+    let stamp = stamp_of(&spec.config, origin);
     let appended = |base: i64, start| Appended {
         base_offset: Offset(base),
         log_append_time_ms: stamp.unwrap_or(-1),
@@ -140,19 +142,28 @@ fn append_to_log(
         && let Ok(Check::Duplicate(original)) = log.producers.check(header)
     {
         let done = appended(original.first_offset().0, log.log_start);
-        return Ok(Done { appended: done, end: original.last_offset.0 + 1, batches: 0 });
+        return Ok(Done { appended: done, end: original.last_offset.0 + 1, batches: 0, bytes: 0 });
     }
     let first = log.log_end;
-    let stamped = check_producers(log, &batches, stamp)?;
+    let stamped = check_producers(log, &batches, stamp, txn)?;
     add_all(log, spec, records, &stamped, stamp, origin, expiration_ms);
     log.assert_invariants();
-    Ok(Done { appended: appended(first, log.log_start), end: log.log_end, batches: batches.len() as u64 })
+    Ok(Done { appended: appended(first, log.log_start), end: log.log_end, batches: batches.len() as u64, bytes })
+}
+
+/// The broker's time, if it stands for the records' own.
+pub(super) fn stamp_of(config: &LogConfig, origin: &AppendOrigin) -> Option<i64> {
+    match config.message_timestamp_type {
+        TimestampType::CreateTime => None,
+        TimestampType::LogAppendTime => Some(origin.now_ms),
+    }
 }
 
 fn validate_all(
     records: &mut [u8],
     spec: &PartitionSpec,
     origin: &AppendOrigin,
+    txn: TxnAppend,
 ) -> Result<Vec<(RecordBatchHeader, Range<usize>)>, AppendError> {
     let config = &spec.config;
     let rules = ValidationRules {
@@ -165,7 +176,8 @@ fn validate_all(
     let mut found = Vec::with_capacity(1);
     let mut at = 0;
     while at < records.len() {
-        let mut header = batch::validate(&records[at..], &rules).map_err(|e| batch_error(&e))?;
+        let validate = if txn.by_coordinator { batch::validate_own } else { batch::validate };
+        let mut header = validate(&records[at..], &rules).map_err(|e| batch_error(&e))?;
         let range = at..at + header.size_in_bytes();
         if header.max_timestamp < header.base_timestamp {
             header = complete_timestamp(&mut records[range.clone()], &rules)?;
@@ -231,6 +243,7 @@ fn check_producers(
     log: &mut Log,
     batches: &[(RecordBatchHeader, Range<usize>)],
     stamp: Option<i64>,
+    txn: TxnAppend,
 ) -> Result<Vec<RecordBatchHeader>, AppendError> {
     let mut next = log.log_end;
     let mut undo = Vec::new();
@@ -241,7 +254,10 @@ fn check_producers(
         header.max_timestamp = stamp.unwrap_or(header.max_timestamp);
         next = header.next_offset().0;
         let refused = match log.producers.check(&header) {
-            Ok(Check::Append) => None,
+            Ok(Check::Append) => {
+                let verified = log.verifications.check(&header, txn.guard, &log.producers);
+                verified.err().map(|error| AppendError::new(error.code, error.message))
+            }
             Ok(Check::Duplicate(_)) => {
                 let message = format!("producer {}: a duplicate among several batches", header.producer_id);
                 Some(AppendError::new(ErrorCode::DuplicateSequenceNumber, message))
@@ -260,7 +276,7 @@ fn check_producers(
     checked
 }
 
-fn add_all(
+pub(super) fn add_all(
     log: &mut Log,
     spec: &PartitionSpec,
     mut records: BytesMut,
@@ -278,9 +294,11 @@ fn add_all(
         }
         if wants_roll(log, &spec.config, header, len as u64) || log.bytes_since_snapshot >= SNAPSHOT_INTERVAL_BYTES {
             log.producers.expire(origin.now_ms, expiration_ms);
+            log.verifications.expire(origin.now_ms, expiration_ms);
         }
+        let marker = read_marker(header, &bytes);
         add_batch(log, &spec.config, header, bytes.freeze());
-        let undo = log.producers.update(header);
+        let undo = log.note_producer(header, marker);
         log.producers.touch(header.producer_id, origin.now_ms);
         log.remember_undo(header.base_offset.0, undo);
         log.touched = true;

@@ -422,6 +422,9 @@ impl<R: Runtime> LogStore<R> {
         if let Some(to) = progress.high_watermark {
             self.moved(partition.id, Offset(to));
         }
+        for marker in &progress.markers {
+            self.marker_hooks.borrow().iter().for_each(|hook| hook(marker));
+        }
     }
 
     fn moved(&self, id: PartitionId, to: Offset) {

@@ -16,6 +16,7 @@ use crate::log::leader_epochs::LeaderEpochs;
 use crate::log::partition_metadata;
 use crate::log::producer_state::ProducerStates;
 use crate::log::segment::{FileKind, ScanEnd, parse_file_name, scan};
+use crate::log::txn_marker::read_marker;
 use bytes::BytesMut;
 use coreline_io::{DirEntry, File, IoErrorKind, Runtime, TaskGroup};
 use std::collections::{BTreeMap, BTreeSet};
@@ -544,7 +545,8 @@ fn replay_into(log: &mut Log, partition: &Partition, recovered: &Recovered) -> R
             log.epochs_dirty = true;
         }
         add_batch(log, &config, &header, bytes.clone());
-        log.producers.update(&header);
+        log.note_producer(&header, read_marker(&header, bytes));
+        log.producers.committed(header.next_offset());
         log.journaled_bytes += bytes.len();
         log.touched = true;
     }

@@ -8,6 +8,7 @@
 //! | `flush`, `flush_round` | tail → segments, seals, indexes, snapshots; many partitions at once |
 //! | `read`, `offsets` | tail and cold reads, ListOffsets |
 //! | `recovery`, `load`, `settle` | the journal at open, a partition at first use, what of it may not be durable |
+//! | `txn` | ends of transactions, who may append to one |
 //! | `alter`, `retention` | delete, move the start, cut the end; what grows old |
 //! | `compaction` | the cleaner: compacted topics keep the last record of each key |
 //! | `close`, `space`, `files`, `index_cache` | shutdown and core-count changes, a full disk, open files, cached indexes |
@@ -34,12 +35,12 @@ mod retention;
 mod settle;
 mod space;
 mod tail;
+mod txn;
 mod types;
 
 #[cfg(test)]
 mod tests;
 
-use crate::error_code::ErrorCode;
 use crate::ids::{LeaderEpoch, Offset, PartitionId};
 use crate::log::log_config::LogConfig;
 use bytes::BytesMut;
@@ -51,7 +52,7 @@ use flush::FlushQueue;
 use index_cache::IndexCache;
 use journal_files::JournalFiles;
 use journal_writer::WriterQueue;
-use partition::Partition;
+use partition::{Partition, Payload};
 use recovery::{Recovered, Unsettled};
 use retention::Removals;
 use std::cell::{Cell, RefCell};
@@ -117,6 +118,7 @@ pub struct LogStore<R: Runtime> {
     loads: Rc<Semaphore>,
     removals: Removals,
     hooks: RefCell<Vec<HighWatermarkHook>>,
+    marker_hooks: RefCell<Vec<MarkerHook>>,
     stats: Cell<StoreStats>,
     generation: Cell<u64>,
 }
@@ -160,6 +162,7 @@ impl<R: Runtime> LogStore<R> {
             loads: Semaphore::new(LOADS_MAX),
             removals: Removals::default(),
             hooks: RefCell::default(),
+            marker_hooks: RefCell::default(),
             stats: Cell::default(),
             generation: Cell::new(0),
         });
@@ -256,11 +259,52 @@ impl<R: Runtime> LogStore<R> {
         records: BytesMut,
         origin: AppendOrigin,
     ) -> impl Future<Output = Result<Appended, AppendError>> + 'static {
-        let receiver = self.enqueue(id, records, origin);
-        async move {
-            let stopped = || AppendError::new(ErrorCode::KafkaStorageError, "the store has stopped");
-            receiver.await.unwrap_or_else(|| Err(stopped()))
-        }
+        self.append_transactional(id, records, origin, TxnAppend::default())
+    }
+
+    /// As [`Self::append`]; the first batch of a transaction is appended with the guard that [`Self::txn_state`] gave, if
+    /// nothing has ended the transaction since.
+    pub fn append_transactional(
+        self: &Rc<Self>,
+        id: PartitionId,
+        records: BytesMut,
+        origin: AppendOrigin,
+        txn: TxnAppend,
+    ) -> impl Future<Output = Result<Appended, AppendError>> + 'static {
+        let receiver = self.enqueue(id, Payload::Batches(records, txn), origin);
+        async move { receiver.await.unwrap_or_else(|| Err(txn::stopped())) }
+    }
+
+    /// Writes ends of transactions; in the log, in this order, when this returns (before the future is polled), durable
+    /// when the future resolves. Gives the offset of each.
+    ///
+    /// `INVALID_PRODUCER_EPOCH`, `TRANSACTION_COORDINATOR_FENCED`, `UNKNOWN_TOPIC_OR_PARTITION`, `KAFKA_STORAGE_ERROR`.
+    pub fn write_txn_markers(
+        self: &Rc<Self>,
+        markers: Vec<TxnMarker>,
+        now_ms: i64,
+    ) -> impl Future<Output = Vec<Result<Offset, AppendError>>> + 'static {
+        self.enqueue_markers(markers, now_ms)
+    }
+
+    /// What is known of a producer's transaction in a partition: whether the coordinator must be asked before its next
+    /// batch is appended.
+    ///
+    /// # Errors
+    /// As [`LogStore::read`].
+    pub async fn txn_state(
+        self: &Rc<Self>,
+        id: PartitionId,
+        producer: TxnProducer,
+        now_ms: i64,
+    ) -> Result<TxnState, ReadError> {
+        self.find_txn_state(id, producer, now_ms).await
+    }
+
+    /// Adds a hook that is called when a marker is committed, in the order of the log, before whoever wrote it hears of
+    /// it. Markers that are read at a start are not told.
+    pub fn on_marker(&self, hook: MarkerHook) {
+        self.marker_hooks.borrow_mut().push(hook);
     }
 
     /// Reads whole batches from the one that holds `request.offset`. Does not wait for data: empty at the end.

@@ -5,12 +5,14 @@
 use super::index_builder::IndexBuilder;
 use super::read::Hints;
 use super::tail::{Gathered, RunRef, Tail, TailBatch};
-use super::types::{AppendError, AppendOrigin, Appended, EndOffsets, PartitionSpec};
+use super::types::{AppendError, AppendOrigin, Appended, EndOffsets, PartitionSpec, TxnAppend, TxnMarker};
 use crate::error_code::ErrorCode;
 use crate::ids::{Offset, PartitionId};
 use crate::log::leader_epochs::LeaderEpochs;
 use crate::log::log_config::Durability;
 use crate::log::producer_state::{ProducerStates, Undo};
+use crate::log::txn_index::AbortedTxn;
+use crate::log::verification::Verifications;
 use bytes::{Bytes, BytesMut};
 use coreline_io::sync::{Notify, OneshotSender};
 use coreline_io::{BLOCK, Monotonic};
@@ -50,10 +52,19 @@ pub(super) enum Phase {
 /// The answer of an append.
 pub(super) type AppendResult = Result<Appended, AppendError>;
 
+/// What is appended.
+#[derive(Debug)]
+pub(super) enum Payload {
+    /// Batches, as they came.
+    Batches(BytesMut, TxnAppend),
+    /// The end of a transaction.
+    Marker(TxnMarker),
+}
+
 /// An append that came before the log was loaded.
 #[derive(Debug)]
 pub(super) struct QueuedAppend {
-    pub(super) records: BytesMut,
+    pub(super) payload: Payload,
     pub(super) origin: AppendOrigin,
     pub(super) sender: OneshotSender<AppendResult>,
 }
@@ -125,12 +136,15 @@ pub(super) struct Segment {
     pub(super) on_disk: bool,
     /// What is known of its indexes; none once it is sealed (the files are then complete).
     pub(super) index: Option<Box<IndexBuilder>>,
+    /// Aborted transactions whose marker is here, oldest first; none once it is sealed (the file has them).
+    pub(super) aborted: Vec<AbortedTxn>,
 }
 
 impl Segment {
     pub(super) fn new(base: i64) -> Self {
         let index = Some(Box::new(IndexBuilder::new(base)));
-        Self { base, size: 0, first_timestamp: None, max_timestamp: Some(-1), on_disk: false, index }
+        let (first_timestamp, max_timestamp) = (None, Some(-1));
+        Self { base, size: 0, first_timestamp, max_timestamp, on_disk: false, index, aborted: Vec::new() }
     }
 }
 
@@ -181,6 +195,10 @@ pub(super) struct Log {
     /// The checkpoint file is older than `epochs`.
     pub(super) epochs_dirty: bool,
     pub(super) producers: ProducerStates,
+    /// Producers whose coordinator is asked whether they may begin a transaction here.
+    pub(super) verifications: Verifications,
+    /// Markers that are not committed, and their offsets.
+    pub(super) markers: VecDeque<(i64, TxnMarker)>,
     /// The start is newer than its checkpoint file.
     pub(super) log_start_dirty: bool,
     /// The directory and `partition.metadata` are there.
@@ -243,6 +261,8 @@ impl Piece {
 pub(super) struct Progress {
     /// The new high watermark, if it moved.
     pub(super) high_watermark: Option<i64>,
+    /// Markers that are committed now.
+    pub(super) markers: Vec<TxnMarker>,
 }
 
 /// What a finished flush frees.
@@ -278,6 +298,8 @@ impl Log {
             epochs: LeaderEpochs::default(),
             epochs_dirty: false,
             producers: ProducerStates::default(),
+            verifications: Verifications::default(),
+            markers: VecDeque::new(),
             log_start_dirty: false,
             dir_made: false,
             names_dirty: false,
@@ -322,10 +344,16 @@ impl Log {
     pub(super) fn ends(&self) -> EndOffsets {
         EndOffsets {
             log_start: Offset(self.log_start),
-            last_stable: Offset(self.high_watermark),
+            last_stable: Offset(self.last_stable()),
             high_watermark: Offset(self.high_watermark),
             log_end: Offset(self.log_end),
         }
+    }
+
+    /// Offsets below it are committed, and of no open transaction.
+    pub(super) fn last_stable(&self) -> i64 {
+        let unstable = self.producers.first_unstable().map_or(i64::MAX, |first| first.0);
+        unstable.min(self.high_watermark).max(self.log_start)
     }
 
     /// Bytes of all segments from the log's start on.
@@ -406,7 +434,11 @@ impl Log {
             waiter.sender.send(Ok(waiter.appended));
         }
         // The seam for the ISR: with one replica what is committed here is committed.
-        self.advance_high_watermark(end)
+        let mut progress = self.advance_high_watermark(end);
+        while let Some((_, marker)) = self.markers.pop_front_if(|(offset, _)| *offset < end) {
+            progress.markers.push(marker);
+        }
+        progress
     }
 
     /// Moves the high watermark; it never goes back here.
@@ -416,8 +448,9 @@ impl Log {
             return Progress::default();
         }
         self.high_watermark = to;
+        self.producers.committed(Offset(to));
         self.assert_invariants();
-        Progress { high_watermark: Some(to) }
+        Progress { high_watermark: Some(to), markers: Vec::new() }
     }
 
     /// Takes back everything that is not committed: nothing of it was acknowledged. Who waits is told why.
@@ -433,6 +466,7 @@ impl Log {
             self.segments.truncate(segment + 1);
             let active = self.active();
             active.size = first.position;
+            active.aborted.retain(|txn| txn.last_offset.0 < end);
             if first.position == 0 {
                 active.first_timestamp = None;
                 active.max_timestamp = Some(-1);
@@ -446,6 +480,7 @@ impl Log {
         self.tail.truncate(end);
         self.epochs.truncate_from_end(Offset(end));
         self.pending_snapshots.retain(|(offset, _)| *offset <= end);
+        self.markers.clear();
         self.log_end = end;
         self.submitted_end = end;
         self.waiting_bytes = 0;
@@ -520,7 +555,9 @@ impl Log {
 
     /// True when each answer to this partition's producer needs a sync: by its durability, or by `flush.messages`.
     pub(super) fn needs_sync(&self, spec: &PartitionSpec, end: i64) -> bool {
+        // A coordinator forgets a transaction once its markers are written: they must not be lost.
         spec.config.durability == Durability::Durable
+            || !self.markers.is_empty()
             || self.unsynced_records.saturating_add(end - self.committed_end) >= spec.config.flush_messages
     }
 }

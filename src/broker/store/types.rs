@@ -3,6 +3,7 @@
 use crate::error_code::ErrorCode;
 use crate::ids::{LeaderEpoch, Offset, PartitionId, ProducerEpoch, ProducerId};
 use crate::log::log_config::LogConfig;
+pub use crate::log::verification::{TxnProducer, VerificationGuard};
 use bytes::Bytes;
 use std::fmt;
 use std::path::PathBuf;
@@ -179,6 +180,44 @@ pub struct AppendOrigin {
     /// The wall clock in milliseconds: log-append time, timestamp bounds, producer activity.
     pub now_ms: i64,
 }
+
+/// Who appends transactional batches, and by which right.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct TxnAppend {
+    /// What the first batch of a transaction needs, by [`TxnState::Unverified`], once the coordinator has said yes.
+    pub guard: Option<VerificationGuard>,
+    /// A coordinator of this node: its batches need no sequence numbers.
+    pub by_coordinator: bool,
+}
+
+/// What a partition knows of a producer's transaction.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum TxnState {
+    /// It is open here: its batches may be appended.
+    Ongoing,
+    /// It is not: the coordinator must be asked before the first batch is appended.
+    Unverified(VerificationGuard),
+}
+
+/// The end of a transaction in one partition.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct TxnMarker {
+    /// Where.
+    pub partition: PartitionId,
+    /// Whose.
+    pub producer_id: ProducerId,
+    /// The epoch that the coordinator gives; with version 2 that of the next transaction.
+    pub producer_epoch: ProducerEpoch,
+    /// The coordinator's epoch: a marker of an older one is refused.
+    pub coordinator_epoch: i32,
+    /// Committed, or aborted.
+    pub commit: bool,
+    /// The producer's epoch is raised with each transaction (transaction version 2).
+    pub v2: bool,
+}
+
+/// Called when a marker is committed; must not block, and must not append.
+pub type MarkerHook = Rc<dyn Fn(&TxnMarker)>;
 
 /// An append that is in the log.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -1,6 +1,6 @@
 //! Tests of the store under the simulator. `harness` opens stores and makes batches, `basic` names single behaviours,
 //! `faults` breaks the disk, `guards` are crashes that seeds hardly ever find, `retention` lets segments grow old,
-//! `simulation` is the oracle over many seeds, `compaction` the one of compacted topics.
+//! `simulation` is the oracle over many seeds, `compaction` the one of compacted topics, `txn` transactions.
 
 mod basic;
 mod compaction;
@@ -9,5 +9,6 @@ mod guards;
 mod harness;
 mod retention;
 mod simulation;
+mod txn;
 #[cfg(feature = "uring")]
 mod uring;

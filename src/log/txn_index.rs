@@ -1,0 +1,174 @@
+//! Aborted transactions of a segment: Kafka's `.txnindex`, and what a reader of a range is told of it.
+//!
+//! ```text
+//! entry, 34 bytes   version i16 = 0 | producer id i64 | first offset i64 | last offset i64 | last stable offset i64
+//! ```
+//! An entry is in the segment that holds the marker (its last offset), in the order of the markers. The last stable offset is
+//! that of the partition once the marker was written: a reader whose range ends at or before it has seen all entries that
+//! concern it, because every transaction that ends later begins there or later.
+
+use crate::ids::{Offset, ProducerId};
+use bytes::{Buf, BufMut};
+
+/// Bytes of one entry.
+pub const ENTRY_LEN: usize = 2 + 4 * 8;
+const VERSION: i16 = 0;
+
+/// A transaction that was aborted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct AbortedTxn {
+    /// Whose it was.
+    pub producer_id: ProducerId,
+    /// Its first record.
+    pub first_offset: Offset,
+    /// Its marker.
+    pub last_offset: Offset,
+    /// The first offset of what was still open when the marker was written, or the offset after the marker.
+    pub last_stable_offset: Offset,
+}
+
+impl AbortedTxn {
+    /// Appends its bytes.
+    pub fn encode(&self, out: &mut Vec<u8>) {
+        out.put_i16(VERSION);
+        out.put_i64(self.producer_id.0);
+        out.put_i64(self.first_offset.0);
+        out.put_i64(self.last_offset.0);
+        out.put_i64(self.last_stable_offset.0);
+    }
+
+    fn decode(mut bytes: &[u8]) -> Option<Self> {
+        if bytes.len() < ENTRY_LEN || bytes.get_i16() != VERSION {
+            return None;
+        }
+        let entry = Self {
+            producer_id: ProducerId(bytes.get_i64()),
+            first_offset: Offset(bytes.get_i64()),
+            last_offset: Offset(bytes.get_i64()),
+            last_stable_offset: Offset(bytes.get_i64()),
+        };
+        // The next one that was open may have begun earlier: nothing is known of the last stable offset but its sign.
+        let sound = entry.producer_id.0 >= 0
+            && 0 <= entry.first_offset.0
+            && entry.first_offset < entry.last_offset
+            && 0 <= entry.last_stable_offset.0
+            && entry.last_stable_offset.0 <= entry.last_offset.0.checked_add(1)?;
+        sound.then_some(entry)
+    }
+}
+
+/// The bytes of a file.
+#[must_use]
+pub fn encode(entries: &[AbortedTxn]) -> Vec<u8> {
+    let mut out = Vec::with_capacity(entries.len() * ENTRY_LEN);
+    entries.iter().for_each(|entry| entry.encode(&mut out));
+    out
+}
+
+/// The entries of the file of the segment that begins at `base`, up to the first that cannot be one: another version, offsets
+/// that go back, a marker before the segment, a torn end. The flag says that this was all of the file.
+#[must_use]
+pub fn decode(bytes: &[u8], base: Offset) -> (Vec<AbortedTxn>, bool) {
+    let mut entries: Vec<AbortedTxn> = Vec::with_capacity(bytes.len() / ENTRY_LEN);
+    for chunk in bytes.chunks_exact(ENTRY_LEN) {
+        let after =
+            |e: &AbortedTxn| e.last_offset >= base && entries.last().is_none_or(|l| l.last_offset < e.last_offset);
+        match AbortedTxn::decode(chunk).filter(after) {
+            Some(entry) => entries.push(entry),
+            None => return (entries, false),
+        }
+    }
+    let whole = bytes.len().is_multiple_of(ENTRY_LEN);
+    (entries, whole)
+}
+
+/// Adds the entries that concern a reader of `from..to`. True: no later segment holds one that does.
+///
+/// ```text
+///   first      last        the reader's range is from..to
+/// ───[──────────]────────  concerns it if last ≥ from and first < to
+/// ```
+pub fn collect(entries: &[AbortedTxn], from: Offset, to: Offset, found: &mut Vec<AbortedTxn>) -> bool {
+    for entry in &entries[entries.partition_point(|e| e.last_offset < from)..] {
+        if entry.first_offset < to {
+            found.push(*entry);
+        }
+        if entry.last_stable_offset >= to {
+            return true;
+        }
+    }
+    false
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn entry(producer: i64, first: i64, last: i64, stable: i64) -> AbortedTxn {
+        AbortedTxn {
+            producer_id: ProducerId(producer),
+            first_offset: Offset(first),
+            last_offset: Offset(last),
+            last_stable_offset: Offset(stable),
+        }
+    }
+
+    #[test]
+    fn entries_are_kafkas() {
+        let bytes = encode(&[entry(1, 2, 3, 4)]);
+        assert_eq!(bytes.len(), 34);
+        assert_eq!(bytes[..2], [0, 0]);
+        assert_eq!(bytes.chunks(8).map(<[u8]>::len).sum::<usize>(), ENTRY_LEN);
+        assert_eq!(bytes[2..10], 1_i64.to_be_bytes());
+        assert_eq!(bytes[10..18], 2_i64.to_be_bytes());
+        assert_eq!(bytes[18..26], 3_i64.to_be_bytes());
+        assert_eq!(bytes[26..34], 4_i64.to_be_bytes());
+    }
+
+    #[test]
+    fn what_cannot_be_an_entry_ends_the_file() {
+        let good = entry(1, 10, 20, 21);
+        let cases = [
+            (entry(1, 10, 20, 21), "the same marker again"),
+            (entry(-1, 21, 25, 26), "nobody's"),
+            (entry(2, 25, 25, 26), "a marker without data"),
+            (entry(2, 21, 25, 27), "a stable offset behind the marker"),
+            (entry(2, -1, 25, 26), "before the log"),
+        ];
+        for (bad, why) in cases {
+            assert_eq!(decode(&encode(&[good, bad]), Offset(0)), (vec![good], false), "{why}");
+        }
+        assert_eq!(decode(&encode(&[good]), Offset(21)), (vec![], false), "a marker of another segment");
+        assert_eq!(decode(&encode(&[good]), Offset(15)), (vec![good], true), "begun in the segment before");
+        assert_eq!(decode(&encode(&[good])[..33], Offset(0)), (vec![], false));
+        let mut version = encode(&[good]);
+        version[1] = 1;
+        assert_eq!(decode(&version, Offset(0)), (vec![], false));
+    }
+
+    #[test]
+    fn a_range_is_told_what_touches_it() {
+        let entries = [entry(1, 0, 10, 5), entry(2, 5, 12, 13), entry(3, 20, 30, 31)];
+        let ask = |from, to| {
+            let mut found = Vec::new();
+            let complete = collect(&entries, Offset(from), Offset(to), &mut found);
+            (found.iter().map(|e| e.producer_id.0).collect::<Vec<_>>(), complete)
+        };
+        assert_eq!(ask(0, 5), (vec![1], true), "the second begins where the range ends");
+        assert_eq!(ask(0, 6), (vec![1, 2], true));
+        assert_eq!(ask(10, 11), (vec![1, 2], true), "the marker itself");
+        assert_eq!(ask(11, 13), (vec![2], true));
+        assert_eq!(ask(13, 14), (vec![], true), "all that ends later begins later");
+        assert_eq!(ask(13, 40), (vec![3], false), "a later segment may hold more");
+    }
+
+    proptest! {
+        #[test]
+        fn garbage_is_read_without_panic(bytes in proptest::collection::vec(any::<u8>(), 0..200), base in any::<i64>()) {
+            let (entries, whole) = decode(&bytes, Offset(base));
+            prop_assert_eq!(&encode(&entries)[..], &bytes[..entries.len() * ENTRY_LEN]);
+            prop_assert!(!whole || entries.len() * ENTRY_LEN == bytes.len());
+        }
+    }
+}
