@@ -54,6 +54,10 @@ pub trait File: 'static {
     /// Sets the length in bytes; bytes past the old end read as zero. Not durable before [`File::sync_data`].
     fn truncate(&self, len: u64) -> impl Future<Output = IoResult<()>>;
 
+    /// Takes the room that the file needs to become `len` bytes long, so that writes below it do not meet a full disk. Its
+    /// length stays. [`File::truncate`] gives back what is past the new length. Not durable before [`File::sync_data`].
+    fn reserve(&self, len: u64) -> impl Future<Output = IoResult<()>>;
+
     /// The length of the file in bytes.
     fn size(&self) -> impl Future<Output = IoResult<u64>>;
 

@@ -22,7 +22,7 @@ use crate::controller::{ClusterImage, Command};
 use crate::ids::{BrokerId, PartitionId};
 use coreline_io::sync::{OneshotReceiver, OneshotSender, oneshot};
 use coreline_io::{IoError, IoErrorKind, IoResult, ListenOptions, Listener as _, Runtime, TaskGroup};
-use coreline_shards::{MeshHandler, ReplyTo, ShardContext, ShardId};
+use coreline_shards::{Blocking, MeshHandler, ReplyTo, ShardContext, ShardId};
 use std::cell::{OnceCell, RefCell};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -71,6 +71,8 @@ pub struct Node {
     pub on_ready: Arc<dyn Fn(&Ready) + Send + Sync>,
     /// Changes the stores' settings beyond what the configuration knows: simulations are smaller than any broker.
     pub tune_store: Option<StoreTuning>,
+    /// Threads for what would hold a core; by default the caller's own, which suits simulations.
+    pub helpers: Blocking,
     connections: ConnectionCount,
 }
 
@@ -82,7 +84,7 @@ impl Node {
     #[must_use]
     pub fn new(config: Arc<BrokerConfig>, fatal: FatalHandler, on_ready: Arc<dyn Fn(&Ready) + Send + Sync>) -> Self {
         let connections = ConnectionCount::new(config.connections_max);
-        Self { config, fatal, on_ready, tune_store: None, connections }
+        Self { config, fatal, on_ready, tune_store: None, helpers: Blocking::inline(), connections }
     }
 }
 
@@ -366,6 +368,7 @@ fn store_options<R: Runtime>(ctx: &ShardContext<R, BrokerMesh>, node: &Node) -> 
         open_files_max: config.open_files,
         producer_id_expiration_ms: config.producer_id_expiration_ms,
         retention_check_interval: config.retention_check_interval,
+        helpers: node.helpers.clone(),
         ..StoreOptions::new(&config.data_dir, ctx.shard.0, hook)
     };
     if let Some(tune) = &node.tune_store {

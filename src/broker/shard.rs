@@ -76,5 +76,9 @@ pub fn topic_config(config: &BrokerConfig, image: &ClusterImage, topic: &TopicIm
     let (mut log, min_in_sync) = resolve_topic(config, dynamic_values(image, BrokerId(config.node_id)), &topic.configs);
     // What a coordinator has written does not grow old, whatever the broker's default for topics is.
     log.deletes &= !topic.internal || topic.configs.contains_key("cleanup.policy");
+    if topic.internal {
+        // Coordinators compress what they write, or do not.
+        log.compression = None;
+    }
     (log, min_in_sync)
 }

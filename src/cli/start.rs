@@ -7,7 +7,7 @@ use crate::config::{BrokerConfig, CoreChoice, parse_override, parse_properties};
 use crate::log::log_config::Durability;
 use coreline_io::uring::{UringOptions, check_directory, check_host, keep_freed_memory, raise_open_files};
 use coreline_shards::glommio_backend::{self, ShardsError, ShardsOptions};
-use coreline_shards::{CoreSelection, ShutdownHandle, install_panic_hook, signals};
+use coreline_shards::{Blocking, CoreSelection, ShutdownHandle, install_panic_hook, signals};
 use std::io::Write;
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -65,7 +65,7 @@ pub fn run(args: &StartArgs) -> ExitCode {
     share_descriptors(&mut config, raise_open_files(), shards);
     keep_freed_memory();
     install_panic_hook();
-    serve(&Arc::new(config), cores, direct.is_err())
+    serve(&Arc::new(config), cores, shards, direct.is_err())
 }
 
 /// Descriptors that are neither connections nor segments: rings, journals, the node's own files.
@@ -93,7 +93,10 @@ fn share_descriptors(config: &mut BrokerConfig, limit: u64, shards: usize) {
     config.connections_max = config.connections_max.min(usize::try_from(connections).unwrap_or(usize::MAX));
 }
 
-fn serve(config: &Arc<BrokerConfig>, cores: CoreSelection, allow_buffered: bool) -> ExitCode {
+/// Threads that compress batches anew, at most: one for each core, as long as there are not many.
+const HELPERS_MAX: usize = 16;
+
+fn serve(config: &Arc<BrokerConfig>, cores: CoreSelection, shards: usize, allow_buffered: bool) -> ExitCode {
     let shutdown = ShutdownHandle::new();
     let asked = shutdown.clone();
     if let Err(cause) = signals::on_terminate(move || asked.request()) {
@@ -106,7 +109,11 @@ fn serve(config: &Arc<BrokerConfig>, cores: CoreSelection, allow_buffered: bool)
         ..ShardsOptions::default()
     };
     let told = config.clone();
-    let node = Node::new(config.clone(), Arc::new(end_process), Arc::new(move |ready| announce(&told, ready)));
+    let mut node = Node::new(config.clone(), Arc::new(end_process), Arc::new(move |ready| announce(&told, ready)));
+    match Blocking::new(shards.clamp(1, HELPERS_MAX)) {
+        Ok(helpers) => node.helpers = helpers,
+        Err(cause) => return fail(ExitReason::Host, &format!("cannot start helper threads: {cause}")),
+    }
     let ran = glommio_backend::run::<BrokerMesh, _, _, ServerError>(options, move |ctx| run_shard(ctx, node.clone()));
     match ran {
         Ok(()) => ExitCode::SUCCESS,

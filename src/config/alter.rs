@@ -1,6 +1,7 @@
 //! Changes of settings: judged, and turned into new values.
 
 use super::definitions::{Definition, Kind, broker_key, topic_key};
+use super::topic::lags_agree;
 use super::value::{ConfigError, parse_value};
 use crate::error_code::ErrorCode;
 use std::collections::BTreeMap;
@@ -110,6 +111,10 @@ pub fn alter(
         parse_value(key, known.kind, known.rule, &new)
             .map_err(|error| Refusal { code: scope.invalid_value(), message: error.to_string() })?;
         changes.insert(key, Some(new));
+    }
+    if scope == Scope::Topic {
+        let after = |key: &str| changes.get(key).map_or_else(|| effective(key), Clone::clone);
+        lags_agree(after).map_err(|error| Refusal { code: ErrorCode::InvalidConfig, message: error.to_string() })?;
     }
     Ok(changes.into_iter().map(|(key, value)| (key.to_owned(), value)).collect())
 }

@@ -1,5 +1,7 @@
 //! The one table of every key: name, type, default, rule, doc. What is not here is refused.
 
+pub use super::topic_keys::TOPIC_KEYS;
+
 /// Kafka's types of values.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
@@ -70,6 +72,14 @@ pub enum Rule {
     Positive,
     /// A list of some of these words, at least one, none twice.
     SomeOf(&'static [&'static str]),
+    /// A list of some of these words or none, none twice.
+    AnyOf(&'static [&'static str]),
+    /// From 1 to 9, or -1 for the codec's usual one.
+    GzipLevel,
+    /// `*`, or a list of partition:broker.
+    Replicas,
+    /// False; true needs what the text says.
+    OnlyFalse(&'static str),
 }
 
 /// A broker's key.
@@ -98,19 +108,31 @@ pub struct TopicDefinition {
     pub synonyms: &'static [(&'static str, i64)],
 }
 
-const MAX: &str = "9223372036854775807";
-const I32: i64 = i32::MAX as i64;
-const DURABILITY: Rule = Rule::OneOf(&["durable", "written"]);
+pub(super) const MAX: &str = "9223372036854775807";
+pub(super) const DURABILITY: Rule = Rule::OneOf(&["durable", "written"]);
 /// What `cleanup.policy` can hold.
-const CLEANUP_POLICIES: Rule = Rule::SomeOf(&["compact", "delete"]);
-const POLICIES_DOC: &str =
-    "What becomes of old segments: delete, by age and size; compact, keep the last record of each key.";
-const MIN_RATIO_DOC: &str = "The share of bytes not compacted yet from which on a compaction is worth it.";
-const MIN_LAG_DOC: &str = "A record is not compacted away before it is this old.";
-const MAX_LAG_DOC: &str = "A record is compacted once it is this old, whatever the share; segments close by then.";
-const DELETE_RETENTION_DOC: &str = "How long a tombstone stays after its first compaction.";
+pub(super) const CLEANUP_POLICIES: Rule = Rule::AnyOf(&["compact", "delete"]);
+pub(super) const POLICIES_DOC: &str = "What becomes of old segments: delete, by age and size; compact, keep the last record of each key; empty: they stay.";
+pub(super) const MIN_RATIO_DOC: &str = "The share of bytes not compacted yet from which on a compaction is worth it.";
+pub(super) const MIN_LAG_DOC: &str = "A record is not compacted away before it is this old.";
+pub(super) const MAX_LAG_DOC: &str =
+    "A record is compacted once it is this old, whatever the share; segments close by then.";
+pub(super) const DELETE_RETENTION_DOC: &str = "How long a tombstone stays after its first compaction.";
 const ASSIGNORS: Rule = Rule::SomeOf(&["uniform", "range"]);
-const TIMESTAMP_TYPES: Rule = Rule::OneOf(&["CreateTime", "LogAppendTime"]);
+pub(super) const TIMESTAMP_TYPES: Rule = Rule::OneOf(&["CreateTime", "LogAppendTime"]);
+
+pub(super) const COMPRESSION_TYPES: Rule = Rule::OneOf(&["uncompressed", "zstd", "lz4", "snappy", "gzip", "producer"]);
+pub(super) const COMPRESSION_DOC: &str = "How batches are stored: producer, as they come; else those of another codec are compressed anew, by helper threads.";
+pub(super) const GZIP_DOC: &str = "Level where compression.type is gzip; -1 is gzip's usual one.";
+pub(super) const LZ4_LEVELS: Rule = Rule::Between(1, 17);
+pub(super) const LZ4_DOC: &str = "Level where compression.type is lz4. As with Kafka 9, the default, is the fast encoder; from 3 on it is the thorough one.";
+pub(super) const ZSTD_LEVELS: Rule = Rule::Between(-131_072, 22);
+pub(super) const ZSTD_DOC: &str = "Level where compression.type is zstd.";
+pub(super) const UNCLEAN_DOC: &str = "Whether a replica that is not in sync may become leader, which loses records. Kept and shown; it takes effect with more than one replica.";
+pub(super) const LOCAL_MS_DOC: &str = "How long segments stay here that are in remote storage, too; -2: as retention.ms. Kept and shown; it takes effect with remote storage, which this version does not have.";
+pub(super) const LOCAL_BYTES_DOC: &str = "Bytes of a partition that stay here when they are in remote storage, too; -2: as retention.bytes. Kept and shown; it takes effect with remote storage, which this version does not have.";
+pub(super) const PREALLOCATE_DOC: &str =
+    "Reserve a segment's bytes on the disk when it is begun; what was not needed is given back when it is closed.";
 
 const fn key(
     name: &'static str,
@@ -188,8 +210,9 @@ pub const BROKER_KEYS: &[Definition] = &[
         Some("1"),
         Rule::AtLeast(1),
         true,
-        "Replicas that must be in sync for a write with acks=all to be taken.",
+        "Replicas that must be in sync for a write with acks=all to be taken; no more than the partition has count.",
     ),
+    key("unclean.leader.election.enable", Kind::Boolean, Some("false"), Rule::Any, true, UNCLEAN_DOC),
     key(
         "auto.create.topics.enable",
         Kind::Boolean,
@@ -207,6 +230,10 @@ pub const BROKER_KEYS: &[Definition] = &[
         true,
         "Largest record batch a topic takes by default, in bytes, as compressed.",
     ),
+    key("compression.type", Kind::String, Some("producer"), COMPRESSION_TYPES, true, COMPRESSION_DOC),
+    key("compression.gzip.level", Kind::Int, Some("-1"), Rule::GzipLevel, true, GZIP_DOC),
+    key("compression.lz4.level", Kind::Int, Some("9"), LZ4_LEVELS, true, LZ4_DOC),
+    key("compression.zstd.level", Kind::Int, Some("3"), ZSTD_LEVELS, true, ZSTD_DOC),
     key(
         "socket.request.max.bytes",
         Kind::Int,
@@ -348,6 +375,8 @@ pub const BROKER_KEYS: &[Definition] = &[
         true,
         "Bytes of a partition that are kept at least when old segments are deleted. -1: no limit.",
     ),
+    key("log.local.retention.ms", Kind::Long, Some("-2"), Rule::AtLeast(-2), true, LOCAL_MS_DOC),
+    key("log.local.retention.bytes", Kind::Long, Some("-2"), Rule::AtLeast(-2), true, LOCAL_BYTES_DOC),
     key(
         "log.retention.check.interval.ms",
         Kind::Long,
@@ -420,6 +449,7 @@ pub const BROKER_KEYS: &[Definition] = &[
         true,
         "Largest index of a segment; a full index closes the segment.",
     ),
+    key("log.preallocate", Kind::Boolean, Some("false"), Rule::Any, true, PREALLOCATE_DOC),
     key(
         "log.message.timestamp.type",
         Kind::String,
@@ -638,185 +668,6 @@ pub const BROKER_KEYS: &[Definition] = &[
     ),
 ];
 
-const fn topic(
-    name: &'static str,
-    kind: Kind,
-    default: &'static str,
-    rule: Rule,
-    synonyms: &'static [(&'static str, i64)],
-    doc: &'static str,
-) -> TopicDefinition {
-    TopicDefinition { key: Definition { name, kind, default: Some(default), rule, dynamic: true, doc }, synonyms }
-}
-
-const HOUR_MS: i64 = 3_600_000;
-const MINUTE_MS: i64 = 60_000;
-
-/// Every key of a topic.
-pub const TOPIC_KEYS: &[TopicDefinition] = &[
-    topic("cleanup.policy", Kind::List, "delete", CLEANUP_POLICIES, &[("log.cleanup.policy", 1)], POLICIES_DOC),
-    topic(
-        "min.cleanable.dirty.ratio",
-        Kind::Double,
-        "0.5",
-        Rule::Share,
-        &[("log.cleaner.min.cleanable.ratio", 1)],
-        MIN_RATIO_DOC,
-    ),
-    topic(
-        "min.compaction.lag.ms",
-        Kind::Long,
-        "0",
-        Rule::AtLeast(0),
-        &[("log.cleaner.min.compaction.lag.ms", 1)],
-        MIN_LAG_DOC,
-    ),
-    topic(
-        "max.compaction.lag.ms",
-        Kind::Long,
-        MAX,
-        Rule::AtLeast(1),
-        &[("log.cleaner.max.compaction.lag.ms", 1)],
-        MAX_LAG_DOC,
-    ),
-    topic(
-        "delete.retention.ms",
-        Kind::Long,
-        "86400000",
-        Rule::AtLeast(0),
-        &[("log.cleaner.delete.retention.ms", 1)],
-        DELETE_RETENTION_DOC,
-    ),
-    topic(
-        "retention.ms",
-        Kind::Long,
-        "604800000",
-        Rule::AtLeast(-1),
-        &[("log.retention.ms", 1), ("log.retention.minutes", MINUTE_MS), ("log.retention.hours", HOUR_MS)],
-        "How long records are kept: a segment goes when its newest record is older. -1: for ever.",
-    ),
-    topic(
-        "retention.bytes",
-        Kind::Long,
-        "-1",
-        Rule::Any,
-        &[("log.retention.bytes", 1)],
-        "Bytes of a partition that are kept at least: the oldest segments beyond go. -1: no limit.",
-    ),
-    topic(
-        "file.delete.delay.ms",
-        Kind::Long,
-        "60000",
-        Rule::AtLeast(0),
-        &[("log.segment.delete.delay.ms", 1)],
-        "How long a deleted segment's files stay, renamed, before they are removed.",
-    ),
-    topic(
-        "segment.bytes",
-        Kind::Int,
-        "1073741824",
-        Rule::Between(1 << 20, I32),
-        &[("log.segment.bytes", 1)],
-        "Size at which a segment is closed and the next begun.",
-    ),
-    topic(
-        "segment.ms",
-        Kind::Long,
-        "604800000",
-        Rule::AtLeast(1),
-        &[("log.roll.ms", 1), ("log.roll.hours", HOUR_MS)],
-        "Age at which a segment is closed, by the times of its records.",
-    ),
-    topic(
-        "segment.jitter.ms",
-        Kind::Long,
-        "0",
-        Rule::AtLeast(0),
-        &[("log.roll.jitter.ms", 1), ("log.roll.jitter.hours", HOUR_MS)],
-        "Segments are closed up to this much before segment.ms, each by its own part of it, so that not all are at once.",
-    ),
-    topic(
-        "segment.index.bytes",
-        Kind::Int,
-        "10485760",
-        Rule::AtLeast(4),
-        &[("log.index.size.max.bytes", 1)],
-        "Largest index of a segment; a full index closes the segment.",
-    ),
-    topic(
-        "index.interval.bytes",
-        Kind::Int,
-        "4096",
-        Rule::AtLeast(0),
-        &[("log.index.interval.bytes", 1)],
-        "Bytes of a segment between two entries of its offset index.",
-    ),
-    topic(
-        "max.message.bytes",
-        Kind::Int,
-        "1048588",
-        Rule::AtLeast(0),
-        &[("message.max.bytes", 1)],
-        "Largest record batch the topic takes, in bytes, as compressed.",
-    ),
-    topic(
-        "message.timestamp.type",
-        Kind::String,
-        "CreateTime",
-        TIMESTAMP_TYPES,
-        &[("log.message.timestamp.type", 1)],
-        "Whether records keep their producer's time or get the broker's.",
-    ),
-    topic(
-        "message.timestamp.before.max.ms",
-        Kind::Long,
-        MAX,
-        Rule::AtLeast(0),
-        &[("log.message.timestamp.before.max.ms", 1)],
-        "How far a record's time may lie before the broker's.",
-    ),
-    topic(
-        "message.timestamp.after.max.ms",
-        Kind::Long,
-        "3600000",
-        Rule::AtLeast(0),
-        &[("log.message.timestamp.after.max.ms", 1)],
-        "How far a record's time may lie after the broker's.",
-    ),
-    topic(
-        "min.insync.replicas",
-        Kind::Int,
-        "1",
-        Rule::AtLeast(1),
-        &[("min.insync.replicas", 1)],
-        "Replicas that must be in sync for a write with acks=all to be taken.",
-    ),
-    topic(
-        "flush.messages",
-        Kind::Long,
-        MAX,
-        Rule::AtLeast(1),
-        &[("log.flush.interval.messages", 1)],
-        "With coreline.durability=written: flush to the disk after so many records.",
-    ),
-    topic(
-        "flush.ms",
-        Kind::Long,
-        MAX,
-        Rule::AtLeast(0),
-        &[("log.flush.interval.ms", 1)],
-        "With coreline.durability=written: flush to the disk after so many milliseconds.",
-    ),
-    topic(
-        "coreline.durability",
-        Kind::String,
-        "durable",
-        DURABILITY,
-        &[("coreline.durability", 1)],
-        "When a write is acknowledged: durable, after it is flushed to the disk; written, after it is handed to the disk.",
-    ),
-];
-
 /// Keys that Kafka has and this version does not obey: for a better message than "unknown".
 const KAFKA_ONLY: &[&str] = &[
     "process.roles",
@@ -832,14 +683,6 @@ const KAFKA_ONLY: &[&str] = &[
     "num.recovery.threads.per.data.dir",
     "log.cleaner.enable",
     "log.cleaner.threads",
-    "compression.type",
-    "preallocate",
-    "unclean.leader.election.enable",
-    "remote.storage.enable",
-    "local.retention.ms",
-    "local.retention.bytes",
-    "leader.replication.throttled.replicas",
-    "follower.replication.throttled.replicas",
     "transaction.state.log.replication.factor",
     "transaction.state.log.min.isr",
     "group.coordinator.rebalance.protocols",
@@ -858,16 +701,12 @@ const KAFKA_ONLY: &[&str] = &[
     "sasl.enabled.mechanisms",
     "super.users",
     "broker.rack",
-    "log.preallocate",
     "zookeeper.connect",
     "max.connections.per.ip",
     "replica.lag.time.max.ms",
     "auto.leader.rebalance.enable",
     "background.threads",
     "metric.reporters",
-    "compression.gzip.level",
-    "compression.lz4.level",
-    "compression.zstd.level",
     "queued.max.requests",
 ];
 
@@ -941,6 +780,6 @@ mod tests {
         assert_eq!(error, "unknown configuration key \"log.segment.byte\": did you mean \"log.segment.bytes\"?");
         assert!(broker_key("zookeeper.connect").expect_err("unsupported").to_string().contains("not supported"));
         assert_eq!(broker_key("xyzzy").expect_err("unknown").to_string(), "unknown configuration key \"xyzzy\"");
-        assert!(topic_key("local.retention.ms").is_err());
+        assert!(topic_key("local.retention.m").is_err());
     }
 }

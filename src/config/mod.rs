@@ -1,7 +1,8 @@
 //! Configuration: Kafka's property names, one table, typed views. Pure.
 //!
-//! A key is in the table only if the code obeys it. Whatever else is set, by file, override or request, is an error
-//! that names the key: nothing is accepted and ignored.
+//! A key is in the table only if the code obeys it; a topic's key that needs more than one broker, or remote storage, is
+//! kept and shown, and its document says so. Whatever else is set, by file, override or request, is an error that names
+//! the key: nothing is accepted and ignored.
 
 mod alter;
 mod broker;
@@ -10,6 +11,7 @@ mod definitions;
 mod describe;
 mod properties;
 mod topic;
+mod topic_keys;
 mod value;
 
 pub use alter::{AlterOperation, Refusal, Scope, alter};

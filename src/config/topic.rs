@@ -5,7 +5,8 @@ use super::broker::parse_durability;
 use super::definitions::{TOPIC_KEYS, TopicDefinition, topic_key};
 use super::describe::{DynamicValues, Source};
 use super::value::{ConfigError, Value, parse_value};
-use crate::log::log_config::{LogConfig, Ratio, TimestampType};
+use crate::log::batch::Compression;
+use crate::log::log_config::{Encoding, LogConfig, Ratio, TimestampType};
 use std::collections::BTreeMap;
 
 /// Checks the settings that a client gave a topic.
@@ -17,7 +18,22 @@ pub fn validate_topic(settings: &BTreeMap<String, String>) -> Result<(), ConfigE
         let key = &topic_key(name)?.key;
         parse_value(key.name, key.kind, key.rule, text)?;
     }
-    Ok(())
+    lags_agree(|name| settings.get(name).cloned())
+}
+
+/// `min.compaction.lag.ms` is not above `max.compaction.lag.ms`; where `value` has none it is the default.
+pub(super) fn lags_agree(value: impl Fn(&str) -> Option<String>) -> Result<(), ConfigError> {
+    let number = |name| {
+        let default = || topic_key(name).ok().and_then(|t| t.key.default.map(str::to_owned));
+        value(name).or_else(default).and_then(|text| text.trim().parse::<i64>().ok())
+    };
+    let (min, max) = (number("min.compaction.lag.ms"), number("max.compaction.lag.ms"));
+    match (min, max) {
+        (Some(min), Some(max)) if min > max => Err(ConfigError::Conflict(format!(
+            "conflict topic config setting min.compaction.lag.ms ({min}) > max.compaction.lag.ms ({max})"
+        ))),
+        _ => Ok(()),
+    }
 }
 
 /// Every source of a topic's key, the most important first: (source, name there, text there, text in the topic's unit).
@@ -103,6 +119,16 @@ pub fn resolve_topic(
     // topic that does not say so.
     let policy = TOPIC_KEYS.iter().find(|t| t.key.name == "cleanup.policy").expect("a key of the table");
     let deletes = effective(policy, broker, dynamic, own).split(',').any(|p| p.trim() == "delete");
+    let boolean = |name: &str| matches!(value(name), Ok(Value::Boolean(true)));
+    let encoding = |codec, level: Option<&str>| Encoding { codec, level: level.map(|name| number(name) as i32) };
+    let compression = match text("compression.type").as_str() {
+        "uncompressed" => Some(encoding(Compression::None, None)),
+        "gzip" => Some(encoding(Compression::Gzip, Some("compression.gzip.level"))),
+        "snappy" => Some(encoding(Compression::Snappy, None)),
+        "lz4" => Some(encoding(Compression::Lz4, Some("compression.lz4.level"))),
+        "zstd" => Some(encoding(Compression::Zstd, Some("compression.zstd.level"))),
+        _ => None,
+    };
     let log_append = text("message.timestamp.type") == "LogAppendTime";
     let config = LogConfig {
         segment_bytes: positive("segment.bytes"),
@@ -123,6 +149,8 @@ pub fn resolve_topic(
         min_compaction_lag_ms: number("min.compaction.lag.ms"),
         max_compaction_lag_ms: number("max.compaction.lag.ms"),
         delete_retention_ms: number("delete.retention.ms"),
+        compression,
+        preallocate: boolean("preallocate"),
         durability: parse_durability(Some(&text("coreline.durability"))),
         flush_messages: number("flush.messages"),
         flush_ms: number("flush.ms"),
@@ -179,7 +207,29 @@ mod tests {
     }
 
     #[test]
+    fn compression_is_a_codec_with_its_own_level() {
+        let compression = |own: &[(&str, &str)]| {
+            resolve_topic(&BrokerConfig::default(), DynamicValues::default(), &map(own)).0.compression
+        };
+        assert_eq!(compression(&[("compression.zstd.level", "7")]), None);
+        let of = |codec, level| Some(Encoding { codec, level });
+        assert_eq!(compression(&[("compression.type", "gzip")]), of(Compression::Gzip, Some(-1)));
+        let zstd = [("compression.type", "zstd"), ("compression.zstd.level", "-7"), ("compression.gzip.level", "1")];
+        assert_eq!(compression(&zstd), of(Compression::Zstd, Some(-7)));
+        assert_eq!(compression(&[("compression.type", "lz4")]), of(Compression::Lz4, Some(9)));
+        assert_eq!(compression(&[("compression.type", "uncompressed")]), of(Compression::None, None));
+        let broker = BrokerConfig::from_settings(map(&[("compression.type", "snappy")])).expect("valid");
+        let of_broker = resolve_topic(&broker, DynamicValues::default(), &map(&[])).0.compression;
+        assert_eq!(of_broker, of(Compression::Snappy, None));
+    }
+
+    #[test]
     fn wrong_settings_are_refused() {
+        let lags = [("min.compaction.lag.ms", "5000"), ("max.compaction.lag.ms", "4000")];
+        let error = validate_topic(&map(&lags)).expect_err("contradict each other").to_string();
+        assert!(error.contains("min.compaction.lag.ms (5000) > max.compaction.lag.ms (4000)"), "{error}");
+        assert!(validate_topic(&map(&lags[..1])).is_ok());
+        assert!(validate_topic(&map(&[("remote.storage.enable", "true")])).is_err());
         assert!(validate_topic(&map(&[("segment.bytes", "2097152")])).is_ok());
         assert!(validate_topic(&map(&[("segment.bytes", "-5")])).is_err());
         assert!(validate_topic(&map(&[("segment.byte", "5")])).is_err());

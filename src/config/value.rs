@@ -94,6 +94,12 @@ fn check(rule: Rule, value: &Value) -> Result<(), String> {
         (Rule::Share, Value::Double(n)) if !(0.0..=1.0).contains(n) => Err("must be from 0 to 1".to_owned()),
         (Rule::Positive, Value::Double(n)) if *n <= 0.0 => Err("must be above 0".to_owned()),
         (Rule::SomeOf(words), Value::List(items)) => some_of(words, items),
+        (Rule::AnyOf(words), Value::List(items)) if !items.is_empty() => some_of(words, items),
+        (Rule::GzipLevel, Value::Integer(n)) if *n != -1 && !(1..=9).contains(n) => {
+            Err("must be from 1 to 9, or -1 for the usual one".to_owned())
+        }
+        (Rule::Replicas, Value::List(items)) => replicas(items),
+        (Rule::OnlyFalse(why), Value::Boolean(true)) => Err((*why).to_owned()),
         (Rule::NotEmpty, Value::Text(text)) if text.is_empty() => Err("must not be empty".to_owned()),
         (Rule::NotEmpty, Value::List(items)) if items.is_empty() || items.iter().any(String::is_empty) => {
             Err("must not be empty".to_owned())
@@ -103,6 +109,16 @@ fn check(rule: Rule, value: &Value) -> Result<(), String> {
         }
         _ => Ok(()),
     }
+}
+
+fn replicas(items: &[String]) -> Result<(), String> {
+    let number = |text: &str| !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit());
+    let pair =
+        |item: &String| item.split_once(':').is_some_and(|(partition, broker)| number(partition) && number(broker));
+    if items == ["*"] || items.iter().all(pair) {
+        return Ok(());
+    }
+    Err("must be * or a list of partition:broker, such as 0:1,1:1".to_owned())
 }
 
 fn some_of(words: &[&str], items: &[String]) -> Result<(), String> {
@@ -142,6 +158,18 @@ mod tests {
         assert_eq!(policy("delete,x"), Ok(Value::List(vec!["delete".into(), "x".into()])));
         assert!(policy("compact").is_err_and(|e| e.contains("compact is not supported: must hold some of delete, x")));
         assert!(policy("").is_err() && policy("delete,delete").is_err());
+        let any = |text| read(Kind::List, Rule::AnyOf(&["delete", "x"]), text);
+        assert!(any("").is_ok() && any("x,delete").is_ok() && any("compact").is_err() && any("x,x").is_err());
+        for (text, valid) in [("-1", true), ("1", true), ("9", true), ("0", false), ("10", false), ("-2", false)] {
+            assert_eq!(read(Kind::Int, Rule::GzipLevel, text).is_ok(), valid, "{text}");
+        }
+        for (text, valid) in
+            [("", true), ("*", true), ("0:1,12:3", true), ("0", false), ("*,0:1", false), ("a:1", false)]
+        {
+            assert_eq!(read(Kind::List, Rule::Replicas, text).is_ok(), valid, "{text}");
+        }
+        let error = read(Kind::Boolean, Rule::OnlyFalse("no tiers"), "true").expect_err("refused");
+        assert!(error.to_string().ends_with("no tiers") && read(Kind::Boolean, Rule::OnlyFalse(""), "false").is_ok());
         assert_eq!(read(Kind::Double, Rule::Share, "0.25"), Ok(Value::Double(0.25)));
         assert_eq!(read(Kind::Double, Rule::Positive, "1.7976931348623157E308"), Ok(Value::Double(f64::MAX)));
         for (rule, text) in [(Rule::Share, "1.01"), (Rule::Share, "-0.1"), (Rule::Positive, "0"), (Rule::Any, "NaN")] {

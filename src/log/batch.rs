@@ -11,6 +11,7 @@ use super::compression;
 use crate::error_code::ErrorCode;
 use crate::ids::{LeaderEpoch, Offset, ProducerEpoch, ProducerId};
 use crate::log::log_config::TimestampType;
+use std::borrow::Cow;
 use std::io;
 use std::ops::Range;
 
@@ -35,6 +36,19 @@ pub enum Compression {
     Lz4,
     /// Zstandard.
     Zstd,
+}
+
+impl Compression {
+    /// Its bits in the attributes.
+    const fn bits(self) -> i16 {
+        match self {
+            Self::None => 0,
+            Self::Gzip => 1,
+            Self::Snappy => 2,
+            Self::Lz4 => 3,
+            Self::Zstd => 4,
+        }
+    }
 }
 
 /// The fixed fields of a batch.
@@ -452,19 +466,58 @@ pub fn for_each_record(
     max: usize,
     mut f: impl FnMut(&Record<'_>),
 ) -> Result<(), BatchError> {
-    let body = batch.get(HEADER_LEN..header.size_in_bytes()).unwrap_or_default();
-    let codec = header.compression()?;
-    let plain;
-    let body = if codec == Compression::None {
-        body
-    } else {
-        let invalid = |e: io::Error| BatchError::Invalid(format!("records do not decompress: {e}"));
-        plain = compression::decompress(codec, body, max).map_err(invalid)?;
-        &plain[..]
-    };
-    for record in records_in(header, body) {
+    for record in records_in(header, &plain_body(header, batch, max)?) {
         f(&record?);
     }
+    Ok(())
+}
+
+/// The records of a batch as they are when they are not compressed.
+///
+/// # Errors
+/// Damaged bytes, or more than `max` of them when they are decompressed.
+pub(super) fn plain_body<'a>(
+    header: &RecordBatchHeader,
+    batch: &'a [u8],
+    max: usize,
+) -> Result<Cow<'a, [u8]>, BatchError> {
+    let body = batch.get(HEADER_LEN..header.size_in_bytes()).unwrap_or_default();
+    let codec = header.compression()?;
+    if codec == Compression::None {
+        return Ok(Cow::Borrowed(body));
+    }
+    let invalid = |e: io::Error| BatchError::Invalid(format!("records do not decompress: {e}"));
+    compression::decompress(codec, body, max).map(Cow::Owned).map_err(invalid)
+}
+
+/// Calls `f` with each record of an uncompressed body; gives what comes after the last one.
+///
+/// # Errors
+/// A record that is none.
+pub(super) fn for_each_plain<'a>(
+    header: &RecordBatchHeader,
+    body: &'a [u8],
+    mut f: impl FnMut(&Record<'a>),
+) -> Result<&'a [u8], BatchError> {
+    let mut rest = body;
+    for _ in 0..header.record_count {
+        f(&one_record(header, &mut rest)?);
+    }
+    Ok(rest)
+}
+
+/// Makes a whole batch of a copied header and new records behind it: codec, length and CRC are written.
+///
+/// # Errors
+/// More bytes than a batch can have.
+pub(super) fn finish(batch: &mut [u8], codec: Compression, copied: &RecordBatchHeader) -> Result<(), BatchError> {
+    let max = i32::MAX as usize;
+    let too_large = |_| BatchError::TooLarge { size: batch.len(), max };
+    let length = i32::try_from(batch.len() - LENGTH_END).map_err(too_large)?;
+    batch[8..12].copy_from_slice(&length.to_be_bytes());
+    let attributes = (copied.attributes & !0x07) | codec.bits();
+    batch[21..23].copy_from_slice(&attributes.to_be_bytes());
+    write_crc(batch);
     Ok(())
 }
 
@@ -616,13 +669,7 @@ impl BatchBuilder {
     #[must_use]
     pub fn build(&self, base_offset: Offset, leader_epoch: LeaderEpoch) -> Vec<u8> {
         assert!(self.count > 0, "a batch needs a record");
-        let bits = match self.compression {
-            Compression::None => 0,
-            Compression::Gzip => 1,
-            Compression::Snappy => 2,
-            Compression::Lz4 => 3,
-            Compression::Zstd => 4,
-        };
+        let bits = self.compression.bits();
         let mut out = Vec::with_capacity(HEADER_LEN + self.records.len());
         out.extend_from_slice(&base_offset.0.to_be_bytes());
         out.extend_from_slice(&[0; 4]);

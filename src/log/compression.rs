@@ -1,8 +1,9 @@
 //! The four codecs of record batches, with a bound on what comes out.
 //!
-//! Batches are stored as they come; only what must look at single records of a compressed batch (offsets by time, a
-//! producer that leaves the largest timestamp out, keys of compacted topics) comes here. A cleaned batch is compressed
-//! again with its own codec, in the framing that Kafka writes: every client reads that.
+//! Batches are stored as they come, unless `compression.type` says otherwise; only that, and what must look at single
+//! records of a compressed batch (offsets by time, a producer that leaves the largest timestamp out, keys of compacted
+//! topics), comes here. A cleaned batch is compressed again with its own codec. What is compressed here is in the framing
+//! that Kafka writes: every client reads that.
 
 use super::batch::Compression;
 use std::io::{self, Read, Write};
@@ -119,6 +120,14 @@ enum Sink {
     Zstd(Box<zstd::stream::write::Encoder<'static, Vec<u8>>>),
 }
 
+/// Kafka's default of `compression.lz4.level`, which is the fast encoder there.
+const LZ4_FAST: i32 = 9;
+
+/// The library's level for one of Kafka's.
+fn lz4_level(level: i32) -> Option<u32> {
+    if level == LZ4_FAST { None } else { u32::try_from(level).ok() }
+}
+
 /// Plain bytes in one block of framed snappy, as Java writes it.
 const SNAPPY_BLOCK: usize = 32 << 10;
 
@@ -133,10 +142,21 @@ impl Compressor {
     ///
     /// # Errors
     /// The codec's own: it had no memory.
-    pub fn new(codec: Compression, mut out: Vec<u8>) -> io::Result<Self> {
+    pub fn new(codec: Compression, out: Vec<u8>) -> io::Result<Self> {
+        Self::with_level(codec, None, out)
+    }
+
+    /// The same with one of the codec's levels, in Kafka's numbers; none is the usual one.
+    ///
+    /// # Errors
+    /// As [`Compressor::new`].
+    pub fn with_level(codec: Compression, level: Option<i32>, mut out: Vec<u8>) -> io::Result<Self> {
         Ok(Self(match codec {
             Compression::None => Sink::Plain(out),
-            Compression::Gzip => Sink::Gzip(flate2::write::GzEncoder::new(out, flate2::Compression::default())),
+            Compression::Gzip => {
+                let level = level.and_then(|n| u32::try_from(n).ok()).map(|n| flate2::Compression::new(n.min(9)));
+                Sink::Gzip(flate2::write::GzEncoder::new(out, level.unwrap_or_default()))
+            }
             Compression::Snappy => {
                 out.extend_from_slice(XERIAL_MAGIC);
                 out.extend_from_slice(&[0, 0, 0, 1, 0, 0, 0, 1]);
@@ -145,10 +165,11 @@ impl Compressor {
             Compression::Lz4 => {
                 // Java's reader knows only blocks that stand alone.
                 let mut builder = lz4::EncoderBuilder::new();
+                builder.level(level.and_then(lz4_level).unwrap_or(0));
                 builder.block_mode(lz4::BlockMode::Independent).block_size(lz4::BlockSize::Max64KB);
                 Sink::Lz4(Box::new(builder.checksum(lz4::ContentChecksum::NoChecksum).build(out)?))
             }
-            Compression::Zstd => Sink::Zstd(Box::new(zstd::stream::write::Encoder::new(out, 0)?)),
+            Compression::Zstd => Sink::Zstd(Box::new(zstd::stream::write::Encoder::new(out, level.unwrap_or(0))?)),
         }))
     }
 
@@ -290,6 +311,31 @@ mod tests {
             for codec in CODECS {
                 let _ = decompress(codec, &bytes, 1 << 16);
             }
+        }
+    }
+
+    #[test]
+    fn levels_are_obeyed() {
+        let text: Vec<u8> = (0..60_000_u32).flat_map(|n| (n.wrapping_mul(2_654_435_761) >> 22).to_le_bytes()).collect();
+        let size = |codec, level| {
+            let mut compressor = Compressor::with_level(codec, level, Vec::new()).expect("an encoder");
+            compressor.write_all(&text).expect("to memory");
+            let out = compressor.finish().expect("to memory");
+            assert_eq!(decompress(codec, &out, text.len()).expect("comes back"), text);
+            out.len()
+        };
+        for (codec, fast, thorough) in
+            [(Compression::Gzip, 1, 9), (Compression::Zstd, -50, 19), (Compression::Lz4, 9, 12)]
+        {
+            let (fast, thorough) = (size(codec, Some(fast)), size(codec, Some(thorough)));
+            assert!(fast > thorough, "{codec:?}: {fast} bytes and {thorough}");
+        }
+        assert_eq!(size(Compression::Gzip, Some(-1)), size(Compression::Gzip, None));
+        assert_eq!(size(Compression::Lz4, Some(9)), size(Compression::Lz4, None));
+        for (codec, level) in
+            [(Compression::Lz4, 1), (Compression::Lz4, 17), (Compression::Zstd, -131_072), (Compression::Zstd, 22)]
+        {
+            size(codec, Some(level));
         }
     }
 

@@ -1,5 +1,7 @@
 //! A topic's settings, resolved: what the log obeys, by Kafka's names and defaults.
 
+use super::batch::Compression;
+
 /// What a positive answer promises (`coreline.durability`).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Durability {
@@ -18,6 +20,15 @@ pub enum TimestampType {
     CreateTime,
     /// The broker stamps its time on each batch.
     LogAppendTime,
+}
+
+/// How a topic's batches are stored, where `compression.type` is not `producer`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Encoding {
+    /// The codec; a batch that has it already is stored as it is, whatever its level.
+    pub codec: Compression,
+    /// The codec's level; none is its usual one.
+    pub level: Option<i32>,
 }
 
 /// A share, usually from 0 to 1.
@@ -77,6 +88,10 @@ pub struct LogConfig {
     pub max_compaction_lag_ms: i64,
     /// `delete.retention.ms`: a tombstone stays this long after its first cleaning.
     pub delete_retention_ms: i64,
+    /// `compression.type` and the level that goes with it; none for `producer`: batches are stored as they come.
+    pub compression: Option<Encoding>,
+    /// `preallocate`: a segment's bytes are reserved when it is begun.
+    pub preallocate: bool,
     /// `coreline.durability`.
     pub durability: Durability,
     /// `flush.messages`: a flush after this many records; with [`Durability::Written`].
@@ -119,6 +134,8 @@ impl Default for LogConfig {
             min_compaction_lag_ms: 0,
             max_compaction_lag_ms: i64::MAX,
             delete_retention_ms: 86_400_000,
+            compression: None,
+            preallocate: false,
             durability: Durability::Durable,
             flush_messages: i64::MAX,
             flush_ms: i64::MAX,

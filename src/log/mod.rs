@@ -4,6 +4,7 @@ pub mod batch;
 pub mod compaction;
 pub mod compression;
 pub mod index;
+pub mod intake;
 pub mod journal;
 pub mod leader_epochs;
 pub mod log_config;

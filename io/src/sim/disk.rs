@@ -542,6 +542,17 @@ impl File for SimFile {
             .await
     }
 
+    async fn reserve(&self, len: u64) -> IoResult<()> {
+        self.check_writable("reserve")?;
+        let image = self.image.clone();
+        self.rt
+            .submit(DiskOp::Write, "reserve", &self.path, move |e| {
+                let missing = e.rt.disk().blocks_missing(image.size(), len);
+                if missing > 0 { Err(enospc(e.operation, e.path)) } else { e.of(|| Ok(())) }
+            })
+            .await
+    }
+
     async fn size(&self) -> IoResult<u64> {
         if self.rt.is_alive() { Ok(self.image.size()) } else { Err(self.rt.dead("size")) }
     }

@@ -281,6 +281,14 @@ impl File for UringFile {
         .map_err(|error| self.error("truncate", cause_of(error)).at(len))
     }
 
+    async fn reserve(&self, len: u64) -> IoResult<()> {
+        match &self.handle {
+            Handle::Direct(file) => file.pre_allocate(len, true).await,
+            Handle::Buffered(file) => file.pre_allocate(len, true).await,
+        }
+        .map_err(|error| self.error("fallocate", cause_of(error)).at(len))
+    }
+
     async fn size(&self) -> IoResult<u64> {
         self.stat_len()
     }

@@ -79,6 +79,19 @@ pub(crate) async fn truncate_cuts_and_pads<R: Runtime>(rt: R, env: Env) {
     assert_eq!(rt.read_file(&env.path("f")).await.unwrap(), b"");
 }
 
+pub(crate) async fn what_is_reserved_keeps_its_length<R: Runtime>(rt: R, env: Env) {
+    let file = created(&rt, &env, "f").await;
+    file.reserve(64 * BLOCK as u64).await.unwrap();
+    assert_eq!(file.size().await.unwrap(), 0);
+    let data = pattern(5, 2 * BLOCK);
+    file.write_at(0, std::slice::from_ref(&data)).await.unwrap();
+    file.reserve(BLOCK as u64).await.unwrap();
+    assert_eq!(file.size().await.unwrap(), 2 * BLOCK as u64);
+    assert_eq!(file.read_at(0, 4 * BLOCK).await.unwrap(), data);
+    file.truncate(100).await.unwrap();
+    assert_eq!(file.read_at(0, BLOCK).await.unwrap(), data[..100]);
+}
+
 pub(crate) async fn open_options_are_obeyed<R: Runtime>(rt: R, env: Env) {
     let path = env.path("f");
     assert_eq!(kind(rt.open(&path, OpenOptions::default()).await), Some(IoErrorKind::NotFound));

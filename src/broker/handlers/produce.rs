@@ -122,7 +122,9 @@ impl<R: Runtime> Handlers<R> {
             return Err((ErrorCode::InvalidTopicException, Some(format!("{} is an internal topic.", topic.name))));
         }
         if judge.acks == ACKS_ALL {
-            let needed = self.min_in_sync.get(&self.shard.config, image, topic);
+            // As Kafka: never more than the partition has replicas.
+            let replicas = i32::try_from(partition.replicas.len()).unwrap_or(i32::MAX);
+            let needed = self.min_in_sync.get(&self.shard.config, image, topic).min(replicas);
             let in_sync = partition.isr.len();
             if i64::from(needed) > in_sync as i64 {
                 let message = format!("min.insync.replicas={needed}, in sync: {in_sync}");

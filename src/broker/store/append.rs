@@ -1,13 +1,13 @@
-//! Appends: validation, idempotence, offsets, the tail. Everything here happens in the call, in the order of calls.
+//! Appends: idempotence, offsets, the tail. Everything here happens in the call, in the order of calls.
 
 use super::partition::{AppendResult, Log, Partition, Payload, Phase, QueuedAppend, Segment};
 use super::txn::append_marker;
-use super::types::{Acks, AppendError, AppendOrigin, Appended, PartitionSpec, RecordError, TxnAppend};
+use super::types::{Acks, AppendError, AppendOrigin, Appended, PartitionSpec, TxnAppend};
 use super::{LogStore, StoreState};
 use crate::error_code::ErrorCode;
 use crate::ids::{Offset, PartitionId};
-use crate::log::batch::{self, BatchError, RecordBatchHeader, ValidationRules};
-use crate::log::compression;
+use crate::log::batch::{self, RecordBatchHeader};
+use crate::log::intake::Accepted;
 use crate::log::log_config::{LogConfig, TimestampType};
 use crate::log::producer_state::Check;
 use crate::log::retention::roll_jitter_ms;
@@ -26,7 +26,7 @@ impl<R: Runtime> LogStore<R> {
     pub(super) fn enqueue(
         self: &Rc<Self>,
         id: PartitionId,
-        payload: Payload,
+        payload: Payload<BytesMut>,
         origin: AppendOrigin,
     ) -> OneshotReceiver<AppendResult> {
         let (sender, receiver) = oneshot();
@@ -38,7 +38,13 @@ impl<R: Runtime> LogStore<R> {
             sender.send(Err(AppendError::new(ErrorCode::KafkaStorageError, "the store is stopping")));
             return receiver;
         }
-        let mut append = Some(QueuedAppend { payload, origin, sender });
+        self.take_in(partition, payload, origin, sender);
+        receiver
+    }
+
+    /// Appends what was taken in, once the partition is loaded.
+    pub(super) fn append_taken(self: &Rc<Self>, partition: Rc<Partition>, append: QueuedAppend) {
+        let mut append = Some(append);
         let load = partition.with_phase(|phase| match phase {
             Phase::Unloaded => {
                 *phase = Phase::Loading(append.take().into_iter().collect());
@@ -55,7 +61,6 @@ impl<R: Runtime> LogStore<R> {
         } else if let Some(append) = append {
             self.append_now(&partition, append);
         }
-        receiver
     }
 
     /// Appends to a partition that is loaded (or deleted).
@@ -70,7 +75,7 @@ impl<R: Runtime> LogStore<R> {
         let expiration_ms = self.options.producer_id_expiration_ms;
         let result = partition.with(|log| {
             let done = match payload {
-                Payload::Batches(records, txn) => append_to_log(log, &spec, records, &origin, txn, expiration_ms)?,
+                Payload::Batches(accepted, txn) => append_to_log(log, &spec, accepted, &origin, txn, expiration_ms)?,
                 Payload::Marker(marker) => append_marker(log, &spec, &marker, &origin, expiration_ms)?,
             };
             let sender = sender.take().expect("not answered yet");
@@ -118,20 +123,17 @@ pub(super) struct Done {
     pub(super) bytes: usize,
 }
 
-fn batch_error(error: &BatchError) -> AppendError {
-    AppendError::new(error.error_code(), error.to_string())
-}
-
-/// Validates all batches, then adds all of them, or none.
+/// Adds all batches, or none.
 fn append_to_log(
     log: &mut Log,
     spec: &PartitionSpec,
-    mut records: BytesMut,
+    accepted: Accepted,
     origin: &AppendOrigin,
     txn: TxnAppend,
     expiration_ms: i64,
 ) -> Result<Done, AppendError> {
-    let (batches, bytes) = (validate_all(&mut records, spec, origin, txn)?, records.len());
+    let Accepted { records, batches } = accepted;
+    let bytes = records.len();
     let stamp = stamp_of(&spec.config, origin);
     let appended = |base: i64, start| Appended {
         base_offset: Offset(base),
@@ -157,85 +159,6 @@ pub(super) fn stamp_of(config: &LogConfig, origin: &AppendOrigin) -> Option<i64>
         TimestampType::CreateTime => None,
         TimestampType::LogAppendTime => Some(origin.now_ms),
     }
-}
-
-fn validate_all(
-    records: &mut [u8],
-    spec: &PartitionSpec,
-    origin: &AppendOrigin,
-    txn: TxnAppend,
-) -> Result<Vec<(RecordBatchHeader, Range<usize>)>, AppendError> {
-    let config = &spec.config;
-    let rules = ValidationRules {
-        max_bytes: config.max_message_bytes,
-        timestamp_type: config.message_timestamp_type,
-        before_max_ms: config.message_timestamp_before_max_ms,
-        after_max_ms: config.message_timestamp_after_max_ms,
-        now_ms: origin.now_ms,
-    };
-    let mut found = Vec::with_capacity(1);
-    let mut at = 0;
-    while at < records.len() {
-        let validate = if txn.by_coordinator { batch::validate_own } else { batch::validate };
-        let mut header = validate(&records[at..], &rules).map_err(|e| batch_error(&e))?;
-        let range = at..at + header.size_in_bytes();
-        if header.max_timestamp < header.base_timestamp {
-            header = complete_timestamp(&mut records[range.clone()], &rules)?;
-        }
-        if range.len() as u64 > config.segment_bytes {
-            let message = format!("batch of {} bytes, segment.bytes is {}", range.len(), config.segment_bytes);
-            return Err(AppendError::new(ErrorCode::RecordListTooLarge, message));
-        }
-        if config.compacted {
-            check_keys(&header, &records[range.clone()], spec)?;
-        }
-        at = range.end;
-        found.push((header, range));
-    }
-    if found.is_empty() {
-        return Err(AppendError::new(ErrorCode::InvalidRecord, "the request holds no batch for this partition"));
-    }
-    Ok(found)
-}
-
-/// Some clients (sarama) leave a batch's largest timestamp out. It is what records are found by, so it is read from the
-/// records, as Kafka does for every batch.
-fn complete_timestamp(batch: &mut [u8], rules: &ValidationRules) -> Result<RecordBatchHeader, AppendError> {
-    let header = batch::parse_header(batch).map_err(|e| batch_error(&e))?;
-    let times = batch::record_times(&header, batch).map_err(|e| batch_error(&e))?;
-    let largest = times.iter().map(|(_, time)| *time).max().unwrap_or(-1);
-    batch::set_max_timestamp(batch, largest);
-    batch::validate(batch, rules).map_err(|e| batch_error(&e))
-}
-
-/// A compacted topic needs a key in each record, and records that the cleaner can read: their number and offsets are
-/// what the header says.
-fn check_keys(header: &RecordBatchHeader, bytes: &[u8], spec: &PartitionSpec) -> Result<(), AppendError> {
-    let (mut keyless, mut count, mut in_order) = (Vec::new(), 0_i32, true);
-    batch::for_each_record(header, bytes, compression::DECOMPRESSED_BYTES_MAX, |record| {
-        in_order &= record.offset.0 == header.base_offset.0 + i64::from(count);
-        if record.key.is_none() {
-            keyless.push(count);
-        }
-        count += 1;
-    })
-    .map_err(|e| batch_error(&e))?;
-    if !in_order || count != header.record_count {
-        let message = format!("expected {} records with offsets in a row, found {count}", header.record_count);
-        return Err(AppendError::new(ErrorCode::InvalidRecord, message));
-    }
-    if keyless.is_empty() {
-        return Ok(());
-    }
-    let message = format!(
-        "Compacted topic cannot accept message without key in topic partition {}-{}.",
-        spec.topic, spec.id.index
-    );
-    let summary = format!("One or more records have been rejected due to {} record errors in total", keyless.len());
-    let mut error = AppendError::new(ErrorCode::InvalidRecord, summary);
-    error.record_errors =
-        keyless.into_iter().map(|batch_index| RecordError { batch_index, message: message.clone() }).collect();
-    Err(error)
 }
 
 /// Checks each batch with its producer, the ones before it in the request included, and gives each its offset.

@@ -203,6 +203,9 @@ impl<R: Runtime> LogStore<R> {
         }
         let file = self.files.get(&self.rt, &path, piece.create).await;
         let file = file.map_err(|e| self.write_failed(e))?;
+        if piece.create {
+            self.reserve(partition, &file).await;
+        }
         let cut = partition.with(|log| std::mem::take(&mut log.cut_before_write)).unwrap_or(false);
         if cut && let Err(error) = self.cut_file(&file, piece.position).await {
             partition.with(|log| log.cut_before_write = true);
@@ -234,6 +237,18 @@ impl<R: Runtime> LogStore<R> {
             self.progress.notify_all();
         }
         Ok(())
+    }
+
+    /// `preallocate`: the disk is asked for the room of a new segment at once. Where there is less the segment takes what
+    /// it needs as it grows, and a full disk is met where it is full.
+    async fn reserve(&self, partition: &Partition, file: &R::File) {
+        let config = partition.spec.borrow().config.clone();
+        if config.preallocate
+            && let Err(error) = file.reserve(config.segment_bytes).await
+        {
+            let bytes = config.segment_bytes;
+            tracing::warn!(partition = %partition.dir_name(), bytes, "a segment's bytes are not reserved: {error}");
+        }
     }
 
     /// The bytes of the last block that are in the segment already.

@@ -2,7 +2,8 @@
 //!
 //! | file | concept |
 //! | --- | --- |
-//! | `append` | validation, idempotence, offsets: all in the call |
+//! | `take_in` | validation and compression, where that takes long by a helper thread; order |
+//! | `append` | idempotence, offsets: all in the call |
 //! | `partition`, `tail`, `index_builder` | the state of one log, no I/O |
 //! | `journal_writer`, `journal_files` | the group commit, the ring of files |
 //! | `flush`, `flush_round` | tail → segments, seals, indexes, snapshots; many partitions at once |
@@ -35,6 +36,7 @@ mod retention;
 mod settle;
 mod space;
 mod tail;
+mod take_in;
 mod txn;
 mod types;
 
@@ -250,7 +252,8 @@ impl<R: Runtime> LogStore<R> {
     }
 
     /// Appends one or more v2 batches. They are in the log, in the order of calls, when this returns (before the
-    /// future is polled), also while the partition still loads; the future resolves when `origin.acks` is met.
+    /// future is polled), also while the partition still loads; where a helper thread has to look at them, or at some
+    /// before them, they go there later, in the same order. The future resolves when `origin.acks` is met.
     ///
     /// `records` is changed in place (base offset, leader epoch, time) and kept: it should pin no larger buffer.
     pub fn append(

@@ -5,15 +5,17 @@
 use super::index_builder::IndexBuilder;
 use super::read::Hints;
 use super::tail::{Gathered, RunRef, Tail, TailBatch};
+use super::take_in::Intakes;
 use super::types::{AppendError, AppendOrigin, Appended, EndOffsets, PartitionSpec, TxnAppend, TxnMarker};
 use crate::error_code::ErrorCode;
 use crate::ids::{Offset, PartitionId};
+use crate::log::intake::Accepted;
 use crate::log::leader_epochs::LeaderEpochs;
 use crate::log::log_config::Durability;
 use crate::log::producer_state::{ProducerStates, Undo};
 use crate::log::txn_index::AbortedTxn;
 use crate::log::verification::Verifications;
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use coreline_io::sync::{Notify, OneshotSender};
 use coreline_io::{BLOCK, Monotonic};
 use std::cell::{Cell, RefCell};
@@ -28,6 +30,8 @@ pub(super) struct Partition {
     pub(super) id: PartitionId,
     pub(super) spec: RefCell<PartitionSpec>,
     phase: RefCell<Phase>,
+    /// Appends that are not ready for the log yet.
+    pub(super) intakes: Intakes,
     /// Told at every change of phase, and when a flush or a direct write of this partition ends.
     pub(super) changed: Notify,
     /// Why the last load failed.
@@ -52,11 +56,11 @@ pub(super) enum Phase {
 /// The answer of an append.
 pub(super) type AppendResult = Result<Appended, AppendError>;
 
-/// What is appended.
+/// What is appended: batches are bytes as they came, then what the log accepts.
 #[derive(Debug)]
-pub(super) enum Payload {
-    /// Batches, as they came.
-    Batches(BytesMut, TxnAppend),
+pub(super) enum Payload<B> {
+    /// Batches.
+    Batches(B, TxnAppend),
     /// The end of a transaction.
     Marker(TxnMarker),
 }
@@ -64,7 +68,7 @@ pub(super) enum Payload {
 /// An append that came before the log was loaded.
 #[derive(Debug)]
 pub(super) struct QueuedAppend {
-    pub(super) payload: Payload,
+    pub(super) payload: Payload<Accepted>,
     pub(super) origin: AppendOrigin,
     pub(super) sender: OneshotSender<AppendResult>,
 }
@@ -75,6 +79,7 @@ impl Partition {
             id: spec.id,
             spec: RefCell::new(spec),
             phase: RefCell::new(Phase::Unloaded),
+            intakes: Intakes::default(),
             changed: Notify::default(),
             load_error: RefCell::default(),
             retention_due_ms: Cell::new(i64::MIN),

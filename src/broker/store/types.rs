@@ -2,9 +2,11 @@
 
 use crate::error_code::ErrorCode;
 use crate::ids::{LeaderEpoch, Offset, PartitionId, ProducerEpoch, ProducerId};
+pub use crate::log::intake::RecordError;
 use crate::log::log_config::LogConfig;
 pub use crate::log::verification::{TxnProducer, VerificationGuard};
 use bytes::Bytes;
+use coreline_shards::Blocking;
 use std::fmt;
 use std::path::PathBuf;
 use std::rc::Rc;
@@ -72,6 +74,8 @@ pub struct StoreOptions {
     pub cleaner: CleanerOptions,
     /// From one look for segments to delete to the next (`log.retention.check.interval.ms`).
     pub retention_check_interval: Duration,
+    /// Threads for what would hold the core: batches that are compressed anew.
+    pub helpers: Blocking,
     /// Called when durability is in doubt.
     pub fatal: FatalHook,
 }
@@ -123,6 +127,7 @@ impl StoreOptions {
             producer_id_expiration_ms: 86_400_000,
             cleaner: CleanerOptions::default(),
             retention_check_interval: Duration::from_secs(300),
+            helpers: Blocking::inline(),
             fatal,
         }
     }
@@ -229,16 +234,6 @@ pub struct Appended {
     /// The partition's first offset.
     pub log_start_offset: Offset,
 }
-
-/// One record that was refused: `batch_index` counts records in the request's records of this partition.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct RecordError {
-    /// The record's index in the batch.
-    pub batch_index: i32,
-    /// Why.
-    pub message: String,
-}
-
 /// An append that was refused; nothing of it is in the log.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{code}: {message}")]

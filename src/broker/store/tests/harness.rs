@@ -132,13 +132,13 @@ pub(super) fn decode(result: &ReadResult) -> Vec<(i64, u64)> {
     for item in batch::batches(&bytes) {
         let (header, range) = item.expect("whole batches");
         batch::check_crc(&header, &bytes[range.clone()]).expect("a good batch");
-        for record in batch::records(&header, &bytes[range]) {
-            let record = record.expect("a good record");
+        batch::for_each_record(&header, &bytes[range], 1 << 20, |record| {
             let value = record.value.expect("a value");
             let number = u64::from_be_bytes(value[..8].try_into().expect("8 bytes"));
             assert!(value[8..].iter().all(|b| *b == (number % 251) as u8), "value of record {number}");
             found.push((record.offset.0, number));
-        }
+        })
+        .expect("good records");
     }
     found
 }

@@ -1,9 +1,11 @@
 //! Tests of the store under the simulator. `harness` opens stores and makes batches, `basic` names single behaviours,
 //! `faults` breaks the disk, `guards` are crashes that seeds hardly ever find, `retention` lets segments grow old,
-//! `simulation` is the oracle over many seeds, `compaction` the one of compacted topics, `txn` transactions.
+//! `compression` sends batches through helpers, `simulation` is the oracle over many seeds, `compaction` the one of
+//! compacted topics, `txn` transactions.
 
 mod basic;
 mod compaction;
+mod compression;
 mod faults;
 mod guards;
 mod harness;

@@ -89,3 +89,31 @@ fn appends_reads_and_restarts_on_a_real_disk() {
         println!("kept: {}", dir.keep().display());
     }
 }
+
+#[test]
+fn preallocate_takes_a_segments_room_and_gives_back_what_is_left() {
+    let dir = directory();
+    let path = dir.path().to_path_buf();
+    on_shard(move |rt| {
+        let path = path.clone();
+        async move {
+            let store = open_in(rt, path.clone()).await;
+            let config = LogConfig { segment_bytes: 8 << 20, preallocate: true, ..LogConfig::default() };
+            store.reconfigure(id(0), std::sync::Arc::new(config));
+            // More than goes through the journal: it is in the segment when it is acknowledged.
+            store.append(id(0), batch_of(&[1], 500_000), LOCAL).await.expect("acked");
+            let segment = path.join("topic0-0/00000000000000000000.log");
+            let on_disk = || {
+                use std::os::unix::fs::MetadataExt;
+                let found = std::fs::metadata(&segment).expect("the segment");
+                (found.len(), found.blocks() * 512)
+            };
+            let (len, reserved) = on_disk();
+            assert!(len < 1 << 20, "its length is what is in it, not {len}");
+            assert!(reserved >= 8 << 20, "{reserved} bytes are reserved");
+            store.shutdown().await.expect("closes");
+            let (len, reserved) = on_disk();
+            assert!(reserved < len + (64 << 10), "{reserved} bytes are still reserved for {len}");
+        }
+    });
+}
