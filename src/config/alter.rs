@@ -1,6 +1,7 @@
 //! Changes of settings: judged, and turned into new values.
 
 use super::definitions::{Definition, Kind, broker_key, topic_key};
+use super::group::group_key;
 use super::topic::lags_agree;
 use super::value::{ConfigError, parse_value};
 use crate::error_code::ErrorCode;
@@ -40,6 +41,8 @@ pub enum Scope {
     Topic,
     /// A broker's, or all brokers'.
     Broker,
+    /// A group's.
+    Group,
 }
 
 /// Why a change is refused: Kafka's code and a sentence.
@@ -55,7 +58,7 @@ impl Scope {
     /// Kafka's code for a value that a key cannot have.
     const fn invalid_value(self) -> ErrorCode {
         match self {
-            Self::Topic => ErrorCode::InvalidConfig,
+            Self::Topic | Self::Group => ErrorCode::InvalidConfig,
             Self::Broker => ErrorCode::InvalidRequest,
         }
     }
@@ -65,6 +68,7 @@ fn definition(scope: Scope, key: &str) -> Result<&'static Definition, Refusal> {
     let found = match scope {
         Scope::Topic => topic_key(key).map(|t| &t.key),
         Scope::Broker => broker_key(key),
+        Scope::Group => group_key(key),
     };
     let stranger = |error: ConfigError| Refusal { code: ErrorCode::InvalidConfig, message: error.to_string() };
     let found = found.map_err(stranger)?;
@@ -169,6 +173,9 @@ mod tests {
             (Scope::Broker, "message.max.bytes", Set, Some("x"), Err(ErrorCode::InvalidRequest)),
             (Scope::Broker, "no.such", Set, Some("x"), Err(ErrorCode::InvalidConfig)),
             (Scope::Topic, "no.such", Delete, None, Ok(None)),
+            (Scope::Group, "consumer.session.timeout.ms", Set, Some("50000"), Ok(Some("50000".to_owned()))),
+            (Scope::Group, "consumer.session.timeout.ms", Set, Some("0"), Err(ErrorCode::InvalidConfig)),
+            (Scope::Group, "segment.bytes", Set, Some("1"), Err(ErrorCode::InvalidConfig)),
             (Scope::Broker, "node.id", Delete, Some("ignored"), Ok(None)),
         ];
         for (scope, key, operation, value, expected) in table {

@@ -152,6 +152,15 @@ impl BrokerConfig {
         Reader { explicit: &self.explicit }.list(key).unwrap_or_else(|| panic!("{key} is a list with a default"))
     }
 
+    /// A text that was set at start, or its default, as [`BrokerConfig::integer`].
+    ///
+    /// # Panics
+    /// If the key is not in the table, or is no text with a default.
+    #[must_use]
+    pub fn text(&self, key: &str) -> String {
+        Reader { explicit: &self.explicit }.text(key).unwrap_or_else(|| panic!("{key} is a text with a default"))
+    }
+
     /// What clients are told to connect to, given what was bound.
     #[must_use]
     pub fn advertised(&self, bound_port: u16) -> Endpoint {
@@ -206,6 +215,7 @@ impl Reader<'_> {
 
     fn typed(&self) -> Result<BrokerConfig, ConfigError> {
         let positive = |n: i64| u64::try_from(n).ok();
+        super::group::validate_broker(&|name| self.integer(name))?;
         let queued = positive(self.integer("queued.max.request.bytes")).and_then(|n| usize::try_from(n).ok());
         Ok(BrokerConfig {
             node_id: self.node_id()?,

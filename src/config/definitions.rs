@@ -118,6 +118,7 @@ pub(super) const MIN_LAG_DOC: &str = "A record is not compacted away before it i
 pub(super) const MAX_LAG_DOC: &str =
     "A record is compacted once it is this old, whatever the share; segments close by then.";
 pub(super) const DELETE_RETENTION_DOC: &str = "How long a tombstone stays after its first compaction.";
+const MIGRATIONS: Rule = Rule::OneOf(&["bidirectional", "upgrade", "downgrade", "disabled"]);
 const ASSIGNORS: Rule = Rule::SomeOf(&["uniform", "range"]);
 pub(super) const TIMESTAMP_TYPES: Rule = Rule::OneOf(&["CreateTime", "LogAppendTime"]);
 
@@ -143,6 +144,11 @@ const fn key(
     doc: &'static str,
 ) -> Definition {
     Definition { name, kind, default, rule, dynamic, doc }
+}
+
+/// A number that is at least 1, set at start.
+const fn positive(name: &'static str, default: &'static str, doc: &'static str) -> Definition {
+    key(name, Kind::Int, Some(default), Rule::AtLeast(1), false, doc)
 }
 
 /// Every key of a broker, in the order of the documents.
@@ -490,12 +496,9 @@ pub const BROKER_KEYS: &[Definition] = &[
         true,
         "With coreline.durability=written: flush to the disk after so many milliseconds.",
     ),
-    key(
+    positive(
         "offsets.topic.num.partitions",
-        Kind::Int,
-        Some("50"),
-        Rule::AtLeast(1),
-        false,
+        "50",
         "Partitions of __consumer_offsets, when it is made: over them groups are spread.",
     ),
     key(
@@ -514,12 +517,9 @@ pub const BROKER_KEYS: &[Definition] = &[
         false,
         "Segment size of __consumer_offsets, when it is made: small, so that compaction and loading are quick.",
     ),
-    key(
+    positive(
         "offsets.load.buffer.size",
-        Kind::Int,
-        Some("5242880"),
-        Rule::AtLeast(1),
-        false,
+        "5242880",
         "Bytes that are read at a time when a group coordinator loads; a larger batch is read whole.",
     ),
     key(
@@ -530,12 +530,9 @@ pub const BROKER_KEYS: &[Definition] = &[
         false,
         "Largest metadata that a client may commit with an offset.",
     ),
-    key(
+    positive(
         "offsets.retention.minutes",
-        Kind::Int,
-        Some("10080"),
-        Rule::AtLeast(1),
-        false,
+        "10080",
         "How long offsets are kept after a group is empty, or after the commit where nobody subscribes to the topic.",
     ),
     key(
@@ -570,38 +567,30 @@ pub const BROKER_KEYS: &[Definition] = &[
         false,
         "How long a new classic group waits for more members before its first generation.",
     ),
-    key(
-        "group.max.size",
-        Kind::Int,
-        Some("2147483647"),
-        Rule::AtLeast(1),
-        false,
-        "Members of a classic group, at most.",
-    ),
-    key(
+    positive("group.max.size", "2147483647", "Members of a classic group, at most."),
+    positive(
         "group.consumer.session.timeout.ms",
-        Kind::Int,
-        Some("45000"),
-        Rule::AtLeast(1),
-        false,
+        "45000",
         "After how long without a heartbeat a member of a consumer group is gone.",
     ),
-    key(
+    positive(
         "group.consumer.heartbeat.interval.ms",
-        Kind::Int,
-        Some("5000"),
-        Rule::AtLeast(1),
-        false,
+        "5000",
         "How often a member of a consumer group shall send a heartbeat.",
     ),
+    positive("group.consumer.min.session.timeout.ms", "45000", "Shortest session timeout of a consumer group."),
+    positive("group.consumer.max.session.timeout.ms", "60000", "Longest session timeout of a consumer group."),
+    positive("group.consumer.min.heartbeat.interval.ms", "5000", "Shortest heartbeat interval of a consumer group."),
+    positive("group.consumer.max.heartbeat.interval.ms", "15000", "Longest heartbeat interval of a consumer group."),
     key(
-        "group.consumer.max.size",
-        Kind::Int,
-        Some("2147483647"),
-        Rule::AtLeast(1),
+        "group.consumer.migration.policy",
+        Kind::String,
+        Some("bidirectional"),
+        MIGRATIONS,
         false,
-        "Members of a consumer group, at most.",
+        "Which way a group with members may change its protocol: upgrade, to the consumer protocol; downgrade, to the classic one.",
     ),
+    positive("group.consumer.max.size", "2147483647", "Members of a consumer group, at most."),
     key(
         "group.consumer.assignors",
         Kind::List,
@@ -687,12 +676,7 @@ const KAFKA_ONLY: &[&str] = &[
     "transaction.state.log.min.isr",
     "group.coordinator.rebalance.protocols",
     "group.coordinator.threads",
-    "group.consumer.min.session.timeout.ms",
-    "group.consumer.max.session.timeout.ms",
-    "group.consumer.min.heartbeat.interval.ms",
-    "group.consumer.max.heartbeat.interval.ms",
     "group.consumer.assignment.interval.ms",
-    "group.consumer.migration.policy",
     "group.coordinator.append.linger.ms",
     "offsets.commit.timeout.ms",
     "offsets.topic.compression.codec",

@@ -19,6 +19,8 @@ pub enum Source {
     StaticBroker,
     /// Nowhere set.
     Default,
+    /// Set on the group.
+    Group,
 }
 
 impl Source {
@@ -31,6 +33,7 @@ impl Source {
             Self::DynamicDefaultBroker => 3,
             Self::StaticBroker => 4,
             Self::Default => 5,
+            Self::Group => 8,
         }
     }
 }
@@ -185,6 +188,13 @@ pub fn reference_markdown() -> String {
     for t in TOPIC_KEYS {
         let names: Vec<String> = t.synonyms.iter().map(|(n, _)| format!("`{n}`")).collect();
         row(&mut text, &t.key, &names.join(", "));
+    }
+    text.push_str(
+        "\n## Group\n\nOf one consumer group (KIP-848), at run time. The broker's keys give the default and, with `min` and `max`, the limits.\n\n\
+         | key | type | default | valid | broker's key | |\n| --- | --- | --- | --- | --- | --- |\n",
+    );
+    for (key, broker) in super::group::group_keys() {
+        row(&mut text, key, &format!("`{broker}`"));
     }
     text
 }

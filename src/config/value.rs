@@ -19,6 +19,12 @@ pub enum ConfigError {
         /// The key.
         key: String,
     },
+    /// Groups have no such key.
+    #[error("Unknown group config name: {key}")]
+    UnknownGroupKey {
+        /// The key as it was given.
+        key: String,
+    },
     /// The value is not one the key can have.
     #[error("invalid value {value} for configuration {key}: {expected}")]
     Invalid {

@@ -77,6 +77,8 @@ pub enum ResourceRef {
     Topic(String),
     /// A broker, or all brokers (none).
     Broker(Option<BrokerId>),
+    /// A group, whether it is there or not.
+    Group(String),
 }
 
 /// New values of some keys; none takes a value back.
@@ -550,6 +552,7 @@ fn alter_configs(
                 .map(|t| (ConfigResource::Topic(t.id), Some(&t.configs)))
                 .ok_or_else(|| unknown_topic(name)),
             ResourceRef::Broker(id) => Ok((ConfigResource::Broker(*id), image.broker_configs.get(id))),
+            ResourceRef::Group(id) => Ok((ConfigResource::Group(id.clone()), image.group_configs.get(id.as_str()))),
         };
         results.push(found.map(|(resource, now)| {
             if validate_only {

@@ -88,6 +88,8 @@ pub struct ClusterImage {
     shard_load: Vec<u32>,
     /// Settings made at run time, by broker (none: all of them).
     pub broker_configs: BTreeMap<Option<BrokerId>, BTreeMap<String, String>>,
+    /// Settings made at run time, by group; never without settings.
+    pub group_configs: Arc<BTreeMap<Arc<str>, BTreeMap<String, String>>>,
     /// The first producer id that nobody has.
     pub next_producer_id: i64,
     /// Shards that partitions are placed on.
@@ -261,6 +263,14 @@ impl ClusterImage {
                     self.broker_configs.remove(id);
                 }
             }
+            ConfigResource::Group(id) => {
+                let groups = Arc::make_mut(&mut self.group_configs);
+                let settings = groups.entry(Arc::from(id.as_str())).or_default();
+                set(settings);
+                if settings.is_empty() {
+                    groups.remove(id.as_str());
+                }
+            }
         }
     }
 
@@ -284,6 +294,9 @@ impl ClusterImage {
         };
         for (id, configs) in &self.broker_configs {
             records.extend(settings(&ConfigResource::Broker(*id), configs));
+        }
+        for (id, configs) in &*self.group_configs {
+            records.extend(settings(&ConfigResource::Group(id.to_string()), configs));
         }
         for topic in self.topics() {
             records.push(MetadataRecord::TopicCreated { id: topic.id, name: topic.name.to_string() });
@@ -341,6 +354,11 @@ mod tests {
                 name: "a".into(),
                 value: Some("b".into()),
             },
+            MetadataRecord::ConfigChanged {
+                resource: ConfigResource::Group("g".into()),
+                name: "a".into(),
+                value: Some("b".into()),
+            },
             MetadataRecord::ProducerIdsAllocated { next: 1000 },
             MetadataRecord::PartitionPlaced { topic: id, index: PartitionIndex(1), shard: 0 },
         ]
@@ -383,6 +401,10 @@ mod tests {
             value: None,
         });
         assert!(image.broker_configs.is_empty());
+        let resource = ConfigResource::Group("g".into());
+        assert_eq!(image.group_configs["g"]["a"], "b");
+        image.apply(&MetadataRecord::ConfigChanged { resource, name: "a".into(), value: None });
+        assert!(image.group_configs.is_empty());
     }
 
     #[test]

@@ -12,6 +12,8 @@ pub enum ConfigResource {
     Topic(TopicId),
     /// A broker by id, or all of them (none).
     Broker(Option<BrokerId>),
+    /// A group by id.
+    Group(String),
 }
 
 /// One change of the cluster's metadata.
@@ -146,6 +148,10 @@ impl MetadataRecord {
                         b.put_i32(id.0);
                     }
                     ConfigResource::Broker(None) => b.put_u8(2),
+                    ConfigResource::Group(id) => {
+                        b.put_u8(3);
+                        put_string(b, id);
+                    }
                 }
                 put_string(b, name);
                 put_option(b, value.as_deref());
@@ -183,7 +189,8 @@ impl MetadataRecord {
                     0 => ConfigResource::Topic(TopicId(d.uuid()?)),
                     1 => ConfigResource::Broker(Some(BrokerId(d.i32()?))),
                     2 => ConfigResource::Broker(None),
-                    _ => return d.fail("a topic, a broker or all brokers"),
+                    3 => ConfigResource::Group(d.string()?),
+                    _ => return d.fail("a topic, a broker, all brokers or a group"),
                 };
                 Self::ConfigChanged { resource, name: d.string()?, value: d.option()? }
             }
@@ -290,6 +297,11 @@ pub(super) mod tests {
                 resource: ConfigResource::Broker(id.map(BrokerId)),
                 name,
                 value: None
+            }),
+            (text(), text(), prop::option::of(text())).prop_map(|(group, name, value)| MetadataRecord::ConfigChanged {
+                resource: ConfigResource::Group(group),
+                name,
+                value
             }),
             any::<i64>().prop_map(|next| MetadataRecord::ProducerIdsAllocated { next }),
         ]

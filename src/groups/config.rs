@@ -1,5 +1,7 @@
 //! What the coordinator is told by configuration, with Kafka's defaults.
 
+pub use crate::config::GroupConfig;
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 /// Which way groups may change their protocol while they have members (`group.consumer.migration.policy`).
@@ -67,11 +69,5 @@ impl Default for GroupsConfig {
     }
 }
 
-/// Settings of one group (IncrementalAlterConfigs on a group); none is the broker's.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct GroupConfig {
-    /// `consumer.session.timeout.ms`.
-    pub consumer_session_timeout_ms: Option<i32>,
-    /// `consumer.heartbeat.interval.ms`.
-    pub consumer_heartbeat_interval_ms: Option<i32>,
-}
+/// The settings of groups, by group: those that have some.
+pub type GroupConfigs = BTreeMap<Arc<str>, GroupConfig>;

@@ -3,7 +3,7 @@
 //! What is checked here is what Kafka checks before it knows the group: ids, timeouts, kinds of group.
 
 use super::classic::ClassicGroup;
-use super::config::{GroupConfig, GroupsConfig};
+use super::config::{GroupConfig, GroupConfigs, GroupsConfig};
 use super::consumer::ConsumerGroup;
 use super::offsets::GroupOffsets;
 use super::records::{GroupMetadataValue, Key, OffsetCommitValue, ReplayError};
@@ -68,7 +68,7 @@ pub struct Context<'a> {
     /// The broker's settings.
     pub config: &'a GroupsConfig,
     /// The settings of single groups.
-    pub group_configs: &'a BTreeMap<Arc<str>, GroupConfig>,
+    pub group_configs: &'a GroupConfigs,
     /// The topics.
     pub topics: &'a dyn Topics,
     /// Deadlines.
@@ -126,12 +126,12 @@ impl Group {
         }
     }
 
-    /// Kafka's name of the kind.
+    /// Kafka's name of the kind, as it is sent.
     #[must_use]
     pub fn type_name(&self) -> &'static str {
         match self {
-            Self::Classic(_) => "Classic",
-            Self::Consumer(_) => "Consumer",
+            Self::Classic(_) => "classic",
+            Self::Consumer(_) => "consumer",
         }
     }
 
@@ -176,7 +176,7 @@ pub(super) type Groups = BTreeMap<Arc<str>, Slot>;
 #[derive(Debug)]
 pub struct Coordinator {
     pub(super) config: GroupsConfig,
-    pub(super) group_configs: BTreeMap<Arc<str>, GroupConfig>,
+    pub(super) group_configs: Arc<GroupConfigs>,
     pub(super) groups: Groups,
     pub(super) timers: Timers,
     pub(super) ids: MemberIds,
@@ -189,7 +189,7 @@ impl Coordinator {
     pub fn new(config: GroupsConfig, seed: u64) -> Self {
         Self {
             config,
-            group_configs: BTreeMap::new(),
+            group_configs: Arc::default(),
             groups: BTreeMap::new(),
             timers: Timers::default(),
             ids: MemberIds { state: seed },
@@ -202,13 +202,9 @@ impl Coordinator {
         self.config = config;
     }
 
-    /// New settings of a group, whether it is there or not.
-    pub fn set_group_config(&mut self, group: &str, config: GroupConfig) {
-        if config == GroupConfig::default() {
-            self.group_configs.remove(group);
-        } else {
-            self.group_configs.insert(Arc::from(group), config);
-        }
+    /// The settings of groups, whether they are there or not; those of other partitions' groups do not matter.
+    pub fn set_group_configs(&mut self, configs: Arc<GroupConfigs>) {
+        self.group_configs = configs;
     }
 
     /// Takes a record of the partition, in the order of the log. Records of share and streams groups are passed over.
@@ -297,6 +293,7 @@ impl Coordinator {
             Event::Tick => self.tick(now, topics, effects),
             // Consumer groups look at the topics with the next heartbeat of any member.
             Event::TopicsChanged => {}
+            Event::Configured(configs) => self.set_group_configs(configs),
             Event::TopicsDeleted(deleted) => self.topics_deleted(now, topics, effects, deleted),
         }
     }

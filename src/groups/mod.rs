@@ -91,6 +91,8 @@ pub enum Event {
     TopicsChanged,
     /// Topics were deleted, by name and id: their offsets go. Comes with a [`Event::TopicsChanged`] of its own.
     TopicsDeleted(Vec<(Arc<str>, TopicId)>),
+    /// Groups were given settings, or had them taken back: all that there are. Members are told with their next heartbeats.
+    Configured(Arc<config::GroupConfigs>),
 }
 
 /// What a step gives.

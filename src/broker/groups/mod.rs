@@ -15,7 +15,7 @@ use super::messages::Event as MeshEvent;
 use crate::config::BrokerConfig;
 use crate::controller::ClusterImage;
 use crate::coordinator::{Client, Now, Token};
-use crate::groups::config::GroupsConfig;
+use crate::groups::config::{GroupConfigs, GroupsConfig};
 use crate::groups::{Coordinator, Event, Request, Response};
 use std::cell::RefCell;
 use std::convert::Infallible;
@@ -31,14 +31,19 @@ pub type GroupEvent = CoordinatorEvent<(Client, Request), Response>;
 /// What coordinators of groups know of the cluster.
 pub(crate) struct GroupKind {
     config: GroupsConfig,
+    broker: BrokerConfig,
     view: RefCell<TopicsView>,
+    /// The settings of single groups in the view's image.
+    group_configs: RefCell<Arc<GroupConfigs>>,
 }
 
 impl GroupKind {
     /// As a broker with this configuration has it, before it has seen any image.
     pub(crate) fn new(config: &BrokerConfig) -> Self {
         // A view of nothing, so that the first image is news.
-        Self { config: settings::groups_config(config), view: RefCell::new(TopicsView::new(Arc::default())) }
+        let view = RefCell::new(TopicsView::new(Arc::default()));
+        let broker = config.clone();
+        Self { config: settings::groups_config(config), broker, view, group_configs: RefCell::default() }
     }
 }
 
@@ -65,9 +70,17 @@ impl Kind for GroupKind {
     }
 
     fn follow(&self, image: &Arc<ClusterImage>) -> Option<Vec<Event>> {
-        let gone = self.view.borrow_mut().follow(Arc::clone(image))?;
-        let deleted = (!gone.is_empty()).then_some(Event::TopicsDeleted(gone));
-        Some(std::iter::once(Event::TopicsChanged).chain(deleted).collect())
+        let mut news = Vec::new();
+        if !Arc::ptr_eq(&image.group_configs, &self.view.borrow().image().group_configs) {
+            let configs = settings::group_configs(&self.broker, image);
+            self.group_configs.replace(Arc::clone(&configs));
+            news.push(Event::Configured(configs));
+        }
+        if let Some(gone) = self.view.borrow_mut().follow(Arc::clone(image)) {
+            news.push(Event::TopicsChanged);
+            news.extend((!gone.is_empty()).then_some(Event::TopicsDeleted(gone)));
+        }
+        (!news.is_empty()).then_some(news)
     }
 
     fn again(event: &Event) -> Event {
@@ -80,6 +93,7 @@ impl Kind for GroupKind {
     }
 
     fn loaded(&self, machine: &mut Coordinator, now: Now, effects: &mut EffectsOf<Self>) {
+        machine.set_group_configs(Arc::clone(&self.group_configs.borrow()));
         machine.loaded(now, &*self.view.borrow(), effects);
     }
 

@@ -1,7 +1,8 @@
 //! What the logic is told of the configuration.
 
-use crate::config::BrokerConfig;
-use crate::groups::config::GroupsConfig;
+use crate::config::{BrokerConfig, resolve_group};
+use crate::controller::ClusterImage;
+use crate::groups::config::{GroupConfigs, GroupsConfig, MigrationPolicy};
 use std::sync::Arc;
 
 /// The settings of groups that a broker was started with.
@@ -20,6 +21,17 @@ pub(super) fn groups_config(config: &BrokerConfig) -> GroupsConfig {
         consumer_max_size: int("group.consumer.max.size"),
         consumer_assignors: config.items("group.consumer.assignors").iter().map(|name| Arc::from(&**name)).collect(),
         consumer_regex_refresh_interval_ms: int("group.consumer.regex.refresh.interval.ms"),
-        ..GroupsConfig::default()
+        consumer_migration_policy: match &*config.text("group.consumer.migration.policy") {
+            "upgrade" => MigrationPolicy::Upgrade,
+            "downgrade" => MigrationPolicy::Downgrade,
+            "disabled" => MigrationPolicy::Disabled,
+            _ => MigrationPolicy::Bidirectional,
+        },
     }
+}
+
+/// The settings of single groups, in the limits of the broker's.
+pub(super) fn group_configs(config: &BrokerConfig, image: &ClusterImage) -> Arc<GroupConfigs> {
+    let one = |(id, own): (&Arc<str>, &_)| (Arc::clone(id), resolve_group(config, own));
+    Arc::new(image.group_configs.iter().map(one).collect())
 }

@@ -1,6 +1,6 @@
 //! AlterConfigs, the old call: the settings of a resource become exactly those given.
 
-use super::config_resources::{describe, resource};
+use super::config_resources::{describe, resource, validate_change};
 use super::incremental_alter_configs::{commit, scope};
 use crate::broker::shard::Shard;
 use crate::config::{AlterOperation, Refusal, alter};
@@ -32,10 +32,13 @@ pub(super) async fn handle<R: Runtime>(shard: &Rc<Shard<R>>, request: AlterConfi
 
 fn judge<R: Runtime>(shard: &Rc<Shard<R>>, asked: &AlterConfigsResource) -> Result<ConfigChange, Refusal> {
     let resource = resource(shard, asked.resource_type, asked.resource_name.as_str())?;
-    describe(shard, &shard.image(), &resource)?;
+    let image = shard.image();
+    describe(shard, &image, &resource)?;
     let set =
         |c: &AlterableConfig| (c.name.to_string(), AlterOperation::Set, c.value.as_ref().map(ToString::to_string));
     let operations: Vec<_> = asked.configs.iter().map(set).collect();
     let values = alter(scope(&resource), &|_| None, &operations)?;
-    Ok(ConfigChange { resource, values, replace: true })
+    let change = ConfigChange { resource, values, replace: true };
+    validate_change(shard, &image, &change)?;
+    Ok(change)
 }

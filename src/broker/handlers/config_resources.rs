@@ -1,18 +1,23 @@
 //! Resources of configurations as requests name them, shared by the handlers that read and change them.
 
 use crate::broker::shard::{Shard, dynamic_values};
-use crate::config::{Described, Refusal, Source, describe_broker, describe_topic};
+use crate::config::{
+    ConfigError, Described, Refusal, Source, describe_broker, describe_group, describe_topic, validate_group,
+};
 use crate::controller::ClusterImage;
-use crate::controller::commands::ResourceRef;
+use crate::controller::commands::{ConfigChange, ResourceRef};
 use crate::error_code::ErrorCode;
 use crate::ids::BrokerId;
 use crate::protocol::topic_name;
 use coreline_io::Runtime;
+use std::collections::BTreeMap;
 
 /// ConfigResource.Type of Kafka's clients.
 pub(super) const TOPIC: i8 = 2;
 /// ConfigResource.Type of Kafka's clients.
 pub(super) const BROKER: i8 = 4;
+/// ConfigResource.Type of Kafka's clients.
+pub(super) const GROUP: i8 = 32;
 
 fn refuse<T>(code: ErrorCode, message: String) -> Result<T, Refusal> {
     Err(Refusal { code, message })
@@ -35,6 +40,10 @@ pub(super) fn resource<R: Runtime>(shard: &Shard<R>, kind: i8, name: &str) -> Re
             }
             Err(_) => refuse(ErrorCode::InvalidRequest, format!("Broker id must be an integer, but it is: {name}")),
         },
+        GROUP if name.is_empty() => {
+            refuse(ErrorCode::InvalidRequest, "Default group resources are not allowed.".to_owned())
+        }
+        GROUP => Ok(ResourceRef::Group(name.to_owned())),
         other => refuse(ErrorCode::InvalidRequest, format!("Unsupported resource type: {other}")),
     }
 }
@@ -51,6 +60,10 @@ pub(super) fn describe<R: Runtime>(
             Some(topic) => Ok(describe_topic(&shard.config, dynamic, &topic.configs)),
             None => refuse(ErrorCode::UnknownTopicOrPartition, format!("The topic '{name}' does not exist.")),
         },
+        ResourceRef::Group(id) => {
+            let own = image.group_configs.get(id.as_str());
+            Ok(describe_group(&shard.config, own.unwrap_or(&BTreeMap::new())))
+        }
         ResourceRef::Broker(Some(_)) => Ok(describe_broker(&shard.config, dynamic)),
         // All brokers: only what was set for all of them.
         ResourceRef::Broker(None) => {
@@ -61,4 +74,23 @@ pub(super) fn describe<R: Runtime>(
             Ok(all)
         }
     }
+}
+
+/// What a change makes of a resource's settings must agree with each other; `replace`: all others are taken back.
+pub(super) fn validate_change<R: Runtime>(
+    shard: &Shard<R>,
+    image: &ClusterImage,
+    change: &ConfigChange,
+) -> Result<(), Refusal> {
+    let ResourceRef::Group(id) = &change.resource else { return Ok(()) };
+    let now = image.group_configs.get(id.as_str()).filter(|_| !change.replace);
+    let mut own = now.cloned().unwrap_or_default();
+    for (key, value) in &change.values {
+        match value {
+            Some(value) => drop(own.insert(key.clone(), value.clone())),
+            None => drop(own.remove(key)),
+        }
+    }
+    let invalid = |error: ConfigError| Refusal { code: ErrorCode::InvalidConfig, message: error.to_string() };
+    validate_group(&shard.config, &own).map_err(invalid)
 }

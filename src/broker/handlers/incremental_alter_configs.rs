@@ -1,6 +1,6 @@
 //! IncrementalAlterConfigs (KIP-339): set, delete, append, subtract, key by key.
 
-use super::config_resources::{describe, resource};
+use super::config_resources::{describe, resource, validate_change};
 use crate::broker::shard::Shard;
 use crate::config::{AlterOperation, Refusal, Scope, alter};
 use crate::controller::commands::{ConfigChange, ResourceRef};
@@ -47,7 +47,8 @@ pub(super) async fn handle<R: Runtime>(
 
 fn judge<R: Runtime>(shard: &Rc<Shard<R>>, asked: &AlterConfigsResource) -> Result<ConfigChange, Refusal> {
     let resource = resource(shard, asked.resource_type, asked.resource_name.as_str())?;
-    let now = describe(shard, &shard.image(), &resource)?;
+    let image = shard.image();
+    let now = describe(shard, &image, &resource)?;
     let effective = |key: &str| now.iter().find(|d| d.name == key).and_then(|d| d.value.clone());
     let operation = |c: &AlterableConfig| match AlterOperation::from_wire(c.config_operation) {
         Some(operation) => Ok((c.name.to_string(), operation, c.value.as_ref().map(ToString::to_string))),
@@ -58,13 +59,16 @@ fn judge<R: Runtime>(shard: &Rc<Shard<R>>, asked: &AlterConfigsResource) -> Resu
     };
     let operations = asked.configs.iter().map(operation).collect::<Result<Vec<_>, _>>()?;
     let values = alter(scope(&resource), &effective, &operations)?;
-    Ok(ConfigChange { resource, values, replace: false })
+    let change = ConfigChange { resource, values, replace: false };
+    validate_change(shard, &image, &change)?;
+    Ok(change)
 }
 
 pub(super) const fn scope(resource: &ResourceRef) -> Scope {
     match resource {
         ResourceRef::Topic(_) => Scope::Topic,
         ResourceRef::Broker(_) => Scope::Broker,
+        ResourceRef::Group(_) => Scope::Group,
     }
 }
 

@@ -1,6 +1,6 @@
 //! ListConfigResources (KIP-1142): the names of what has a configuration.
 
-use super::config_resources::{BROKER, TOPIC};
+use super::config_resources::{BROKER, GROUP, TOPIC};
 use crate::broker::shard::Shard;
 use crate::error_code::ErrorCode;
 use crate::protocol::codec::text;
@@ -11,10 +11,9 @@ use std::collections::BTreeSet;
 use std::rc::Rc;
 
 /// Kafka's other kinds: there are none of them here.
-const EMPTY_KINDS: [i8; 3] = [BROKER_LOGGER, CLIENT_METRICS, GROUP];
+const EMPTY_KINDS: [i8; 2] = [BROKER_LOGGER, CLIENT_METRICS];
 const BROKER_LOGGER: i8 = 8;
 const CLIENT_METRICS: i8 = 16;
-const GROUP: i8 = 32;
 
 /// Answers one request. Version 0 (ListClientMetricsResources) asks for client metrics only.
 pub(super) async fn handle<R: Runtime>(
@@ -36,6 +35,7 @@ pub(super) async fn handle<R: Runtime>(
         let names: Vec<String> = match kind {
             TOPIC => image.topics().map(|t| t.name.to_string()).collect(),
             BROKER => image.brokers.keys().map(|id| id.0.to_string()).collect(),
+            GROUP => image.group_configs.keys().map(ToString::to_string).collect(),
             other if EMPTY_KINDS.contains(&other) => Vec::new(),
             _ => return ListConfigResourcesResponse::default().with_error_code(ErrorCode::UnsupportedVersion.code()),
         };

@@ -45,7 +45,8 @@ pub(super) async fn handle<R: Runtime>(
             }
         }
     }
-    let topics = order.into_iter().map(|(name, partitions)| {
+    // Topics of which nothing was asked are not answered: as Kafka.
+    let topics = order.into_iter().filter(|(_, partitions)| !partitions.is_empty()).map(|(name, partitions)| {
         let partitions = partitions.into_iter().map(|index| {
             let code = codes.get(&(name.clone(), index)).copied();
             let code = code.unwrap_or(ErrorCode::UnknownTopicOrPartition.code());

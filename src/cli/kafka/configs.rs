@@ -1,4 +1,4 @@
-//! `kafka-configs`: settings of topics and brokers.
+//! `kafka-configs`: settings of topics, brokers and groups.
 
 use super::{Done, connect, print, said, sentence, text};
 use clap::{ArgGroup, Parser};
@@ -7,7 +7,8 @@ use kafka_protocol::messages::describe_configs_request::DescribeConfigsResource;
 use kafka_protocol::messages::describe_configs_response::DescribeConfigsResourceResult;
 use kafka_protocol::messages::incremental_alter_configs_request::{AlterConfigsResource, AlterableConfig};
 use kafka_protocol::messages::{
-    DescribeClusterRequest, DescribeConfigsRequest, IncrementalAlterConfigsRequest, MetadataRequest,
+    DescribeClusterRequest, DescribeConfigsRequest, IncrementalAlterConfigsRequest, ListConfigResourcesRequest,
+    ListGroupsRequest, MetadataRequest,
 };
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
@@ -26,11 +27,11 @@ const SOURCES: [&str; 8] = [
     "DYNAMIC_GROUP_CONFIG",
 ];
 
-/// Describe and change settings of topics and brokers.
+/// Describe and change settings of topics, brokers and groups.
 #[derive(Debug, Parser)]
 #[command(name = "kafka-configs", version)]
 #[command(group(ArgGroup::new("action").required(true).args(["describe", "alter"])))]
-#[command(group(ArgGroup::new("entity").required(true).args(["entity_type", "topic", "broker", "broker_defaults"])))]
+#[command(group(ArgGroup::new("entity").required(true).args(["entity_type", "topic", "broker", "broker_defaults", "group"])))]
 pub(super) struct Args {
     /// The brokers to connect to.
     #[arg(long, value_name = "HOST:PORT")]
@@ -41,10 +42,10 @@ pub(super) struct Args {
     /// Change settings.
     #[arg(long)]
     alter: bool,
-    /// topics or brokers.
-    #[arg(long, value_parser = ["topics", "brokers"])]
+    /// topics, brokers or groups.
+    #[arg(long, value_parser = ["topics", "brokers", "groups"])]
     entity_type: Option<String>,
-    /// The topic's name, or the broker's id.
+    /// The topic's name, the broker's id, or the group's.
     #[arg(long, requires = "entity_type", conflicts_with = "entity_default")]
     entity_name: Option<String>,
     /// What holds for all brokers.
@@ -59,6 +60,9 @@ pub(super) struct Args {
     /// Short for --entity-type brokers --entity-default.
     #[arg(long)]
     broker_defaults: bool,
+    /// Short for --entity-type groups --entity-name.
+    #[arg(long)]
+    group: Option<String>,
     /// Show those that were not set, too.
     #[arg(long, requires = "describe")]
     all: bool,
@@ -77,6 +81,7 @@ pub(super) struct Args {
 enum Kind {
     Topic,
     Broker,
+    Group,
 }
 
 impl Kind {
@@ -84,16 +89,23 @@ impl Kind {
         match self {
             Self::Topic => 2,
             Self::Broker => 4,
+            Self::Group => 32,
         }
     }
 }
 
 /// What a command is about: a name, an empty name for all brokers' default, or none for every one there is.
 fn entity(args: &Args) -> (Kind, Option<String>) {
-    let topics = args.topic.is_some() || args.entity_type.as_deref() == Some("topics");
-    let name = args.topic.clone().or_else(|| args.broker.clone()).or_else(|| args.entity_name.clone());
+    let kind = match args.entity_type.as_deref() {
+        Some("topics") => Kind::Topic,
+        Some("groups") => Kind::Group,
+        _ if args.topic.is_some() => Kind::Topic,
+        _ if args.group.is_some() => Kind::Group,
+        _ => Kind::Broker,
+    };
+    let short = [&args.topic, &args.broker, &args.group].into_iter().find_map(Clone::clone);
     let default = args.broker_defaults || args.entity_default;
-    (if topics { Kind::Topic } else { Kind::Broker }, if default { Some(String::new()) } else { name })
+    (kind, if default { Some(String::new()) } else { short.or_else(|| args.entity_name.clone()) })
 }
 
 pub(super) fn run(args: &Args) -> Done {
@@ -104,6 +116,10 @@ pub(super) fn run(args: &Args) -> Done {
         return alter(&mut client, args, kind, &name);
     }
     let names = match name {
+        Some(name) if kind == Kind::Group && !args.all && !every(&mut client, kind)?.contains(&name) => {
+            print(&format!("The group '{name}' doesn't exist and doesn't have dynamic config.\n"));
+            return Ok(());
+        }
         Some(name) => vec![name],
         None => every(&mut client, kind)?,
     };
@@ -126,7 +142,23 @@ fn every(client: &mut Client, kind: Kind) -> Result<Vec<String>, String> {
             let ids: BTreeSet<i32> = answer.brokers.iter().map(|b| b.broker_id.0).collect();
             ids.into_iter().map(|id| id.to_string()).chain([String::new()]).collect()
         }
+        // Those that are there, and those that have settings.
+        Kind::Group => {
+            let ask = ListConfigResourcesRequest::default().with_resource_types(vec![kind.resource()]);
+            let configured = client.call(&ask).map_err(said)?.config_resources;
+            let mut names: BTreeSet<String> = configured.iter().map(|r| r.resource_name.to_string()).collect();
+            for address in nodes(client)? {
+                let there = connect(&address)?.call(&ListGroupsRequest::default()).map_err(said)?;
+                names.extend(there.groups.iter().map(|g| g.group_id.0.to_string()));
+            }
+            names.into_iter().collect()
+        }
     })
+}
+
+fn nodes(client: &mut Client) -> Result<Vec<String>, String> {
+    let answer = client.call(&DescribeClusterRequest::default()).map_err(said)?;
+    Ok(answer.brokers.iter().map(|b| format!("{}:{}", b.host.as_str(), b.port)).collect())
 }
 
 fn settings(client: &mut Client, kind: Kind, name: &str) -> Result<Vec<DescribeConfigsResourceResult>, String> {
@@ -151,6 +183,7 @@ fn is_own(kind: Kind, name: &str, source: i8) -> bool {
         Kind::Topic => source == 1,
         Kind::Broker if name.is_empty() => source == 3,
         Kind::Broker => source == 2,
+        Kind::Group => source == 8,
     }
 }
 
@@ -165,6 +198,8 @@ fn describe(client: &mut Client, kind: Kind, name: &str, all: bool) -> Done {
         (Kind::Topic, _, false) => format!("Dynamic configs for topic {name} are:\n"),
         (Kind::Broker, _, true) => format!("All configs for broker {name} are:\n"),
         (Kind::Broker, _, false) => format!("Dynamic configs for broker {name} are:\n"),
+        (Kind::Group, _, true) => format!("All configs for group {name} are:\n"),
+        (Kind::Group, _, false) => format!("Dynamic configs for group {name} are:\n"),
     };
     for c in settings(client, kind, name)? {
         if !all && !is_own(kind, name, c.config_source) {
@@ -248,6 +283,7 @@ fn alter(client: &mut Client, args: &Args, kind: Kind, name: &str) -> Done {
         (Kind::Broker, "") => "Completed updating default config for brokers in the cluster.\n".to_owned(),
         (Kind::Broker, _) => format!("Completed updating config for broker {name}.\n"),
         (Kind::Topic, _) => format!("Completed updating config for topic {name}.\n"),
+        (Kind::Group, _) => format!("Completed updating config for group {name}.\n"),
     });
     Ok(())
 }
@@ -274,6 +310,8 @@ mod tests {
             entity(&Args::try_parse_from(line.split(' ')).expect("valid"))
         };
         assert_eq!(of("--topic a"), of("--entity-type topics --entity-name a"));
+        assert_eq!(of("--group g"), of("--entity-type groups --entity-name g"));
+        assert_eq!(of("--group g"), (Kind::Group, Some("g".to_owned())));
         assert_eq!(of("--broker 1"), (Kind::Broker, Some("1".to_owned())));
         assert_eq!(of("--broker-defaults"), of("--entity-type brokers --entity-default"));
         assert_eq!(of("--entity-type topics"), (Kind::Topic, None));

@@ -18,7 +18,11 @@ pub(super) fn string(text: &str) -> StrBytes {
 /// A join that is refused.
 #[must_use]
 pub fn join_error(code: ErrorCode, member: StrBytes) -> codec::JoinGroupResponse {
-    codec::JoinGroupResponse::default().with_error_code(code as i16).with_generation_id(-1).with_member_id(member)
+    codec::JoinGroupResponse::default()
+        .with_error_code(code as i16)
+        .with_generation_id(-1)
+        .with_protocol_name(None)
+        .with_member_id(member)
 }
 
 /// A sync that is refused.

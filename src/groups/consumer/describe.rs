@@ -52,7 +52,8 @@ fn describe_member(id: &str, member: &Member, topics: &dyn Topics) -> response::
         .with_client_id(text(&declared.client_id))
         .with_client_host(text(&declared.client_host))
         .with_subscribed_topic_names(declared.topics.iter().map(|name| codec::TopicName(text(name))).collect())
-        .with_subscribed_topic_regex(declared.regex.as_deref().map(text))
+        // As Kafka: none is empty.
+        .with_subscribed_topic_regex(Some(text(declared.regex.as_deref().unwrap_or_default())))
         .with_assignment(describe_assignment(&member.current.assigned, topics))
         .with_target_assignment(describe_assignment(&member.target, topics))
         .with_member_type(i8::from(!member.speaks_classic()))

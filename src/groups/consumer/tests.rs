@@ -194,7 +194,7 @@ fn a_session_ends() {
 fn a_group_has_its_own_session_timeout_and_interval() {
     let mut bed = Bed::new();
     let own = GroupConfig { consumer_session_timeout_ms: Some(10_000), consumer_heartbeat_interval_ms: Some(1_000) };
-    bed.coordinator.set_group_config(GROUP, own);
+    bed.coordinator.set_group_configs(Arc::new([(Arc::from(GROUP), own)].into()));
     bed.topics.set("t", 2);
     assert_eq!(bed.ok(join("a", &["t"])).heartbeat_interval_ms, 1_000);
     bed.wait(9_999);

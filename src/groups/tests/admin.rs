@@ -40,7 +40,7 @@ fn a_group_that_is_not_there_is_dead_or_an_error() {
 fn groups_are_listed_by_state_and_type() {
     let mut world = World::new();
     world.stable(vec![join("")]);
-    let all = vec![["group", "Stable", "Classic", "consumer"].map(str::to_owned)];
+    let all = vec![["group", "Stable", "classic", "consumer"].map(str::to_owned)];
     for (states, types, listed) in [
         (vec![], vec![], true),
         (vec!["Stable"], vec![], true),

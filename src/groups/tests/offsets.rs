@@ -30,7 +30,7 @@ fn without_members_offsets_are_kept_under_a_name() {
     let expected = [offset("t", 0, 3), offset("t", 1, 6), offset("u", 0, 7)];
     assert_eq!(world.offsets(), expected);
     assert_eq!(world.state(), "Empty");
-    assert_eq!(world.list(&[], &[]), [["group", "Empty", "Classic", ""].map(str::to_owned)]);
+    assert_eq!(world.list(&[], &[]), [["group", "Empty", "classic", ""].map(str::to_owned)]);
     world.crash();
     assert_eq!(world.offsets(), expected);
     assert_eq!(world.state(), "Empty");
