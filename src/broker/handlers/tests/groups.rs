@@ -7,6 +7,7 @@ use crate::error_code::ErrorCode;
 use crate::protocol::codec::text;
 use bytes::Bytes;
 use coreline_io::Clock;
+use kafka_protocol::messages::incremental_alter_configs_request::{AlterConfigsResource, AlterableConfig};
 use kafka_protocol::messages::join_group_request::JoinGroupRequestProtocol;
 use kafka_protocol::messages::leave_group_request::MemberIdentity;
 use kafka_protocol::messages::metadata_request::MetadataRequestTopic;
@@ -18,9 +19,9 @@ use kafka_protocol::messages::offset_fetch_request::{
 use kafka_protocol::messages::sync_group_request::SyncGroupRequestAssignment;
 use kafka_protocol::messages::{
     ConsumerGroupDescribeRequest, ConsumerGroupHeartbeatRequest, DeleteGroupsRequest, DeleteTopicsRequest,
-    DescribeGroupsRequest, FindCoordinatorRequest, GroupId, HeartbeatRequest, JoinGroupRequest, JoinGroupResponse,
-    LeaveGroupRequest, ListGroupsRequest, MetadataRequest, OffsetCommitRequest, OffsetDeleteRequest,
-    OffsetFetchRequest, SyncGroupRequest, SyncGroupResponse,
+    DescribeGroupsRequest, FindCoordinatorRequest, GroupId, HeartbeatRequest, IncrementalAlterConfigsRequest,
+    JoinGroupRequest, JoinGroupResponse, LeaveGroupRequest, ListGroupsRequest, MetadataRequest, OffsetCommitRequest,
+    OffsetDeleteRequest, OffsetFetchRequest, SyncGroupRequest, SyncGroupResponse,
 };
 use std::time::Duration;
 use uuid::Uuid;
@@ -364,5 +365,48 @@ fn a_member_of_a_consumer_group_gets_its_partitions_and_is_described() {
             heartbeat.member_id = joined.member_id.unwrap_or(id);
             assert_eq!(client.ask(version, &heartbeat).await.error_code, 0);
         }
+    });
+}
+
+#[test]
+fn a_groups_settings_hold_at_once_and_what_is_wrong_is_refused() {
+    let node = Node::start(9, &[]);
+    node.world.block_on(async {
+        node.create("t", 1, &[]).await;
+        let mut client = ready(&node).await;
+        let heartbeat = ConsumerGroupHeartbeatRequest::default()
+            .with_group_id(group("slow"))
+            .with_member_id(text("0000000000000000000000"))
+            .with_rebalance_timeout_ms(10_000)
+            .with_subscribed_topic_names(Some(vec![text("t").into()]))
+            .with_topic_partitions(Some(Vec::new()));
+        assert_eq!(client.ask(1, &heartbeat).await.heartbeat_interval_ms, 5000);
+        let mut set = async |name: &str, value: &str| {
+            let config = AlterableConfig::default().with_name(text(name)).with_value(Some(text(value)));
+            let resource = AlterConfigsResource::default().with_resource_type(32).with_resource_name(text("slow"));
+            let resource = resource.with_configs(vec![config]);
+            let request = IncrementalAlterConfigsRequest::default().with_resources(vec![resource]);
+            client.ask(1, &request).await.responses.remove(0).error_code
+        };
+        let invalid = ErrorCode::InvalidConfig.code();
+        for (name, value, code) in [
+            ("consumer.heartbeat.interval.ms", "15001", invalid),
+            ("consumer.heartbeat.interval.ms", "0", invalid),
+            ("segment.bytes", "2097152", invalid),
+            ("consumer.session.timeout.ms", "60000", 0),
+            ("consumer.heartbeat.interval.ms", "7000", 0),
+        ] {
+            assert_eq!(set(name, value).await, code, "{name}={value}");
+        }
+        // Each shard follows the metadata for itself.
+        while client.ask(1, &heartbeat).await.heartbeat_interval_ms != 7000 {
+            node.runtime().sleep(Duration::from_millis(1)).await;
+        }
+        // A member of 45 s would be gone.
+        node.runtime().sleep(Duration::from_secs(50)).await;
+        let request = ConsumerGroupDescribeRequest::default().with_group_ids(vec![group("slow")]);
+        assert_eq!(client.ask(1, &request).await.groups[0].members.len(), 1);
+        node.runtime().sleep(Duration::from_secs(15)).await;
+        assert_eq!(client.ask(1, &request).await.groups[0].members.len(), 0);
     });
 }
