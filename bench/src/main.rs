@@ -11,6 +11,8 @@ use std::process::ExitCode;
 enum Arguments {
     /// Run one workload.
     Run(Box<Workload>),
+    /// Load group coordinators: heartbeats, one large rebalance, commits.
+    Groups(Box<load::GroupsWorkload>),
     /// A Markdown table of results that `run --json` wrote.
     Table {
         /// Files of JSON lines.
@@ -21,6 +23,7 @@ enum Arguments {
 fn main() -> ExitCode {
     let done = match Arguments::parse() {
         Arguments::Run(workload) => load::run(&workload).map(|r| r.text()).map_err(|e| e.to_string()),
+        Arguments::Groups(workload) => load::run_groups(&workload).map_err(|e| e.to_string()),
         Arguments::Table { files } => load::read_results(&files).map(|results| load::print_table(&results)),
     };
     match done {

@@ -43,6 +43,8 @@ enum Command {
     Log(log::LogArgs),
     /// Load any Kafka-protocol broker and say what it found.
     Bench(Box<Workload>),
+    /// Load group coordinators: heartbeats, one large rebalance, commits.
+    BenchGroups(Box<load::GroupsWorkload>),
     /// A Markdown table of the results that `bench --json` wrote.
     BenchTable {
         /// Files of JSON lines.
@@ -68,6 +70,7 @@ pub fn main() -> ExitCode {
         Command::Group(args) => group::run(&args),
         Command::Produce(args) => produce::run(&args),
         Command::Consume(args) => consume::run(&args),
+        Command::BenchGroups(workload) => load::run_groups(&workload).map_err(|e| e.to_string()),
         Command::BenchTable { files } => load::read_results(&files).map(|results| load::print_table(&results)),
         Command::Bench(workload) => load::run(&workload).map(|r| r.text()).map_err(|e| e.to_string()),
     };

@@ -10,6 +10,8 @@
 mod batch;
 mod connection;
 mod consume;
+mod group_members;
+mod groups;
 mod one;
 mod probe;
 mod process;
@@ -18,6 +20,8 @@ mod report;
 mod topics;
 
 pub use batch::BatchBuilder;
+pub use group_members::Protocol;
+pub use groups::{GroupsMode, GroupsWorkload, run as run_groups};
 pub use report::{Latency, RunResult, print_table, read_results};
 
 use crate::client::{Client, ClientError};
