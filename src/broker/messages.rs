@@ -2,6 +2,7 @@
 
 use super::groups::GroupEvent;
 use super::handlers::remote::{Ask, Told};
+use super::store::Isolation;
 use crate::controller::{ClusterImage, Command, CommandError, Outcome};
 use crate::ids::{Offset, PartitionId};
 use coreline_shards::MeshProtocol;
@@ -51,13 +52,13 @@ pub enum Reply {
 /// One-way news.
 #[derive(Debug)]
 pub enum Event {
-    /// A fetch of the sender waits for the high watermark of one of these to go beyond what it saw. Told once, by
+    /// A fetch of the sender waits for the end of one of these to go beyond what it saw. Told once, by
     /// `Fired`.
     Watch {
         /// The sender's name for it.
         id: u64,
         /// Partitions of the receiver.
-        partitions: Vec<(PartitionId, Offset)>,
+        partitions: Vec<(PartitionId, Offset, Isolation)>,
     },
     /// It waits no more.
     Unwatch {

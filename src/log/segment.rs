@@ -12,13 +12,17 @@ pub enum FileKind {
     OffsetIndex,
     /// Time → offset.
     TimeIndex,
+    /// Aborted transactions.
+    TxnIndex,
     /// Producer state at the base offset.
     Snapshot,
 }
 
 impl FileKind {
     /// All kinds.
-    pub const ALL: [Self; 4] = [Self::Log, Self::OffsetIndex, Self::TimeIndex, Self::Snapshot];
+    pub const ALL: [Self; 5] = [Self::Log, Self::OffsetIndex, Self::TimeIndex, Self::TxnIndex, Self::Snapshot];
+    /// What a segment consists of; the batches last, so that names that go in this order leave nothing without them.
+    pub const SEGMENT: [Self; 4] = [Self::OffsetIndex, Self::TimeIndex, Self::TxnIndex, Self::Log];
 
     /// The extension, with its dot.
     #[must_use]
@@ -27,6 +31,7 @@ impl FileKind {
             Self::Log => ".log",
             Self::OffsetIndex => ".index",
             Self::TimeIndex => ".timeindex",
+            Self::TxnIndex => ".txnindex",
             Self::Snapshot => ".snapshot",
         }
     }

@@ -82,16 +82,53 @@ pub fn decode(bytes: &[u8], base: Offset) -> (Vec<AbortedTxn>, bool) {
     (entries, whole)
 }
 
+/// Entries by their number.
+pub trait EntryList {
+    /// How many there are.
+    fn count(&self) -> usize;
+    /// The one with this number; none if its bytes cannot be one.
+    fn entry(&self, at: usize) -> Option<AbortedTxn>;
+}
+
+impl EntryList for [AbortedTxn] {
+    fn count(&self) -> usize {
+        self.len()
+    }
+
+    fn entry(&self, at: usize) -> Option<AbortedTxn> {
+        self.get(at).copied()
+    }
+}
+
+/// The bytes of a file that was found whole.
+#[derive(Clone, Copy, Debug)]
+pub struct Entries<'a>(pub &'a [u8]);
+
+impl EntryList for Entries<'_> {
+    fn count(&self) -> usize {
+        self.0.len() / ENTRY_LEN
+    }
+
+    fn entry(&self, at: usize) -> Option<AbortedTxn> {
+        AbortedTxn::decode(self.0.get(at * ENTRY_LEN..)?)
+    }
+}
+
 /// Adds the entries that concern a reader of `from..to`. True: no later segment holds one that does.
 ///
 /// ```text
 ///   first      last        the reader's range is from..to
 /// ───[──────────]────────  concerns it if last ≥ from and first < to
 /// ```
-pub fn collect(entries: &[AbortedTxn], from: Offset, to: Offset, found: &mut Vec<AbortedTxn>) -> bool {
-    for entry in &entries[entries.partition_point(|e| e.last_offset < from)..] {
+pub fn collect(entries: &(impl EntryList + ?Sized), from: Offset, to: Offset, found: &mut Vec<AbortedTxn>) -> bool {
+    let (mut low, mut high) = (0, entries.count());
+    while low < high {
+        let middle = low + (high - low) / 2;
+        if entries.entry(middle).is_some_and(|e| e.last_offset < from) { low = middle + 1 } else { high = middle }
+    }
+    for entry in (low..entries.count()).map_while(|at| entries.entry(at)) {
         if entry.first_offset < to {
-            found.push(*entry);
+            found.push(entry);
         }
         if entry.last_stable_offset >= to {
             return true;
@@ -152,7 +189,10 @@ mod tests {
         let entries = [entry(1, 0, 10, 5), entry(2, 5, 12, 13), entry(3, 20, 30, 31)];
         let ask = |from, to| {
             let mut found = Vec::new();
-            let complete = collect(&entries, Offset(from), Offset(to), &mut found);
+            let complete = collect(&entries[..], Offset(from), Offset(to), &mut found);
+            let mut again = Vec::new();
+            assert_eq!(collect(&Entries(&encode(&entries)), Offset(from), Offset(to), &mut again), complete);
+            assert_eq!(again, found);
             (found.iter().map(|e| e.producer_id.0).collect::<Vec<_>>(), complete)
         };
         assert_eq!(ask(0, 5), (vec![1], true), "the second begins where the range ends");

@@ -141,7 +141,11 @@ impl<R: Runtime> Handlers<R> {
             let mut seen: BTreeMap<ShardId, Vec<_>> = BTreeMap::new();
             for item in items.iter() {
                 if let (Some((shard, read)), Ok(result)) = (&item.target, &item.result) {
-                    seen.entry(*shard).or_default().push((read.id, result.high_watermark));
+                    let end = match bounds.isolation {
+                        Isolation::ReadUncommitted => result.high_watermark,
+                        Isolation::ReadCommitted => result.last_stable_offset,
+                    };
+                    seen.entry(*shard).or_default().push((read.id, end, bounds.isolation));
                 }
             }
             due = self.watches.wait(runtime, &seen, left).await;
@@ -189,6 +193,7 @@ fn keep_to_budget(items: &mut [Item], max_bytes: usize) {
             left = left.saturating_sub(len);
         } else if let Ok(result) = &mut item.result {
             result.records.clear();
+            result.aborted.clear();
         }
     }
 }

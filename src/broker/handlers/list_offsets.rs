@@ -59,7 +59,7 @@ pub(super) async fn handle<R: Runtime>(
                 Ok((resolved, Some(query))) => {
                     let current_leader_epoch = believed_epoch(partition.current_leader_epoch);
                     places.push(place);
-                    asks.push((resolved.shard, OffsetOne { id: resolved.id, query, current_leader_epoch }));
+                    asks.push((resolved.shard, OffsetOne { id: resolved.id, query, current_leader_epoch, isolation }));
                 }
                 Err(error) => found[place] = Err(error),
             }

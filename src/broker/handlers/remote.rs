@@ -5,8 +5,8 @@ use super::Handlers;
 use crate::broker::Shard;
 use crate::broker::messages::{BrokerMesh, Reply, Request};
 use crate::broker::store::{
-    Acks, AppendError, AppendOrigin, Appended, EpochEnd, LogStore, OffsetFound, OffsetQuery, ProducerInfo, ReadError,
-    ReadRequest, ReadResult, TxnAppend, TxnMarker, TxnProducer, TxnState, VerificationGuard,
+    Acks, AppendError, AppendOrigin, Appended, EpochEnd, Isolation, LogStore, OffsetFound, OffsetQuery, ProducerInfo,
+    ReadError, ReadRequest, ReadResult, TxnAppend, TxnMarker, TxnProducer, TxnState, VerificationGuard,
 };
 use crate::error_code::ErrorCode;
 use crate::ids::{LeaderEpoch, Offset, PartitionId};
@@ -46,6 +46,8 @@ pub struct OffsetOne {
     pub query: OffsetQuery,
     /// The epoch the client believes in.
     pub current_leader_epoch: Option<LeaderEpoch>,
+    /// What is not readable for it is not found.
+    pub isolation: Isolation,
 }
 
 /// OffsetForLeaderEpoch for one partition.
@@ -134,7 +136,7 @@ async fn answer<R: Runtime>(shard: &Shard<R>, ask: Ask) -> Told {
         Ask::Offsets(items) => {
             let mut found = Vec::with_capacity(items.len());
             for item in items {
-                found.push(store.list_offset(item.id, item.query, item.current_leader_epoch).await);
+                found.push(list_offset(store, item).await);
             }
             Told::Offsets(found)
         }
@@ -165,6 +167,15 @@ async fn answer<R: Runtime>(shard: &Shard<R>, ask: Ask) -> Told {
             Told::TxnStates(found)
         }
     }
+}
+
+async fn list_offset<R: Runtime>(store: &Rc<LogStore<R>>, asked: OffsetOne) -> Result<Option<OffsetFound>, ReadError> {
+    let found = store.list_offset(asked.id, asked.query, asked.current_leader_epoch).await?;
+    if matches!(asked.query, OffsetQuery::Earliest | OffsetQuery::Latest(_)) {
+        return Ok(found);
+    }
+    let end = store.load_end_offsets(asked.id).await?.readable(asked.isolation);
+    Ok(found.filter(|found| found.offset < end))
 }
 
 async fn read<R: Runtime>(

@@ -1,4 +1,5 @@
-//! How fetches wait for records without asking again and again: a watch is told when a high watermark moves.
+//! How fetches wait for records without asking again and again: a watch is told when a high watermark moves, or the last
+//! stable offset, for readers of what is committed.
 //!
 //! ```text
 //! shard A: a fetch of partitions on A and B finds too little
@@ -11,6 +12,7 @@
 
 use crate::broker::Shard;
 use crate::broker::messages::Event;
+use crate::broker::store::{EndOffsets, Isolation};
 use crate::ids::{Offset, PartitionId};
 use coreline_io::sync::Notify;
 use coreline_io::{Runtime, TaskGroup};
@@ -22,24 +24,27 @@ use std::pin::pin;
 use std::rc::Rc;
 use std::time::Duration;
 
-/// What a fetch saw: it wants to know when the high watermark is beyond.
-pub(crate) type Seen = (PartitionId, Offset);
+/// What a fetch saw: it wants to know when the end for readers of its isolation is beyond.
+pub(crate) type Seen = (PartitionId, Offset, Isolation);
 
 /// Whose watch: ids are given by the shard that waits.
 type Key = (ShardId, u64);
+
+/// What of one partition a watch has seen.
+type Watching = (Offset, Isolation, Key);
 
 /// The watches on one shard's partitions, and the fetches of this shard that wait.
 pub(super) struct Watches {
     me: ShardId,
     next_id: Cell<u64>,
     /// `by_partition` holds a key for each partition of each watch in `watched`, and no others.
-    by_partition: RefCell<HashMap<PartitionId, Vec<(Offset, Key)>>>,
+    by_partition: RefCell<HashMap<PartitionId, Vec<Watching>>>,
     watched: RefCell<HashMap<Key, Vec<PartitionId>>>,
     waiting: RefCell<HashMap<u64, Rc<Waiter>>>,
     /// Sends an event, in its own time.
     post: Box<dyn Fn(ShardId, Event)>,
-    /// The high watermark now, if it is known.
-    high_watermark: Box<dyn Fn(PartitionId) -> Option<Offset>>,
+    /// The ends now, if they are known.
+    ends: Box<dyn Fn(PartitionId) -> Option<EndOffsets>>,
 }
 
 impl std::fmt::Debug for Watches {
@@ -66,12 +71,12 @@ impl Watches {
                 let _ = mesh.post(to, event).await;
             });
         };
-        let high_watermark = move |id: PartitionId| store.end_offsets(id).map(|ends| ends.high_watermark);
-        let watches = Rc::new(Self::with(shard.id, Box::new(post), Box::new(high_watermark)));
+        let ends = move |id: PartitionId| store.end_offsets(id);
+        let watches = Rc::new(Self::with(shard.id, Box::new(post), Box::new(ends)));
         let hook = Rc::downgrade(&watches);
-        shard.store.on_high_watermark(Rc::new(move |id, high_watermark| {
+        shard.store.on_high_watermark(Rc::new(move |id, ends| {
             if let Some(watches) = hook.upgrade() {
-                watches.moved(id, high_watermark);
+                watches.moved(id, &ends);
             }
         }));
         watches
@@ -80,7 +85,7 @@ impl Watches {
     fn with(
         me: ShardId,
         post: Box<dyn Fn(ShardId, Event)>,
-        high_watermark: Box<dyn Fn(PartitionId) -> Option<Offset>>,
+        ends: Box<dyn Fn(PartitionId) -> Option<EndOffsets>>,
     ) -> Self {
         Self {
             me,
@@ -89,7 +94,7 @@ impl Watches {
             watched: RefCell::default(),
             waiting: RefCell::default(),
             post,
-            high_watermark,
+            ends,
         }
     }
 
@@ -143,22 +148,26 @@ impl Watches {
     }
 
     fn watch(&self, key: Key, partitions: &[Seen]) {
-        let is_new = |(id, seen): &Seen| (self.high_watermark)(*id).is_some_and(|now| now > *seen);
+        let is_new =
+            |(id, seen, isolation): &Seen| (self.ends)(*id).is_some_and(|now| now.readable(*isolation) > *seen);
         if partitions.iter().any(is_new) {
             self.fire(key);
             return;
         }
         let mut by_partition = self.by_partition.borrow_mut();
-        for (id, seen) in partitions {
-            by_partition.entry(*id).or_default().push((*seen, key));
+        for (id, seen, isolation) in partitions {
+            by_partition.entry(*id).or_default().push((*seen, *isolation, key));
         }
-        let before = self.watched.borrow_mut().insert(key, partitions.iter().map(|(id, _)| *id).collect());
+        let before = self.watched.borrow_mut().insert(key, partitions.iter().map(|(id, ..)| *id).collect());
         assert!(before.is_none(), "the id of a watch is used once");
     }
 
-    fn moved(&self, id: PartitionId, high_watermark: Offset) {
+    fn moved(&self, id: PartitionId, ends: &EndOffsets) {
         let due: Vec<Key> = match self.by_partition.borrow().get(&id) {
-            Some(watches) => watches.iter().filter(|(seen, _)| high_watermark > *seen).map(|(_, key)| *key).collect(),
+            Some(watches) => {
+                let due = watches.iter().filter(|(seen, isolation, _)| ends.readable(*isolation) > *seen);
+                due.map(|(.., key)| *key).collect()
+            }
             None => return,
         };
         for key in due {
@@ -173,7 +182,7 @@ impl Watches {
         for id in partitions {
             // A partition that was named twice is gone already.
             let Some(watches) = by_partition.get_mut(&id) else { continue };
-            watches.retain(|(_, other)| *other != key);
+            watches.retain(|(.., other)| *other != key);
             if watches.is_empty() {
                 by_partition.remove(&id);
             }
@@ -222,12 +231,19 @@ mod tests {
 
     type Sent = Rc<RefCell<Vec<(ShardId, String)>>>;
 
-    /// Watches on a shard whose partitions all have high watermark 10.
+    const ALL: Isolation = Isolation::ReadUncommitted;
+
+    fn ends(high_watermark: i64, last_stable: i64) -> EndOffsets {
+        let (high_watermark, last_stable) = (Offset(high_watermark), Offset(last_stable));
+        EndOffsets { high_watermark, last_stable, ..EndOffsets::default() }
+    }
+
+    /// Watches on a shard whose partitions all have high watermark 10 and last stable offset 8.
     fn watches() -> (Rc<Watches>, Sent) {
         let sent = Sent::default();
         let log = Rc::clone(&sent);
         let post = move |to, event| log.borrow_mut().push((to, format!("{event:?}")));
-        (Rc::new(Watches::with(ShardId(0), Box::new(post), Box::new(|_| Some(Offset(10))))), sent)
+        (Rc::new(Watches::with(ShardId(0), Box::new(post), Box::new(|_| Some(ends(10, 8))))), sent)
     }
 
     fn assert_empty(watches: &Watches) {
@@ -240,21 +256,27 @@ mod tests {
     fn a_watch_from_another_shard_fires_once() {
         let (watches, sent) = watches();
         let other = ShardId(3);
-        watches.on_watch(other, 7, &[(partition(1), Offset(10)), (partition(2), Offset(12))]);
-        watches.moved(partition(2), Offset(11));
+        watches.on_watch(other, 7, &[(partition(1), Offset(10), ALL), (partition(2), Offset(12), ALL)]);
+        watches.moved(partition(2), &ends(11, 8));
         assert!(sent.borrow().is_empty());
-        watches.moved(partition(1), Offset(11));
-        watches.moved(partition(1), Offset(12));
-        watches.moved(partition(2), Offset(20));
+        watches.moved(partition(1), &ends(11, 8));
+        watches.moved(partition(1), &ends(12, 8));
+        watches.moved(partition(2), &ends(20, 8));
         assert_eq!(*sent.borrow(), [(other, "Fired { id: 7 }".to_owned())]);
         // Moved while the event was under way.
-        watches.on_watch(other, 8, &[(partition(1), Offset(9))]);
+        watches.on_watch(other, 8, &[(partition(1), Offset(9), ALL)]);
         assert_eq!(sent.borrow().len(), 2);
-        watches.on_watch(other, 9, &[(partition(1), Offset(10)), (partition(1), Offset(10))]);
+        watches.on_watch(other, 9, &[(partition(1), Offset(10), ALL), (partition(1), Offset(10), ALL)]);
         watches.on_unwatch(other, 9);
-        watches.moved(partition(1), Offset(11));
+        watches.moved(partition(1), &ends(11, 8));
         watches.on_fired(other, 99);
         assert_eq!(sent.borrow().len(), 2);
+        // What is committed only counts up to the last stable offset.
+        watches.on_watch(other, 10, &[(partition(1), Offset(8), Isolation::ReadCommitted)]);
+        watches.moved(partition(1), &ends(12, 8));
+        assert_eq!(sent.borrow().len(), 2);
+        watches.moved(partition(1), &ends(13, 13));
+        assert_eq!(sent.borrow().len(), 3);
         assert_empty(&watches);
     }
 
@@ -264,8 +286,8 @@ mod tests {
         let runtime = world.node("a").runtime();
         let (watches, sent) = watches();
         let wanted = BTreeMap::from([
-            (ShardId(0), vec![(partition(0), Offset(10))]),
-            (ShardId(1), vec![(partition(1), Offset(4))]),
+            (ShardId(0), vec![(partition(0), Offset(10), ALL)]),
+            (ShardId(1), vec![(partition(1), Offset(4), ALL)]),
         ]);
         world.block_on(async {
             let start = runtime.now();
@@ -278,7 +300,11 @@ mod tests {
                 let (rt, w) = (runtime.clone(), Rc::clone(&watches));
                 let firing = runtime.spawn(TaskGroup::Requests, "fire", async move {
                     rt.sleep(Duration::from_millis(10)).await;
-                    if local { w.moved(partition(0), Offset(11)) } else { w.on_fired(ShardId(1), w.next_id.get() - 1) }
+                    if local {
+                        w.moved(partition(0), &ends(11, 8))
+                    } else {
+                        w.on_fired(ShardId(1), w.next_id.get() - 1)
+                    }
                 });
                 let start = runtime.now();
                 assert_eq!(watches.wait(&runtime, &wanted, second).await, BTreeSet::from([from]));

@@ -172,7 +172,7 @@ impl<R: Runtime> LogStore<R> {
         assert_eq!(end, flushed, "a held log that was flushed is flushed");
         let to = to.0.max(start);
         let (mut cut_offset, mut cut_position) = (segment, 0);
-        let scanned = self.scan_segment(partition, segment, 0, |header, position| {
+        let scanned = self.scan_segment(partition, segment, 0, |header, _, position| {
             if header.next_offset().0 <= to {
                 cut_offset = header.next_offset().0;
                 cut_position = position + header.size_in_bytes() as u64;
@@ -206,12 +206,12 @@ impl<R: Runtime> LogStore<R> {
         let dir = self.dir(partition);
         let mut gone: Vec<PathBuf> = Vec::new();
         for base in later.into_iter().rev() {
-            gone.extend(
-                [FileKind::Log, FileKind::OffsetIndex, FileKind::TimeIndex].map(|k| dir.join(file_name(base, k))),
-            );
+            gone.extend(FileKind::SEGMENT.into_iter().rev().map(|k| dir.join(file_name(base, k))));
         }
         gone.extend(snapshots.into_iter().map(|s| dir.join(file_name(s, FileKind::Snapshot))));
         gone.extend([FileKind::OffsetIndex, FileKind::TimeIndex].map(|k| dir.join(file_name(segment, k))));
+        // What it holds of transactions that ended before the newest snapshot that is left stays true; a load takes that.
+        self.indexes.borrow_mut().forget(&dir.join(file_name(segment, FileKind::TxnIndex)));
         // It may name what is cut: the next compaction begins at the log's start.
         gone.push(dir.join(CHECKPOINT_FILE));
         for path in gone {

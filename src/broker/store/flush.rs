@@ -387,6 +387,14 @@ impl<R: Runtime> LogStore<R> {
             });
             let Some((offset, bytes)) = next.flatten() else { return Ok(()) };
             let dir = self.dir(partition);
+            // A load that begins at the snapshot reads what was aborted before it from the index.
+            let growing = partition.with(|log| log.segments[log.segment_of((offset - 1).max(0))].base);
+            if let Some(base) = growing
+                && let Err(error) = self.write_txn_index(partition, base, offset).await
+            {
+                partition.with(|log| log.pending_snapshots.push_front((offset, bytes)));
+                return Err(error);
+            }
             let path = dir.join(file_name(offset, FileKind::Snapshot));
             let written = self.rt.write_file_atomic(&path, &bytes).await;
             if let Err(error) = written {
@@ -446,6 +454,7 @@ impl<R: Runtime> LogStore<R> {
         let end = partition.with(|log| {
             let segment = log.segments.iter_mut().find(|s| s.base == base).expect("the segment that is sealed");
             segment.index = None;
+            segment.aborted = Vec::new();
             let end = log.segments.iter().map(|s| s.base).find(|b| *b > base).unwrap_or(log.flushed_end);
             end.min(log.flushed_end)
         });
@@ -487,6 +496,8 @@ impl<R: Runtime> LogStore<R> {
             file.truncate(len).await.map_err(|e| self.write_failed(e))?;
             file.sync_data().await.map_err(|e| self.sync_failed(e))?;
         }
+        let flushed_end = partition.with(|log| log.flushed_end).unwrap_or(0);
+        self.write_txn_index(partition, base, flushed_end).await?;
         self.rt.sync_dir(&self.dir(partition)).await.map_err(|e| self.sync_failed(e))
     }
 

@@ -419,18 +419,24 @@ impl<R: Runtime> LogStore<R> {
 
     /// Tells who watches that a high watermark moved.
     pub(super) fn report(&self, partition: &Partition, progress: &super::partition::Progress) {
-        if let Some(to) = progress.high_watermark {
-            self.moved(partition.id, Offset(to));
+        if progress.high_watermark.is_some()
+            && let Some(ends) = partition.with(|log| log.ends())
+        {
+            self.moved(partition.id, ends);
+        }
+        if !progress.markers.is_empty() && partition.spec.borrow().config.compacted {
+            // What an open transaction kept from the cleaner may be due now.
+            self.cleaner.mark(partition.id);
         }
         for marker in &progress.markers {
             self.marker_hooks.borrow().iter().for_each(|hook| hook(marker));
         }
     }
 
-    fn moved(&self, id: PartitionId, to: Offset) {
+    fn moved(&self, id: PartitionId, ends: super::types::EndOffsets) {
         let hooks = self.hooks.borrow().clone();
         for hook in hooks {
-            hook(id, to);
+            hook(id, ends);
         }
     }
 }

@@ -4,9 +4,10 @@
 use super::append::add_batch;
 use super::flush::{EPOCHS_FILE, LOG_START_FILE, METADATA_FILE};
 use super::index_builder::IndexBuilder;
-use super::partition::{Log, Partition, Phase, Segment};
+use super::partition::{Log, Partition, Phase, Segment, TxnFile};
 use super::recovery::Recovered;
 use super::retention::DELETED_FILE_SUFFIX;
+use super::txn::is_abort;
 use super::types::{AppendError, ReadError, StoreError};
 use super::{LogStore, StoreState};
 use crate::error_code::ErrorCode;
@@ -188,7 +189,7 @@ impl<R: Runtime> LogStore<R> {
         let partition_name = partition.dir_name();
         tracing::warn!(partition = %partition_name, start, end = log.log_end, "the log ends before its start: it begins anew");
         for base in log.segments.iter().rev().filter(|s| s.on_disk).map(|s| s.base) {
-            for kind in [FileKind::Log, FileKind::OffsetIndex, FileKind::TimeIndex] {
+            for kind in FileKind::SEGMENT.into_iter().rev() {
                 let path = self.segment_path(partition, base, kind);
                 self.files.forget(&path);
                 match self.rt.remove_file(&path).await {
@@ -293,7 +294,12 @@ impl<R: Runtime> LogStore<R> {
         let bases: Vec<i64> = listing.logs.keys().copied().collect();
         let last = *bases.last().expect("there is a segment");
         let epochs = if listing.epochs { self.read_epochs(&dir).await? } else { None };
-        let (mut producers, snapshot) = self.read_snapshot(partition, listing).await?;
+        let aborted = self.read_txn_index(partition, last).await?;
+        let (mut producers, snapshot) = match &aborted {
+            Some(_) => self.read_snapshot(partition, listing).await?,
+            // What was aborted before the snapshot is known only to the batches.
+            None => (ProducerStates::default(), None),
+        };
         let (mut index, known) = self.read_indexes(partition, last, listing.logs[&last]).await?;
         let mut segments: Vec<Segment> = bases
             .iter()
@@ -302,14 +308,19 @@ impl<R: Runtime> LogStore<R> {
                 on_disk: true,
                 index: None,
                 max_timestamp: None,
+                txn_file: match listing.indexes.contains(&(*base, FileKind::TxnIndex)) {
+                    true => TxnFile::Stale,
+                    false => TxnFile::Missing,
+                },
                 ..Segment::new(*base)
             })
             .collect();
         // Without epochs or a snapshot everything is read once.
-        let from = match (&epochs, snapshot) {
-            (Some(_), Some(offset)) => offset.max(bases[0]),
-            _ => bases[0],
-        };
+        let producers_from = snapshot.map_or(bases[0], |offset| offset.max(bases[0]));
+        let from = if epochs.is_some() { producers_from } else { bases[0] };
+        // What is behind the snapshot is read from the batches.
+        let mut aborted = aborted.unwrap_or_default();
+        aborted.retain(|txn| txn.last_offset.0 < producers_from);
         let mut epochs = epochs.unwrap_or_default();
         let mut synced = index.last_position();
         let synced_offset = snapshot.into_iter().chain(self.journaled_from(partition)).max().unwrap_or(0);
@@ -328,7 +339,7 @@ impl<R: Runtime> LogStore<R> {
                 segment.first_timestamp = self.first_timestamp(partition, last).await?;
             }
             let size = self
-                .scan_segment(partition, segment.base, start, |header, position| {
+                .scan_segment(partition, segment.base, start, |header, bytes, position| {
                     if is_last {
                         index.on_batch(
                             header.base_offset.0,
@@ -342,8 +353,13 @@ impl<R: Runtime> LogStore<R> {
                             synced = synced.max(position);
                         }
                     }
+                    if header.base_offset.0 >= producers_from {
+                        let noted = producers.note(header, bytes);
+                        producers.committed(header.next_offset());
+                        // Those of sealed segments are in their files.
+                        aborted.extend(noted.aborted.filter(|_| is_last));
+                    }
                     if header.base_offset.0 >= from {
-                        producers.update(header);
                         epochs.note(header.partition_leader_epoch, header.base_offset);
                     }
                     end = header.next_offset().0;
@@ -360,9 +376,9 @@ impl<R: Runtime> LogStore<R> {
                 )));
             }
         }
-        if end < from {
+        if end < producers_from {
             return Err(StoreError::Corrupt(format!(
-                "{}: batches end at offset {end}, but there was a snapshot at {from}",
+                "{}: batches end at offset {end}, but there was a snapshot at {producers_from}",
                 dir.display()
             )));
         }
@@ -370,6 +386,7 @@ impl<R: Runtime> LogStore<R> {
         let scanned = tail.size - scanned_from;
         tail.max_timestamp = Some(index.max.map_or(-1, |max| max.timestamp));
         tail.index = Some(Box::new(index));
+        tail.aborted = aborted;
         let end = end.max(last);
         let mut log = Log::new(bases[0], end, segments);
         log.epochs = epochs;
@@ -443,13 +460,13 @@ impl<R: Runtime> LogStore<R> {
         Ok((ProducerStates::default(), None))
     }
 
-    /// Calls `found(header, position)` for each valid batch from `start` on. Gives where they end.
+    /// Calls `found(header, batch, position)` for each valid batch from `start` on. Gives where they end.
     pub(super) async fn scan_segment(
         &self,
         partition: &Rc<Partition>,
         base: i64,
         start: u64,
-        mut found: impl FnMut(&RecordBatchHeader, u64),
+        mut found: impl FnMut(&RecordBatchHeader, &[u8], u64),
     ) -> Result<u64, StoreError> {
         let path = self.segment_path(partition, base, FileKind::Log);
         let file = self.files.get(&self.rt, &path, false).await.map_err(StoreError::io("open a segment"))?;
@@ -460,7 +477,7 @@ impl<R: Runtime> LogStore<R> {
             let more = file.read_at(from, want).await.map_err(StoreError::io("read a segment"))?;
             buffer.extend_from_slice(&more);
             let (used, end) = scan(&buffer, expected, |header, at| {
-                found(header, position + at as u64);
+                found(header, &buffer[at..at + header.size_in_bytes()], position + at as u64);
                 expected = header.next_offset().0;
                 ControlFlow::Continue(())
             });
@@ -477,12 +494,19 @@ impl<R: Runtime> LogStore<R> {
         }
     }
 
-    /// Makes the indexes that are missing of sealed segments.
+    /// Makes the indexes that are missing or damaged of sealed segments.
     async fn rebuild_indexes(&self, partition: &Rc<Partition>, listing: &mut Listing) -> Result<(), StoreError> {
         let sealed = listing.logs.len().saturating_sub(1);
         let bases: Vec<i64> = listing.logs.keys().copied().take(sealed).collect();
         let interval = partition.spec.borrow().config.index_interval_bytes;
-        for base in bases {
+        let mut txn_wanted = Vec::new();
+        for (at, base) in bases.iter().copied().enumerate() {
+            let next = bases.get(at + 1).copied().unwrap_or(i64::MAX);
+            let mut txn_missing = listing.indexes.contains(&(base, FileKind::TxnIndex))
+                && !self.txn_index_is_whole(partition, base, next).await?;
+            if txn_missing {
+                txn_wanted.push(base);
+            }
             let whole =
                 [FileKind::OffsetIndex, FileKind::TimeIndex].iter().all(|k| listing.indexes.contains(&(base, *k)));
             if whole {
@@ -490,7 +514,8 @@ impl<R: Runtime> LogStore<R> {
             }
             tracing::info!(partition = %partition.dir_name(), segment = base, "index is missing, it is rebuilt");
             let mut index = IndexBuilder::new(base);
-            self.scan_segment(partition, base, 0, |h, position| {
+            self.scan_segment(partition, base, 0, |h, bytes, position| {
+                txn_missing |= is_abort(h, bytes);
                 let len = h.size_in_bytes() as u32;
                 let timestamp = if h.record_count > 0 { h.max_timestamp } else { -1 };
                 index.on_batch(h.base_offset.0, h.last_offset().0, timestamp, position, len, interval);
@@ -504,6 +529,13 @@ impl<R: Runtime> LogStore<R> {
                 self.files.forget(&path);
                 self.rt.write_file_atomic(&path, bytes).await.map_err(StoreError::io("write a rebuilt index"))?;
             }
+            if txn_missing && txn_wanted.last() != Some(&base) {
+                txn_wanted.push(base);
+            }
+        }
+        if !txn_wanted.is_empty() {
+            let made = self.rebuild_txn_indexes(partition, &bases, &txn_wanted).await?;
+            listing.indexes.extend(made.into_iter().map(|base| (base, FileKind::TxnIndex)));
         }
         Ok(())
     }

@@ -74,8 +74,8 @@ const INDEX_CACHE_BYTES: usize = 16 << 20;
 /// By partition. The same history gives the same order of iteration, so simulations can be replayed.
 type IdMap<V> = HashMap<PartitionId, V, BuildHasherDefault<DefaultHasher>>;
 
-/// Called whenever a partition's high watermark moves; must not block.
-pub type HighWatermarkHook = Rc<dyn Fn(PartitionId, Offset)>;
+/// Called whenever a partition's high watermark moves, and with it perhaps the last stable offset; must not block.
+pub type HighWatermarkHook = Rc<dyn Fn(PartitionId, EndOffsets)>;
 
 /// Where the store is in its life.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

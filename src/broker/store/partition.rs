@@ -143,13 +143,34 @@ pub(super) struct Segment {
     pub(super) index: Option<Box<IndexBuilder>>,
     /// Aborted transactions whose marker is here, oldest first; none once it is sealed (the file has them).
     pub(super) aborted: Vec<AbortedTxn>,
+    pub(super) txn_file: TxnFile,
+}
+
+/// What is known of a segment's transaction index file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum TxnFile {
+    /// There is none.
+    Missing,
+    /// It holds so many entries: the first ones of `aborted`, or of a sealed segment all.
+    Holds(usize),
+    /// There is one from before the last load, perhaps of what has been cut since.
+    Stale,
 }
 
 impl Segment {
     pub(super) fn new(base: i64) -> Self {
         let index = Some(Box::new(IndexBuilder::new(base)));
         let (first_timestamp, max_timestamp) = (None, Some(-1));
-        Self { base, size: 0, first_timestamp, max_timestamp, on_disk: false, index, aborted: Vec::new() }
+        Self {
+            base,
+            size: 0,
+            first_timestamp,
+            max_timestamp,
+            on_disk: false,
+            index,
+            aborted: Vec::new(),
+            txn_file: TxnFile::Missing,
+        }
     }
 }
 

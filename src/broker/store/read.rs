@@ -1,13 +1,14 @@
-//! Reads: from the tail without a copy, or from segments by index and direct I/O; whole batches, up to the high watermark.
+//! Reads: from the tail without a copy, or from segments by index and direct I/O; whole batches, up to the high watermark or the last stable offset.
 
 use super::LogStore;
 use super::partition::{Log, Partition};
-use super::types::{Isolation, ReadError, ReadRequest, ReadResult};
+use super::types::{AbortedTransaction, Isolation, ReadError, ReadRequest, ReadResult};
 use crate::error_code::ErrorCode;
 use crate::ids::{LeaderEpoch, Offset, PartitionId};
 use crate::log::batch::{self, RecordBatchHeader};
 use crate::log::index::OffsetEntry;
 use crate::log::segment::FileKind;
+use crate::log::txn_index::AbortedTxn;
 use bytes::{Bytes, BytesMut};
 use coreline_io::{File, IoErrorKind, Runtime};
 use futures_util::future::join_all;
@@ -22,7 +23,8 @@ const SLACK_BYTES: usize = 16 << 10;
 
 /// What a read finds in memory: the answer, or where to look on disk.
 enum Plan {
-    Done(ReadResult),
+    /// And the offset after the last record.
+    Done(ReadResult, Offset),
     Cold(Cold),
     /// Files are being renamed.
     Wait,
@@ -88,7 +90,12 @@ impl<R: Runtime> LogStore<R> {
                 plan(log, request, after)
             })?;
             match plan? {
-                Plan::Done(result) => return Ok(result),
+                Plan::Done(result, end) => {
+                    if let Some(result) = self.with_aborted(&partition, request, result, end).await? {
+                        return Ok(result);
+                    }
+                    after = None;
+                }
                 Plan::Wait => changed.await,
                 Plan::Cold(cold) => {
                     let (segment, generation) = (cold.segment, cold.generation);
@@ -99,7 +106,12 @@ impl<R: Runtime> LogStore<R> {
                         continue;
                     }
                     match read {
-                        Ok(Some(result)) => return Ok(result),
+                        Ok(Some((result, end))) => {
+                            if let Some(result) = self.with_aborted(&partition, request, result, end).await? {
+                                return Ok(result);
+                            }
+                            after = None;
+                        }
                         // The rest of the segment was compacted away.
                         Ok(None) => after = Some(segment),
                         Err(error) => {
@@ -110,6 +122,23 @@ impl<R: Runtime> LogStore<R> {
                 }
             }
         }
+    }
+
+    /// Adds the aborted transactions of what was read up to `end`, if the reader asks for them. None: segments changed.
+    async fn with_aborted(
+        &self,
+        partition: &Rc<Partition>,
+        request: &ReadRequest,
+        mut result: ReadResult,
+        end: Offset,
+    ) -> Result<Option<ReadResult>, ReadError> {
+        if request.isolation == Isolation::ReadUncommitted || result.records.is_empty() {
+            return Ok(Some(result));
+        }
+        let Some(found) = self.aborted_between(partition, request.offset, end).await? else { return Ok(None) };
+        let of = |txn: &AbortedTxn| AbortedTransaction { producer_id: txn.producer_id, first_offset: txn.first_offset };
+        result.aborted = found.iter().map(of).collect();
+        Ok(Some(result))
     }
 
     /// The partition, loaded.
@@ -139,13 +168,13 @@ impl<R: Runtime> LogStore<R> {
         partition.with(|log| f(log, epoch)).ok_or_else(gone)
     }
 
-    /// Reads from one segment. None: it holds nothing from the offset on.
+    /// Reads from one segment. Gives also the offset after what was read. None: it holds nothing from the offset on.
     async fn read_cold(
         &self,
         partition: &Rc<Partition>,
         request: &ReadRequest,
         cold: Cold,
-    ) -> Result<Option<ReadResult>, ReadError> {
+    ) -> Result<Option<(ReadResult, Offset)>, ReadError> {
         let offset = request.offset.0;
         let mut position = match cold.hint {
             Some(position) => position,
@@ -212,7 +241,7 @@ impl<R: Runtime> LogStore<R> {
             });
         }
         self.count(|s| s.cold_bytes += rope.len() as u64);
-        Ok(Some(result))
+        Ok(Some((result, Offset(next_offset))))
     }
 
     /// Reads from the end of `rope` until it holds `want` bytes or the segment ends; several reads at a time.
@@ -303,10 +332,7 @@ fn plan(log: &Log, request: &ReadRequest, after: Option<i64>) -> Result<Plan, Re
         error.offsets = Some(ends);
         return Err(error);
     }
-    let limit = match request.isolation {
-        Isolation::ReadUncommitted => ends.high_watermark,
-        Isolation::ReadCommitted => ends.last_stable,
-    };
+    let limit = ends.readable(request.isolation);
     let mut result = ReadResult {
         high_watermark: ends.high_watermark,
         last_stable_offset: ends.last_stable,
@@ -315,7 +341,7 @@ fn plan(log: &Log, request: &ReadRequest, after: Option<i64>) -> Result<Plan, Re
         aborted: Vec::new(),
     };
     if offset >= limit.0 {
-        return Ok(Plan::Done(result));
+        return Ok(Plan::Done(result, request.offset));
     }
     let segment = match after {
         None => log.segments.get(log.segment_of(offset)),
@@ -324,14 +350,19 @@ fn plan(log: &Log, request: &ReadRequest, after: Option<i64>) -> Result<Plan, Re
     // Between the last batch that is left of a compacted segment and the first that is resident there may be nothing.
     let resident = log.tail.start().filter(|start| after.is_some() && segment.is_none_or(|s| *start <= s.base));
     if let Some(from) = log.tail.find(offset).or(resident.map(|_| 0)) {
+        let mut end = offset;
         let gathered = log.tail.gather(from, |b, taken| {
             let first = taken == 0 && request.at_least_one;
-            b.last < limit.0 && (first || taken + b.len as usize <= request.max_bytes)
+            let take = b.last < limit.0 && (first || taken + b.len as usize <= request.max_bytes);
+            if take {
+                end = b.last + 1;
+            }
+            take
         });
         result.records = gathered.parts;
-        return Ok(Plan::Done(result));
+        return Ok(Plan::Done(result, Offset(end)));
     }
-    let Some(segment) = segment else { return Ok(Plan::Done(result)) };
+    let Some(segment) = segment else { return Ok(Plan::Done(result, request.offset)) };
     if log.renaming {
         return Ok(Plan::Wait);
     }

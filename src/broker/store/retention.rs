@@ -150,7 +150,7 @@ impl<R: Runtime> LogStore<R> {
         let delay = partition.spec.borrow().config.file_delete_delay_ms;
         let mut renamed = Vec::new();
         for base in dead {
-            for kind in [FileKind::OffsetIndex, FileKind::TimeIndex, FileKind::Log] {
+            for kind in FileKind::SEGMENT {
                 let path = self.segment_path(partition, base, kind);
                 self.files.forget(&path);
                 self.indexes.borrow_mut().forget(&path);

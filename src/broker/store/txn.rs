@@ -1,18 +1,21 @@
 //! Transactions of a partition: their ends, and who may append to one.
 
 use super::append::{Done, add_all, stamp_of, unknown_partition};
-use super::partition::{Log, Payload};
+use super::partition::{Log, Partition, Payload, TxnFile};
 use super::types::{
-    Acks, AppendError, AppendOrigin, Appended, PartitionSpec, ReadError, TxnMarker, TxnProducer, TxnState,
+    Acks, AppendError, AppendOrigin, Appended, PartitionSpec, ReadError, StoreError, TxnMarker, TxnProducer, TxnState,
 };
 use super::{LogStore, StoreState};
 use crate::error_code::ErrorCode;
 use crate::ids::{Offset, PartitionId};
 use crate::log::batch::{self, RecordBatchHeader};
-use crate::log::producer_state::Undo;
-use crate::log::txn_marker::{EndTxnMarker, build_marker};
-use bytes::BytesMut;
-use coreline_io::Runtime;
+use crate::log::producer_state::{ProducerStates, Undo};
+use crate::log::segment::FileKind;
+use crate::log::txn_index::{self, AbortedTxn, Entries};
+use crate::log::txn_marker::{EndTxnMarker, build_marker, read_marker};
+use bytes::{Bytes, BytesMut};
+use coreline_io::{IoErrorKind, IoResult, Runtime};
+use std::collections::BTreeMap;
 use std::rc::Rc;
 
 pub(super) fn stopped() -> AppendError {
@@ -62,6 +65,154 @@ impl<R: Runtime> LogStore<R> {
             ReadError::new(error.code, error.message)
         })
     }
+}
+
+impl<R: Runtime> LogStore<R> {
+    /// The aborted transactions that concern a reader of `from..to`. None: segments changed meanwhile.
+    pub(super) async fn aborted_between(
+        &self,
+        partition: &Partition,
+        from: Offset,
+        to: Offset,
+    ) -> Result<Option<Vec<AbortedTxn>>, ReadError> {
+        let changed = partition.changed.notified();
+        let sources = self.with_log(partition, |log, _| {
+            let (mut files, mut resident) = (Vec::new(), Vec::new());
+            let mut complete = false;
+            for segment in &log.segments[log.segment_of(from.0)..] {
+                if segment.index.is_some() {
+                    complete = complete || txn_index::collect(&segment.aborted[..], from, to, &mut resident);
+                } else if segment.txn_file != TxnFile::Missing {
+                    files.push(segment.base);
+                }
+            }
+            // Names of files are changing.
+            if log.renaming && !files.is_empty() { None } else { Some((log.generation, files, resident)) }
+        })?;
+        let Some((generation, files, mut resident)) = sources else {
+            changed.await;
+            return Ok(None);
+        };
+        let mut found = Vec::new();
+        for base in files {
+            let bytes = self.txn_index_bytes(partition, base).await;
+            if partition.with(|log| log.generation) != Some(generation) {
+                return Ok(None);
+            }
+            if txn_index::collect(&Entries(&bytes?), from, to, &mut found) {
+                return Ok(Some(found));
+            }
+        }
+        found.append(&mut resident);
+        Ok(Some(found))
+    }
+
+    /// The transaction index of a sealed segment, which has one.
+    async fn txn_index_bytes(&self, partition: &Partition, base: i64) -> Result<Bytes, ReadError> {
+        let path = self.segment_path(partition, base, FileKind::TxnIndex);
+        if let Some(bytes) = self.indexes.borrow_mut().get(&path) {
+            return Ok(bytes);
+        }
+        let generation = partition.with(|log| log.generation);
+        let bytes = Bytes::from(self.rt.read_file(&path).await.map_err(super::read::read_failed)?);
+        if generation == partition.with(|log| log.generation) {
+            self.indexes.borrow_mut().put(path, bytes.clone());
+        }
+        Ok(bytes)
+    }
+
+    /// Writes what a growing segment knows of aborted transactions whose markers are before `end`, if its file has not got it.
+    pub(super) async fn write_txn_index(&self, partition: &Partition, base: i64, end: i64) -> IoResult<()> {
+        let due = partition.with(|log| {
+            let segment = log.segments.iter().find(|s| s.base == base && s.index.is_some())?;
+            let count = segment.aborted.partition_point(|txn| txn.last_offset.0 < end);
+            let known = match segment.txn_file {
+                TxnFile::Missing => Some(0),
+                TxnFile::Holds(entries) => Some(entries),
+                TxnFile::Stale => None,
+            };
+            (known != Some(count)).then(|| (count, txn_index::encode(&segment.aborted[..count])))
+        });
+        let Some((count, bytes)) = due.flatten() else { return Ok(()) };
+        let path = self.segment_path(partition, base, FileKind::TxnIndex);
+        self.indexes.borrow_mut().forget(&path);
+        let written = self.rt.write_file_atomic(&path, &bytes).await;
+        self.indexes.borrow_mut().forget(&path);
+        written.map_err(|e| self.directory_failed(e))?;
+        partition.with(|log| {
+            if let Some(segment) = log.segments.iter_mut().find(|s| s.base == base) {
+                segment.txn_file = TxnFile::Holds(count);
+            }
+        });
+        Ok(())
+    }
+
+    /// The entries of a growing segment's file, if there is one. None: it is damaged.
+    pub(super) async fn read_txn_index(
+        &self,
+        partition: &Partition,
+        base: i64,
+    ) -> Result<Option<Vec<AbortedTxn>>, StoreError> {
+        let bytes = match self.rt.read_file(&self.segment_path(partition, base, FileKind::TxnIndex)).await {
+            Ok(bytes) => bytes,
+            Err(error) if error.kind == IoErrorKind::NotFound => return Ok(Some(Vec::new())),
+            Err(error) => return Err(StoreError::io("read a transaction index")(error)),
+        };
+        let (entries, whole) = txn_index::decode(&bytes, Offset(base));
+        if !whole {
+            tracing::warn!(partition = %partition.dir_name(), segment = base, "transaction index is damaged");
+        }
+        Ok(whole.then_some(entries))
+    }
+
+    /// True if the file of a sealed segment is whole, as far as it can be seen.
+    pub(super) async fn txn_index_is_whole(
+        &self,
+        partition: &Partition,
+        base: i64,
+        end: i64,
+    ) -> Result<bool, StoreError> {
+        let path = self.segment_path(partition, base, FileKind::TxnIndex);
+        let bytes = self.rt.read_file(&path).await.map_err(StoreError::io("read a transaction index"))?;
+        let (entries, whole) = txn_index::decode(&bytes, Offset(base));
+        Ok(whole && entries.last().is_none_or(|last| last.last_offset.0 < end))
+    }
+
+    /// Makes the transaction indexes of these segments anew, from all batches of the log. Gives those that have one now.
+    pub(super) async fn rebuild_txn_indexes(
+        &self,
+        partition: &Rc<Partition>,
+        bases: &[i64],
+        wanted: &[i64],
+    ) -> Result<Vec<i64>, StoreError> {
+        let mut producers = ProducerStates::default();
+        let mut found: BTreeMap<i64, Vec<AbortedTxn>> = BTreeMap::new();
+        for base in bases.iter().filter(|base| wanted.last().is_some_and(|last| *base <= last)) {
+            let scanned = self.scan_segment(partition, *base, 0, |header, bytes, _| {
+                let aborted = producers.note(header, bytes).aborted;
+                producers.committed(header.next_offset());
+                found.entry(*base).or_default().extend(aborted);
+            });
+            scanned.await?;
+        }
+        let mut made = Vec::new();
+        for base in wanted {
+            let entries = found.remove(base).unwrap_or_default();
+            tracing::info!(
+                partition = %partition.dir_name(), segment = base, entries = entries.len(), "transaction index is rebuilt"
+            );
+            let path = self.segment_path(partition, *base, FileKind::TxnIndex);
+            let written = self.rt.write_file_atomic(&path, &txn_index::encode(&entries)).await;
+            written.map_err(StoreError::io("write a rebuilt transaction index"))?;
+            made.push(*base);
+        }
+        Ok(made)
+    }
+}
+
+/// True if a batch ends a transaction by aborting it.
+pub(super) fn is_abort(header: &RecordBatchHeader, bytes: &[u8]) -> bool {
+    read_marker(header, bytes).is_some_and(|marker| !marker.commit)
 }
 
 impl Log {

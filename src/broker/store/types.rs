@@ -332,6 +332,17 @@ pub struct EndOffsets {
     pub log_end: Offset,
 }
 
+impl EndOffsets {
+    /// The end for a reader of this isolation.
+    #[must_use]
+    pub const fn readable(&self, isolation: Isolation) -> Offset {
+        match isolation {
+            Isolation::ReadUncommitted => self.high_watermark,
+            Isolation::ReadCommitted => self.last_stable,
+        }
+    }
+}
+
 /// What ListOffsets can ask.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum OffsetQuery {

@@ -2,11 +2,13 @@
 
 use super::read::{BatchReader, Next};
 use super::{DumpArgs, Kind, dump_ours, kind_of};
+use crate::ids::Offset;
 use crate::log::batch::{self, Compression, Record, RecordBatchHeader};
 use crate::log::compression::DECOMPRESSED_BYTES_MAX;
 use crate::log::index::{OFFSET_ENTRY_LEN, OffsetEntry, TIME_ENTRY_LEN, TimeEntry};
 use crate::log::producer_state::snapshot_entries;
 use crate::log::segment::{FileKind, file_name};
+use crate::log::txn_index;
 use std::fs;
 use std::io::{self, Read, Seek, Write};
 use std::path::Path;
@@ -18,6 +20,7 @@ pub(super) fn file(path: &Path, args: &DumpArgs, out: &mut impl Write, problems:
         Some(Kind::Partition(base, FileKind::Log)) => segment(path, base, args, out, problems),
         Some(Kind::Partition(base, FileKind::OffsetIndex)) => offset_index(path, base, out, problems),
         Some(Kind::Partition(base, FileKind::TimeIndex)) => time_index(path, base, out),
+        Some(Kind::Partition(base, FileKind::TxnIndex)) => aborted(path, base, out, problems),
         Some(Kind::Partition(_, FileKind::Snapshot)) => snapshot(path, out, problems),
         Some(other) => dump_ours::file(path, other, args, out, problems),
         None => {
@@ -218,6 +221,21 @@ fn time_index(path: &Path, base: i64, out: &mut impl Write) -> io::Result<()> {
     for n in 0..index.len() / TIME_ENTRY_LEN {
         let Some(entry) = TimeEntry::get(&index, base, n).filter(|e| n == 0 || e.offset != base) else { break };
         writeln!(out, "timestamp: {} offset: {}", entry.timestamp, entry.offset)?;
+    }
+    Ok(())
+}
+
+fn aborted(path: &Path, base: i64, out: &mut impl Write, problems: &mut Vec<String>) -> io::Result<()> {
+    let (entries, whole) = txn_index::decode(&fs::read(path)?, Offset(base));
+    for e in &entries {
+        writeln!(
+            out,
+            "version: 0 producerId: {} firstOffset: {} lastOffset: {} lastStableOffset: {}",
+            e.producer_id, e.first_offset, e.last_offset, e.last_stable_offset
+        )?;
+    }
+    if !whole {
+        problems.push(format!("byte {}: no aborted transaction of this segment", entries.len() * txn_index::ENTRY_LEN));
     }
     Ok(())
 }

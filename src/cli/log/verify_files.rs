@@ -6,12 +6,14 @@ use super::verify::Unit;
 use super::{Kind, kind_of};
 use crate::controller::raft_log::{decode_snapshot, group_after, replay};
 use crate::controller::records::decode_records;
+use crate::ids::Offset;
 use crate::log::batch::{self, RecordBatchHeader};
 use crate::log::index::{OFFSET_ENTRY_LEN, OffsetEntry, TIME_ENTRY_LEN, TimeEntry};
 use crate::log::index::{valid_offset_index, valid_time_index};
 use crate::log::journal::{BLOCK, Entry, FrameHeader, decode_frame};
 use crate::log::producer_state::ProducerStates;
 use crate::log::segment::{FileKind, file_name};
+use crate::log::txn_index;
 use bytes::Bytes;
 use std::fs;
 use std::io::{self, Read, Seek};
@@ -66,6 +68,13 @@ fn check_kind(unit: &Unit, done: &AtomicU64, checked: &mut Checked) -> io::Resul
     let bytes = Bytes::from(fs::read(path)?);
     done.fetch_add(bytes.len() as u64, Ordering::Relaxed);
     match kind_of(path) {
+        Some(Kind::Partition(base, FileKind::TxnIndex)) => {
+            let (entries, whole) = txn_index::decode(&bytes, Offset(base));
+            if !whole {
+                let byte = (entries.len() * txn_index::ENTRY_LEN) as u64;
+                checked.find(path, byte, false, "no aborted transaction of this segment: the index is built again");
+            }
+        }
         Some(Kind::Partition(..)) if ProducerStates::decode_snapshot(&bytes).is_some() => {}
         Some(Kind::Partition(..)) => {
             checked.find(path, 0, false, "the snapshot's checksum is wrong: producers are read from the segments");

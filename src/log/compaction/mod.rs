@@ -32,7 +32,7 @@ pub use filter::{BatchCleaner, Cleaned, Counts, KeyReader, KeyStep, LastRecord, 
 pub use offset_map::{ENTRY_BYTES, OffsetMap};
 pub use plan::{Assessment, CleaningRules, LogView, SegmentView, assess, choose, group};
 pub use swap::Swap;
-pub use transactions::{AbortedTransaction, Transactions};
+pub use transactions::Transactions;
 
 #[cfg(test)]
 mod tests;

@@ -4,9 +4,9 @@
 
 use super::files::{BatchReader, SegmentWriter};
 use super::{CleanError, rules};
-use crate::broker::store::partition::Partition;
+use crate::broker::store::partition::{Partition, TxnFile};
 use crate::broker::store::{LogStore, StoreState};
-use crate::ids::ProducerId;
+use crate::ids::{Offset, ProducerId};
 use crate::log::batch::{self, RecordBatchHeader};
 use crate::log::compaction::{
     Assessment, BatchCleaner, Cleaned, Counts, KeyReader, KeyStep, LastRecord, OffsetMap, Retention, SegmentView, Step,
@@ -14,6 +14,7 @@ use crate::log::compaction::{
 };
 use crate::log::log_config::LogConfig;
 use crate::log::segment::{FileKind, file_name};
+use crate::log::txn_index::{self, AbortedTxn};
 use bytes::Bytes;
 use coreline_io::{File, IoError, IoErrorKind, Runtime};
 use std::cell::Cell;
@@ -35,6 +36,8 @@ pub(super) struct Job {
     /// Bytes of one read or write.
     piece: usize,
     last_records: HashMap<ProducerId, LastRecord>,
+    /// The aborted transactions that touch `segments`.
+    aborted: Vec<AbortedTxn>,
     now_ms: i64,
 }
 
@@ -42,6 +45,8 @@ pub(super) struct Job {
 pub(super) struct Built {
     pub(super) swap: Swap,
     pub(super) size: u64,
+    /// Entries of its transaction index, if it has one.
+    pub(super) aborted: Option<usize>,
     /// Something went, or a horizon was set.
     changed: bool,
     counts: Counts,
@@ -76,7 +81,7 @@ impl<R: Runtime> LogStore<R> {
             delete_retention_ms: job.config.delete_retention_ms,
             last_records: &job.last_records,
         };
-        let mut transactions = Transactions::default();
+        let mut transactions = Transactions::new(job.aborted.iter().copied());
         let mut counts = Counts::default();
         for range in group(&job.segments[..count], end, &rules(&job.config)) {
             let segments = &job.segments[range];
@@ -120,6 +125,9 @@ impl<R: Runtime> LogStore<R> {
             (log.generation == generation).then_some(last_records)
         });
         let last_records = state.flatten().ok_or(CleanError::Changed)?;
+        let (from, to) = (segments.first().map_or(0, |s| s.base), found.first_uncleanable);
+        let aborted = self.aborted_between(partition, Offset(from), Offset(to)).await;
+        let aborted = aborted.map_err(|e| CleanError::Uncleanable(e.message))?.ok_or(CleanError::Changed)?;
         Ok(Job {
             partition: partition.clone(),
             config,
@@ -129,6 +137,7 @@ impl<R: Runtime> LogStore<R> {
             first_uncleanable: found.first_uncleanable,
             piece: self.cleaner.options.borrow().io_buffer_bytes,
             last_records,
+            aborted,
             now_ms: self.rt.wall_ms(),
         })
     }
@@ -142,6 +151,8 @@ impl<R: Runtime> LogStore<R> {
         let records = job.first_uncleanable.saturating_sub(job.first_dirty).max(1) as u64;
         let seed = (self.rt.next_u64(), self.rt.next_u64());
         let mut map = OffsetMap::new(bytes, load_factor, records, seed);
+        // A record of an aborted transaction supersedes nothing.
+        let mut transactions = Transactions::new(job.aborted.iter().copied());
         let first = job.segments.partition_point(|s| s.base <= job.first_dirty).saturating_sub(1);
         for segment in &job.segments[first..] {
             let position = if segment.base < job.first_dirty {
@@ -151,7 +162,8 @@ impl<R: Runtime> LogStore<R> {
             };
             let mut reader = self.batch_reader(job, segment, position).await?;
             while let Some((header, bytes)) = self.next_batch(job, &mut reader).await? {
-                if header.is_control() || header.last_offset().0 < job.first_dirty {
+                let aborted = transactions.on_batch(&header, &bytes);
+                if aborted || header.is_control() || header.last_offset().0 < job.first_dirty {
                     continue;
                 }
                 if let Some(end) = self.read_keys(job, &header, &bytes, &mut map).await? {
@@ -217,9 +229,31 @@ impl<R: Runtime> LogStore<R> {
                 self.throttle(written).await;
             }
         }
+        let aborted = self.write_cleaned_txn_index(job, segments, &transactions.take_kept()).await?;
         let size = self.finish_files(job, writer, base).await?;
         let swap = Swap { replaced: segments.iter().map(|s| s.base).collect() };
-        Ok(Built { swap, size, changed, counts })
+        Ok(Built { swap, size, aborted, changed, counts })
+    }
+
+    /// The transaction index of the new segment, if there is something to hold, or one to take the place of. Gives its entries.
+    async fn write_cleaned_txn_index(
+        &self,
+        job: &Job,
+        segments: &[SegmentView],
+        kept: &[AbortedTxn],
+    ) -> Result<Option<usize>, CleanError> {
+        let bases: Vec<i64> = segments.iter().map(|s| s.base).collect();
+        let had = job.partition.with(|log| {
+            let mut replaced = log.segments.iter().filter(|s| bases.contains(&s.base));
+            replaced.any(|s| s.txn_file != TxnFile::Missing)
+        });
+        if kept.is_empty() && had != Some(true) {
+            return Ok(None);
+        }
+        let path = self.cleaned_path(job, bases[0], FileKind::TxnIndex);
+        let written = self.rt.write_file_atomic(&path, &txn_index::encode(kept)).await;
+        written.map_err(|e| self.cleaned_write_failed(job, e))?;
+        Ok(Some(kept.len()))
     }
 
     async fn clean_batch(
@@ -305,7 +339,7 @@ impl<R: Runtime> LogStore<R> {
 
     /// Removes what a cleaning that was given up left. What stays goes at the next load or the next cleaning.
     pub(super) async fn remove_cleaned(&self, job: &Job, base: i64) {
-        for kind in [FileKind::Log, FileKind::OffsetIndex, FileKind::TimeIndex] {
+        for kind in FileKind::SEGMENT {
             let _ = self.rt.remove_file(&self.cleaned_path(job, base, kind)).await;
         }
     }

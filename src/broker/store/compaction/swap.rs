@@ -1,7 +1,7 @@
 //! A cleaned segment takes the places of those it was made from. A crash at any point leaves the old or the new.
 //!
 //! ```text
-//! 1. `<base>.{log,index,timeindex}.cleaned`      on the device, names too; nobody knows of them
+//! 1. `<base>.{log,…index}.cleaned`              on the device, names too; nobody knows of them
 //! 2. `compaction.swap`: which segments go        from here on the new one counts
 //! 3. new files renamed to their places, the other replaced ones removed, names durable
 //! 4. `compaction.swap` removed, durably          before anything else may happen to the segments
@@ -13,7 +13,7 @@
 
 use super::CleanError;
 use super::clean::{Built, Job};
-use crate::broker::store::partition::{Log, Segment};
+use crate::broker::store::partition::{Log, Segment, TxnFile};
 use crate::broker::store::types::StoreError;
 use crate::broker::store::{LogStore, StoreState};
 use crate::log::compaction::Swap;
@@ -23,7 +23,6 @@ use std::path::Path;
 use std::rc::Rc;
 use std::time::Duration;
 
-const KINDS: [FileKind; 3] = [FileKind::OffsetIndex, FileKind::TimeIndex, FileKind::Log];
 /// A full disk is tried again after this long.
 const RETRY_AFTER: Duration = Duration::from_millis(500);
 
@@ -94,7 +93,7 @@ impl<R: Runtime> LogStore<R> {
     }
 
     async fn rename_cleaned(&self, dir: &Path, swap: &Swap) -> IoResult<()> {
-        for kind in KINDS {
+        for kind in FileKind::SEGMENT {
             let path = dir.join(file_name(swap.target(), kind));
             let cleaned = dir.join(format!("{}{}", file_name(swap.target(), kind), Swap::SUFFIX));
             let renamed = self.rt.rename(&cleaned, &path).await;
@@ -107,7 +106,7 @@ impl<R: Runtime> LogStore<R> {
 
     async fn remove_replaced(&self, dir: &Path, swap: &Swap) -> IoResult<()> {
         for base in &swap.replaced[1..] {
-            for kind in KINDS {
+            for kind in FileKind::SEGMENT {
                 let path = dir.join(file_name(*base, kind));
                 self.files.forget(&path);
                 self.indexes.borrow_mut().forget(&path);
@@ -174,7 +173,9 @@ fn replace(log: &mut Log, built: &Built, generation: u64) {
         "segments {bases:?} are there while they are swapped"
     );
     assert!(old.iter().all(|s| s.index.is_none() && s.on_disk), "only complete segments are cleaned");
-    let new = Segment { size: built.size, on_disk: true, index: None, max_timestamp: None, ..Segment::new(bases[0]) };
+    let mut new =
+        Segment { size: built.size, on_disk: true, index: None, max_timestamp: None, ..Segment::new(bases[0]) };
+    new.txn_file = built.aborted.map_or(TxnFile::Missing, TxnFile::Holds);
     log.segments.splice(first..first + bases.len(), [new]);
     let end = log.segments[first + 1].base;
     log.tail.forget_before(end);

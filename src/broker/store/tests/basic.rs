@@ -147,7 +147,7 @@ fn watchers_are_told_once_a_group() {
         let store = loaded(&node, &fatals).await;
         let seen = Rc::new(RefCell::new(Vec::new()));
         let told = seen.clone();
-        store.on_high_watermark(Rc::new(move |id, offset| told.borrow_mut().push((id, offset.0))));
+        store.on_high_watermark(Rc::new(move |id, ends| told.borrow_mut().push((id, ends.high_watermark.0))));
         let answers: Vec<_> = (0..5).map(|n| store.append(id(0), batch_of(&[n], 10), LOCAL)).collect();
         for answer in answers {
             answer.await.expect("acked");

@@ -12,7 +12,7 @@ use std::cell::RefCell;
 use std::rc::Rc;
 
 /// One transactional batch of `producer` (id, epoch, first sequence number).
-fn txn_batch(numbers: &[u64], size: usize, producer: (i64, i16, i32)) -> BytesMut {
+pub(super) fn txn_batch(numbers: &[u64], size: usize, producer: (i64, i16, i32)) -> BytesMut {
     let builder = BatchBuilder::default().attributes(0x10);
     let mut builder = builder.producer(ProducerId(producer.0), ProducerEpoch(producer.1), producer.2);
     for number in numbers {
@@ -29,21 +29,31 @@ async fn produce<R: Runtime>(
     partition: PartitionId,
     records: BytesMut,
 ) -> Result<Appended, AppendError> {
+    produce_v(store, partition, records, false).await
+}
+
+pub(super) async fn produce_v<R: Runtime>(
+    store: &Rc<LogStore<R>>,
+    partition: PartitionId,
+    records: BytesMut,
+    v2: bool,
+) -> Result<Appended, AppendError> {
     let header = batch::parse_header(&records).expect("a header");
     let producer = TxnProducer {
         producer_id: header.producer_id,
         producer_epoch: header.producer_epoch,
         base_sequence: header.base_sequence,
-        v2: false,
+        v2,
     };
-    let guard = match store.txn_state(partition, producer, NOW).await.expect("loaded") {
-        TxnState::Ongoing => None,
-        TxnState::Unverified(guard) => Some(guard),
+    let guard = match store.txn_state(partition, producer, NOW).await {
+        Ok(TxnState::Ongoing) => None,
+        Ok(TxnState::Unverified(guard)) => Some(guard),
+        Err(error) => return Err(AppendError { code: error.code, message: error.message, record_errors: Vec::new() }),
     };
     store.append_transactional(partition, records, LOCAL, TxnAppend { guard, by_coordinator: false }).await
 }
 
-fn marker(n: u32, producer: (i64, i16), coordinator_epoch: i32, commit: bool) -> TxnMarker {
+pub(super) fn marker(n: u32, producer: (i64, i16), coordinator_epoch: i32, commit: bool) -> TxnMarker {
     TxnMarker {
         partition: id(n),
         producer_id: ProducerId(producer.0),
