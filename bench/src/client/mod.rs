@@ -114,6 +114,14 @@ impl Client {
         &self.address
     }
 
+    /// The APIs that the broker serves, in the order of their keys: key, lowest and highest version.
+    #[must_use]
+    pub fn served(&self) -> Vec<(i16, i16, i16)> {
+        let mut served: Vec<_> = self.versions.iter().map(|(key, (min, max))| (*key, *min, *max)).collect();
+        served.sort_unstable();
+        served
+    }
+
     /// The highest version of a request that both sides know.
     ///
     /// # Errors

@@ -2,7 +2,7 @@
 
 use super::{Done, connect, print, said};
 use clap::Parser;
-use kafka_protocol::messages::{ApiKey, ApiVersionsRequest, DescribeClusterRequest};
+use kafka_protocol::messages::{ApiKey, DescribeClusterRequest};
 use std::fmt::Write as _;
 
 /// Say which APIs and versions the brokers serve.
@@ -20,13 +20,12 @@ pub(super) fn run(args: &Args) -> Done {
     brokers.sort_by_key(|b| b.broker_id.0);
     for broker in brokers {
         let address = format!("{}:{}", broker.host.as_str(), broker.port);
-        let answer = connect(&address)?.call(&ApiVersionsRequest::default()).map_err(said)?;
+        let served = connect(&address)?.served();
         let rack = broker.rack.as_ref().map_or_else(|| "null".to_owned(), ToString::to_string);
         let (id, fenced) = (broker.broker_id.0, broker.is_fenced);
         let mut out = format!("{address} (id: {id} rack: {rack} isFenced: {fenced}) -> (\n");
-        let served: Vec<String> =
-            answer.api_keys.iter().map(|k| line(k.api_key, k.min_version, k.max_version)).collect();
-        let _ = writeln!(out, "{}\n)", served.join(",\n"));
+        let lines: Vec<String> = served.into_iter().map(|(key, min, max)| line(key, min, max)).collect();
+        let _ = writeln!(out, "{}\n)", lines.join(",\n"));
         print(&out);
     }
     Ok(())
