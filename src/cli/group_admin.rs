@@ -145,7 +145,7 @@ impl Groups {
     }
 
     /// Asks a group's coordinator; again while `code` of the answer says that it is on its way.
-    fn ask<T>(
+    pub(super) fn ask<T>(
         &mut self,
         group: &str,
         mut call: impl FnMut(&mut Client) -> Result<T, String>,
@@ -395,7 +395,7 @@ impl Groups {
 
 /// What a member of a classic group was given, if it speaks the consumer's protocol. By hand: the bytes are another
 /// client's, and the codec believes a length before it has seen the bytes.
-fn classic_assignment(mut bytes: bytes::Bytes) -> BTreeMap<String, Vec<i32>> {
+pub(super) fn classic_assignment(mut bytes: bytes::Bytes) -> BTreeMap<String, Vec<i32>> {
     let mut topics = BTreeMap::new();
     let mut read = || {
         let _version = bytes.try_get_i16().ok()?;

@@ -4,6 +4,7 @@ mod cluster;
 pub mod consume;
 pub mod group;
 mod group_admin;
+mod group_member;
 mod kafka;
 pub mod log;
 pub mod produce;

@@ -67,6 +67,21 @@ impl Reader {
         self.by_leader.values_mut().try_for_each(|leader| leader.seek(&self.topic, start))
     }
 
+    /// Goes to these offsets, and in partitions that are not among them, or whose log has no such offset any more, to a
+    /// place of their logs.
+    pub(super) fn seek_each(&mut self, offsets: &BTreeMap<i32, i64>, otherwise: OffsetSpec) -> Result<(), String> {
+        for leader in self.by_leader.values_mut() {
+            let first = leader.ask(&self.topic, OffsetSpec::Earliest)?;
+            leader.seek(&self.topic, Start::Spec(otherwise))?;
+            for (partition, at) in &mut leader.offsets {
+                let there =
+                    first.get(partition).copied().unwrap_or(0)..=leader.ends.get(partition).copied().unwrap_or(0);
+                *at = offsets.get(partition).copied().filter(|offset| there.contains(offset)).unwrap_or(*at);
+            }
+        }
+        Ok(())
+    }
+
     /// True once all that was there at the seek is read.
     pub(super) fn at_end(&self) -> bool {
         let read = |l: &Leader| l.offsets.iter().all(|(p, offset)| l.ends.get(p).is_none_or(|end| offset >= end));

@@ -1,16 +1,22 @@
-//! `kafka-console-consumer`: records of a topic to standard output. Without a group: partitions are read as asked.
+//! `kafka-console-consumer`: records of a topic to standard output; as a member of a group, or partitions as asked.
 
 use super::{Done, TIMEOUT, connect};
 use crate::cli::cluster::wait_for_leaders;
+use crate::cli::group_admin::Groups;
+use crate::cli::group_member::{GroupMember, Standing};
 use crate::cli::reader::{Reader, Start};
 use bytes::Bytes;
 use clap::{Parser, ValueEnum};
-use coreline_bench::client::{OffsetSpec, Record, TimestampType};
+use coreline_bench::client::{Fetched, OffsetSpec, Record, TimestampType};
 use std::collections::BTreeMap;
 use std::io::{ErrorKind, Write};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 const WAIT: Duration = Duration::from_millis(250);
+/// How often a member of a group commits: Kafka's `auto.commit.interval.ms`.
+const COMMIT: Duration = Duration::from_secs(5);
 const FORMATTER_PROPERTIES: [&str; 14] = [
     "header.deserializer",
     "headers.separator",
@@ -44,7 +50,10 @@ pub(super) struct Args {
     /// earliest, latest, or an offset of the partition.
     #[arg(long, requires = "partition", conflicts_with = "from_beginning")]
     offset: Option<String>,
-    /// From the first record there is, instead of the next that comes.
+    /// As a member of this group: shares the partitions with its other members, begins where the group has committed.
+    #[arg(long, conflicts_with_all = ["partition", "offset"])]
+    group: Option<String>,
+    /// From the first record there is, instead of the next that comes; with a group, where it has committed nothing.
     #[arg(long)]
     from_beginning: bool,
     /// Stop after so many records.
@@ -71,15 +80,81 @@ pub(super) struct Args {
 
 pub(super) fn run(args: &Args) -> Done {
     let formatter = Formatter::new(args)?;
+    let mut count = 0;
+    let done = match &args.group {
+        Some(group) => in_group(args, &formatter, group, &mut count),
+        None => alone(args, &formatter, &mut count),
+    };
+    eprintln!("Processed a total of {count} messages");
+    done
+}
+
+fn alone(args: &Args, formatter: &Formatter, count: &mut u64) -> Done {
     let start = start(args)?;
     let mut client = connect(&args.bootstrap_server)?;
     let (leaders, addresses) = wait_for_leaders(&mut client, &args.topic)?;
     let partitions: Vec<i32> = args.partition.into_iter().collect();
     let mut reader = Reader::open(&args.topic, &leaders, &addresses, &partitions, TIMEOUT)?;
     reader.seek(start)?;
-    let mut count = 0;
-    let done = consume(args, &formatter, &mut reader, &mut count);
-    eprintln!("Processed a total of {count} messages");
+    consume(args, formatter, count, &mut |wait| reader.poll(wait), &mut |_| true)
+}
+
+/// As a member of a group, until there is enough, or a signal asks to stop.
+fn in_group(args: &Args, formatter: &Formatter, group: &str, count: &mut u64) -> Done {
+    let stop = Arc::new(AtomicBool::new(false));
+    let asked = Arc::clone(&stop);
+    coreline_shards::signals::on_terminate(move || asked.store(true, Ordering::Relaxed))
+        .map_err(|e| format!("cannot wait for signals: {e}"))?;
+    let mut client = connect(&args.bootstrap_server)?;
+    let (leaders, addresses) = wait_for_leaders(&mut client, &args.topic)?;
+    let server = client.address().to_owned();
+    let mut member = GroupMember::new(Groups::connect(&server, TIMEOUT)?, group, &args.topic);
+    let otherwise = if args.from_beginning { OffsetSpec::Earliest } else { OffsetSpec::Latest };
+    let mut reader: Option<Reader> = None;
+    let positions = std::cell::RefCell::new(BTreeMap::new());
+    let mut last_commit = Instant::now();
+    let mut joined = false;
+    let mut poll = |wait: Duration| {
+        if !joined {
+            positions.borrow_mut().clear();
+            let partitions = member.join()?;
+            reader = None;
+            if !partitions.is_empty() {
+                let mut new = Reader::open(&args.topic, &leaders, &addresses, &partitions, TIMEOUT)?;
+                new.seek_each(&member.committed()?, otherwise)?;
+                reader = Some(new);
+            }
+            joined = true;
+        }
+        let mut standing = member.heartbeat()?;
+        if last_commit.elapsed() >= COMMIT || standing == Standing::Rejoin {
+            last_commit = Instant::now();
+            if member.commit(&positions.borrow())? == Standing::Rejoin {
+                standing = Standing::Rejoin;
+            }
+        }
+        joined = standing == Standing::Member;
+        match &mut reader {
+            Some(reader) if joined => reader.poll(wait),
+            _ => {
+                if joined {
+                    std::thread::sleep(wait);
+                }
+                Ok(Vec::new())
+            }
+        }
+    };
+    let done = consume(args, formatter, count, &mut poll, &mut |read| {
+        if let Some((partition, next)) = read {
+            positions.borrow_mut().insert(partition, next);
+        }
+        !stop.load(Ordering::Relaxed)
+    });
+    if joined {
+        let committed = member.commit(&positions.borrow());
+        member.leave()?;
+        committed?;
+    }
     done
 }
 
@@ -97,18 +172,27 @@ fn start(args: &Args) -> Result<Start, String> {
     }
 }
 
-fn consume(args: &Args, formatter: &Formatter, reader: &mut Reader, count: &mut u64) -> Done {
+/// Writes what `poll` gives. `read` hears after each fetch, and with each partition to where it was read, and says whether to go on.
+fn consume(
+    args: &Args,
+    formatter: &Formatter,
+    count: &mut u64,
+    poll: &mut dyn FnMut(Duration) -> Result<Vec<Fetched>, String>,
+    read: &mut dyn FnMut(Option<(i32, i64)>) -> bool,
+) -> Done {
     let mut out = std::io::BufWriter::new(std::io::stdout().lock());
     let max = args.max_messages.unwrap_or(u64::MAX);
     let timeout = args.timeout_ms.map(Duration::from_millis);
     let mut last = Instant::now();
-    while *count < max {
+    while *count < max && read(None) {
         let left = timeout.map(|t| t.saturating_sub(last.elapsed()));
         if left.is_some_and(|left| left.is_zero()) {
             return Ok(());
         }
-        for part in reader.poll(WAIT.min(left.unwrap_or(WAIT)))? {
-            for record in part.records.iter().take(usize::try_from(max - *count).unwrap_or(usize::MAX)) {
+        for part in poll(WAIT.min(left.unwrap_or(WAIT)))? {
+            let wanted = usize::try_from(max - *count).unwrap_or(usize::MAX);
+            let next = if part.records.len() <= wanted { part.next_offset } else { None };
+            for record in part.records.iter().take(wanted) {
                 match formatter.write(&mut out, part.partition, record) {
                     Ok(()) => {}
                     // Whoever closed the pipe has read enough.
@@ -119,6 +203,11 @@ fn consume(args: &Args, formatter: &Formatter, reader: &mut Reader, count: &mut 
                 }
                 *count += 1;
                 last = Instant::now();
+                read(Some((part.partition, record.offset + 1)));
+            }
+            // Behind what there is no record of: markers, what compaction took.
+            if let Some(next) = next {
+                read(Some((part.partition, next)));
             }
         }
         if out.flush().is_err() {

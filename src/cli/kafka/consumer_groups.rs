@@ -18,11 +18,11 @@ const NAME: usize = 15;
 /// List, describe, reset and delete consumer groups.
 #[derive(Debug, Parser)]
 #[command(name = "kafka-consumer-groups", version)]
-#[command(group(ArgGroup::new("action").required(true).args(["list", "describe", "reset_offsets", "delete", "delete_offsets"])))]
+#[command(group(ArgGroup::new("action").required(true).args(["list", "describe", "reset_offsets", "delete", "delete_offsets", "validate_regex"])))]
 pub(super) struct Args {
     /// The brokers to connect to.
-    #[arg(long, value_name = "HOST:PORT")]
-    bootstrap_server: String,
+    #[arg(long, value_name = "HOST:PORT", required_unless_present = "validate_regex")]
+    bootstrap_server: Option<String>,
     /// List groups; with --state or --type show those, and let only the named ones through.
     #[arg(long)]
     list: bool,
@@ -76,6 +76,9 @@ pub(super) struct Args {
     /// Show them as CSV.
     #[arg(long, requires = "reset_offsets")]
     export: bool,
+    /// Say whether a regular expression is one that groups can subscribe by.
+    #[arg(long, value_name = "REGEX")]
+    validate_regex: Option<String>,
     /// Milliseconds for connections, answers, and coordinators that load.
     #[arg(long, default_value_t = 30_000, value_name = "MS")]
     timeout: u64,
@@ -93,7 +96,12 @@ pub(super) fn run(args: &Args) -> Done {
 
 fn execute(args: &Args) -> Done {
     let failed = |e: String| format!("Executing consumer group command failed due to {e}");
-    let mut groups = Groups::connect(&args.bootstrap_server, Duration::from_millis(args.timeout)).map_err(failed)?;
+    if let Some(regex) = &args.validate_regex {
+        print(&judged(regex));
+        return Ok(());
+    }
+    let server = args.bootstrap_server.as_deref().unwrap_or_default();
+    let mut groups = Groups::connect(server, Duration::from_millis(args.timeout)).map_err(failed)?;
     if args.list {
         return list(&mut groups, args).map_err(failed);
     }
@@ -106,6 +114,18 @@ fn execute(args: &Args) -> Done {
         delete_offsets(&mut groups, args, &names)
     } else {
         reset::run(&mut groups, args, &names)
+    }
+}
+
+fn judged(regex: &str) -> String {
+    match regex::Regex::new(regex) {
+        Ok(_) => format!("The regular expression `{regex}` is valid.\n"),
+        Err(error) => {
+            // The last line says why, those before it where.
+            let text = error.to_string();
+            let why = text.lines().last().unwrap_or_default().trim_start_matches("error: ");
+            format!("The regular expression `{regex}` is invalid: {why}.\n")
+        }
     }
 }
 
@@ -236,6 +256,7 @@ mod tests {
             "--reset-offsets --group a --topic t:0,1 --to-earliest --execute",
             "--reset-offsets --group a --all-topics --shift-by -5 --dry-run",
             "--delete-offsets --group a --topic t",
+            "--validate-regex a.*",
         ] {
             assert!(parse(right).is_ok(), "{right}");
         }
@@ -253,6 +274,8 @@ mod tests {
 
     #[test]
     fn topics_and_filters_are_read() {
+        assert_eq!(judged("a.*|b"), "The regular expression `a.*|b` is valid.\n");
+        assert!(judged("a(").starts_with("The regular expression `a(` is invalid: unclosed group"));
         assert_eq!(topic_arg("a:0,2"), Ok(("a", Some(vec![0, 2]))));
         assert_eq!(topic_arg("a"), Ok(("a", None)));
         assert!(topic_arg("a:x").is_err());

@@ -248,3 +248,25 @@ fn what_a_deleted_topic_leaves_goes_in_batches() {
     assert_eq!(world.log.len(), written + 13_502);
     assert_eq!(world.list(&[], &[]).len(), 4, "groups stay until their time");
 }
+
+#[test]
+fn a_jump_of_the_wall_clock_ends_no_session_and_takes_no_offset_of_a_member() {
+    let mut world = World::new();
+    let (ids, generation) = world.stable(vec![Join { session_ms: 1_800_000, ..join("") }]);
+    world.commit(8, commit(&ids[0], generation, &[("t", 0, 1)]));
+    for (jump, next) in [(60 * WEEK, 2), (-120 * WEEK, 3), (60 * WEEK, 4)] {
+        world.now.wall_ms += jump;
+        world.pass(20 * MINUTE);
+        assert_eq!(world.heartbeat(&ids[0], None, generation), 0);
+        assert_eq!(world.offsets(), [offset("t", 0, next - 1)]);
+        assert_eq!(world.commit(8, commit(&ids[0], generation, &[("t", 0, next)])), [0]);
+        world.crash();
+        assert_eq!(world.offsets(), [offset("t", 0, next)]);
+        assert_eq!(world.heartbeat(&ids[0], None, generation), 0, "its session begins anew");
+    }
+    // The clock went back while the group was empty: its week is not over early.
+    world.leave(&[(&ids[0], None)]);
+    world.now.wall_ms -= 60 * WEEK;
+    world.pass(WEEK);
+    assert_eq!(world.offsets(), [offset("t", 0, 4)]);
+}
