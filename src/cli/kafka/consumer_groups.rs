@@ -216,10 +216,11 @@ pub(in crate::cli) fn named_partitions(
 fn delete_offsets(groups: &mut Groups, args: &Args, names: &[String]) -> Done {
     let [group] = names else { return Err("--delete-offsets takes one --group".to_owned()) };
     let (partitions, strangers) = named_partitions(groups, &args.topic)?;
-    let (code, codes) = groups.delete_offsets(group, &partitions)?;
+    let (code, mut codes) = groups.delete_offsets(group, &partitions)?;
     let mut out = String::new();
     if code != 0 {
-        return Err(format!("Request failed for group {group}: {}", error_name(code)));
+        // What holds for the group holds for each partition.
+        codes.extend(partitions.into_iter().map(|partition| (partition, code)));
     }
     let failed = codes.values().any(|code| *code != 0);
     let _ = if failed {

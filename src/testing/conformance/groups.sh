@@ -16,7 +16,7 @@ k() { local tool=$1; shift; tool "$tool" --bootstrap-server "$b" "$@" 2>&1 | gre
 # Members' ids and hosts differ from run to run.
 same() { sed -E -e "s/$b/BROKER/g" -e 's/(console-consumer|kcat|rdkafka)-[0-9a-f]{8}-[0-9a-f-]{27}/MEMBER/g' -e 's/[ \t]+/ /g' -e 's/ $//' \
   -e 's/(due to:|Error:) .*/\1 WHY/'; }
-group() { k consumer-groups "$@" | grep -v '^Error:' | grep -vE '^\s+at |^java|^Caused|^com.fasterxml|^org.apache|: UNKNOWN' | same; }
+group() { k consumer-groups "$@" | grep -v '^Error:' | grep -vE '^\s+at |^java|^Caused|^com.fasterxml|^org.apache' | same; }
 # Rows of several topics come in any order.
 rows() { group "$@" | sort; }
 # The very columns of a table.
