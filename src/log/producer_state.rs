@@ -505,6 +505,7 @@ mod tests {
     use super::*;
     use crate::ids::LeaderEpoch;
     use crate::log::batch::{BatchBuilder, parse_header};
+    use crate::log::txn_marker::build_marker;
     use proptest::prelude::*;
 
     fn batch(epoch: i16, sequence: i32, records: usize, offset: i64) -> RecordBatchHeader {
@@ -583,7 +584,74 @@ mod tests {
         assert!(states.is_empty());
     }
 
+    /// A step of a random history: producer, kind (0 plain, 1 transactional, 2 abort, 3 commit), how many to take back.
+    type Step = (i64, u8, usize);
+    /// Producer, first offset, marker and whether it committed.
+    type Txns = Vec<(i64, i64, Option<(i64, bool)>)>;
+
+    fn one_batch(step: &Step, offset: i64) -> (RecordBatchHeader, Vec<u8>) {
+        let (id, epoch) = (ProducerId(step.0), ProducerEpoch(0));
+        let bytes = if step.1 >= 2 {
+            let marker = EndTxnMarker { commit: step.1 == 3, coordinator_epoch: 1 };
+            build_marker((id, epoch), marker, Offset(offset), LeaderEpoch(0), 1000)
+        } else {
+            let mut builder = BatchBuilder::default().attributes(i16::from(step.1) << 4).producer(id, epoch, 0);
+            builder.push(1000, None, Some(b"v"));
+            builder.build(Offset(offset), LeaderEpoch(0))
+        };
+        (parse_header(&bytes).expect("well formed"), bytes)
+    }
+
     proptest! {
+        #[test]
+        fn transactions_are_what_the_batches_say(
+            steps in proptest::collection::vec((0i64..4, 0u8..4, 0usize..4), 1..60),
+            committed in 0usize..60,
+        ) {
+            let mut states = ProducerStates::default();
+            let mut model = Txns::new();
+            let mut history: Vec<(ProducerStates, Txns, Undo)> = Vec::new();
+            let mut offset = 0;
+            for step in &steps {
+                if step.2 == 3 {
+                    // A group commit that failed.
+                    for _ in 0..step.2.min(history.len()) {
+                        let (before, model_before, undo) = history.pop().expect("counted");
+                        states.undo(undo);
+                        prop_assert_eq!(&states, &before);
+                        (model, offset) = (model_before, offset - 1);
+                    }
+                }
+                let (header, bytes) = one_batch(step, offset);
+                let (before, model_before) = (states.clone(), model.clone());
+                let noted = states.note(&header, &bytes);
+                history.push((before, model_before, noted.undo.expect("of a producer")));
+                let open = model.iter_mut().find(|t| t.0 == step.0 && t.2.is_none());
+                match (step.1, open) {
+                    (1, None) => model.push((step.0, offset, None)),
+                    (2 | 3, Some(open)) => {
+                        open.2 = Some((offset, step.1 == 3));
+                        let first = open.1;
+                        let next = model.iter().filter(|t| t.2.is_none()).map(|t| t.1).min().unwrap_or(offset + 1);
+                        let aborted = noted.aborted.map(|a| (a.first_offset.0, a.last_offset.0, a.last_stable_offset.0));
+                        prop_assert_eq!(aborted, (step.1 == 2).then_some((first, offset, next)));
+                    }
+                    _ => prop_assert_eq!(noted.aborted, None),
+                }
+                // Nothing is committed yet.
+                prop_assert_eq!(states.first_unstable().map(|o| o.0), model.iter().map(|t| t.1).min());
+                offset += 1;
+            }
+            let end = (committed as i64).min(offset);
+            states.committed(Offset(end));
+            let unstable = model.iter().filter(|t| t.2.is_none_or(|(marker, _)| marker >= end)).map(|t| t.1).min();
+            prop_assert_eq!(states.first_unstable().map(|o| o.0), unstable);
+            states.committed(Offset(i64::MAX));
+            let read = ProducerStates::decode_snapshot(&states.encode_snapshot()).expect("whole");
+            prop_assert_eq!(read.open_transactions().collect::<Vec<_>>(), states.open_transactions().collect::<Vec<_>>());
+            prop_assert_eq!(read.first_unstable(), states.first_unstable());
+        }
+
         #[test]
         fn damaged_snapshots_are_refused(at in 0usize..60, flip in 1u8..) {
             let mut states = ProducerStates::default();

@@ -9,6 +9,7 @@ use std::fs;
 use std::path::Path;
 
 const KAFKA: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/src/log/testdata/kafka-4.2");
+const KAFKA_TXN: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/src/log/testdata/kafka-4.2-txn");
 const LOG: &str = "00000000000000000000.log";
 const ARGS: DumpArgs =
     DumpArgs { files: Vec::new(), deep_iteration: true, print_data_log: true, skip_record_metadata: false };
@@ -47,14 +48,16 @@ fn checked(dir: &Path) -> Report {
 /// `dump.txt` is the output of Kafka's own tool.
 #[test]
 fn a_dump_is_kafkas() {
-    let expected = fs::read_to_string(Path::new(KAFKA).join("dump.txt")).expect("the text");
-    let mut ours = String::new();
-    for line in expected.lines().filter_map(|l| l.strip_prefix("Dumping ")) {
-        let (text, problems) = dumped(&Path::new(KAFKA).join(line));
-        assert_eq!(problems, [""; 0], "{line}");
-        ours += &text.replace(&format!("{KAFKA}/"), "");
+    for dir in [KAFKA, KAFKA_TXN] {
+        let expected = fs::read_to_string(Path::new(dir).join("dump.txt")).expect("the text");
+        let mut ours = String::new();
+        for line in expected.lines().filter_map(|l| l.strip_prefix("Dumping ")) {
+            let (text, problems) = dumped(&Path::new(dir).join(line));
+            assert_eq!(problems, [""; 0], "{line}");
+            ours += &text.replace(&format!("{dir}/"), "");
+        }
+        assert_eq!(ours, expected);
     }
-    assert_eq!(ours, expected);
 }
 
 #[test]

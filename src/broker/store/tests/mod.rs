@@ -1,7 +1,8 @@
 //! Tests of the store under the simulator. `harness` opens stores and makes batches, `basic` names single behaviours,
 //! `faults` breaks the disk, `guards` are crashes that seeds hardly ever find, `retention` lets segments grow old,
 //! `compression` sends batches through helpers, `simulation` is the oracle over many seeds, `compaction` the one of
-//! compacted topics, `txn` transactions, `txn_simulation` those over crashes.
+//! compacted topics, `txn` transactions, `txn_simulation` and
+//! `txn_compaction` those over crashes and cleanings.
 
 mod basic;
 mod compaction;
@@ -12,6 +13,7 @@ mod harness;
 mod retention;
 mod simulation;
 mod txn;
+mod txn_compaction;
 mod txn_simulation;
 #[cfg(feature = "uring")]
 mod uring;

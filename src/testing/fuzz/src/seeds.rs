@@ -14,6 +14,8 @@ use coreline::log::leader_epochs::LeaderEpochs;
 use coreline::log::partition_metadata;
 use coreline::log::producer_state::ProducerStates;
 use coreline::log::segment::{FileKind, file_name};
+use coreline::log::txn_index::{AbortedTxn, encode};
+use coreline::log::txn_marker::{EndTxnMarker, build_marker};
 use coreline::protocol::api::Api;
 use std::io::Write as _;
 use uuid::Uuid;
@@ -158,6 +160,20 @@ pub(crate) fn indexes() -> Vec<Vec<u8>> {
         times.extend(TimeEntry { timestamp: 1000 * (n as i64 + 1), offset }.encode(0).expect("near"));
     }
     vec![[offsets.clone(), vec![0; 16]].concat(), offsets, times]
+}
+
+pub(crate) fn txn_indexes() -> Vec<Vec<u8>> {
+    let entry = |producer, first, last, stable| AbortedTxn {
+        producer_id: ProducerId(producer),
+        first_offset: Offset(first),
+        last_offset: Offset(last),
+        last_stable_offset: Offset(stable),
+    };
+    let index = encode(&[entry(1, 0, 10, 5), entry(2, 5, 12, 13), entry(3, 20, 30, 31)]);
+    let marker = EndTxnMarker { commit: false, coordinator_epoch: 3 };
+    let producer = (ProducerId(4), ProducerEpoch(1));
+    let marker = build_marker(producer, marker, Offset(9), LeaderEpoch(0), 1_700_000_000_000);
+    vec![[3_i64.to_be_bytes().to_vec(), index.clone()].concat(), [vec![0; 8], index[..70].to_vec()].concat(), marker]
 }
 
 pub(crate) fn checkpoints() -> Vec<Vec<u8>> {

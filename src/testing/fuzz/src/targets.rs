@@ -26,7 +26,7 @@ use coreline::log::journal::{self, FrameBuilder, decode_frame};
 use coreline::log::leader_epochs::LeaderEpochs;
 use coreline::log::log_config::TimestampType;
 use coreline::log::producer_state::ProducerStates;
-use coreline::log::{partition_metadata, segment};
+use coreline::log::{partition_metadata, segment, txn_index, txn_marker};
 use std::collections::HashMap;
 use std::ops::ControlFlow;
 use std::sync::Arc;
@@ -51,6 +51,7 @@ pub(crate) const TARGETS: &[Target] = &[
     Target { name: "checkpoints", run: checkpoints, seeds: seeds::checkpoints },
     Target { name: "metadata", run: metadata, seeds: seeds::metadata },
     Target { name: "properties", run: properties, seeds: seeds::properties },
+    Target { name: "txn_index", run: transaction_index, seeds: seeds::txn_indexes },
     Target { name: "compaction", run: compaction, seeds: seeds::batches },
     Target { name: "group_records", run: group_records, seeds: seeds::group_records },
     Target { name: "group_values", run: group_values, seeds: seeds::group_values },
@@ -180,6 +181,37 @@ fn indexes(data: &[u8]) {
         assert!(valid <= index.len());
         let _ = TimeEntry::lookup(&index[..valid], base, wanted);
         let _ = TimeEntry::get(index, base, head[0] as usize);
+    }
+}
+
+/// A transaction index and a marker.
+fn transaction_index(data: &[u8]) {
+    let Some((head, index)) = data.split_first_chunk::<8>() else { return };
+    let base = i64::from_be_bytes(*head) & 0xff;
+    let (entries, whole) = txn_index::decode(index, Offset(base));
+    let bytes = txn_index::encode(&entries);
+    assert_eq!(bytes[..], index[..bytes.len()]);
+    assert!(!whole || bytes.len() == index.len());
+    for (from, to) in [(0, i64::MAX), (base, base + 10), (i64::from(head[0]), i64::from(head[1]))] {
+        let (mut found, mut again) = (Vec::new(), Vec::new());
+        let complete = txn_index::collect(&entries[..], Offset(from), Offset(to), &mut found);
+        assert_eq!(txn_index::collect(&txn_index::Entries(&bytes), Offset(from), Offset(to), &mut again), complete);
+        assert_eq!(found, again);
+        assert!(found.iter().all(|txn| txn.last_offset.0 >= from && txn.first_offset.0 < to));
+        // Bytes that were never found whole.
+        txn_index::collect(&txn_index::Entries(index), Offset(from), Offset(to), &mut again);
+    }
+    for found in batch::batches(data) {
+        let Ok((header, range)) = found else { break };
+        let mut states = ProducerStates::default();
+        let noted = states.note(&header, &data[range.clone()]);
+        assert!(noted.aborted.is_none(), "nothing was open");
+        if let Some(marker) = txn_marker::read_marker(&header, &data[range]) {
+            let producer = (header.producer_id, header.producer_epoch);
+            let built = txn_marker::build_marker(producer, marker, header.base_offset, LeaderEpoch(0), 5);
+            let again = batch::parse_header(&built).expect("a header");
+            assert_eq!(txn_marker::read_marker(&again, &built), Some(marker));
+        }
     }
 }
 
