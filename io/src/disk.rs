@@ -2,6 +2,7 @@
 
 use crate::error::IoResult;
 use bytes::Bytes;
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 /// How to open a file.
@@ -29,6 +30,18 @@ pub struct DirEntry {
     /// Length in bytes (0 for a directory).
     pub len: u64,
 }
+
+/// A directory, and some of its files whole.
+#[derive(Clone, Debug, Default)]
+pub struct DirContents {
+    /// Its names, in no order.
+    pub entries: Vec<DirEntry>,
+    /// The contents of the files that were asked for, by name. One that was removed meanwhile is not here.
+    pub files: BTreeMap<String, Bytes>,
+}
+
+/// Which of a directory's entries are to be read, as places in the list.
+pub type PickFiles = fn(&[DirEntry]) -> Vec<usize>;
 
 /// A direct-I/O file. Cheap to clone is not promised: share it in an `Rc`.
 ///
@@ -82,6 +95,9 @@ pub trait Disk {
     fn create_dir_all(&self, path: &Path) -> impl Future<Output = IoResult<()>>;
     /// The entries of a directory, in no order.
     fn list_dir(&self, path: &Path) -> impl Future<Output = IoResult<Vec<DirEntry>>>;
+    /// Lists directories and reads the (small) files in them that `pick` chooses: many in one call cost little more
+    /// than the first. The answers in the order of `dirs`; each as [`Disk::list_dir`] and [`Disk::read_file`] would fail.
+    fn read_dirs(&self, dirs: Vec<PathBuf>, pick: PickFiles) -> impl Future<Output = Vec<IoResult<DirContents>>>;
     /// Renames within the file system, replacing the target. Durable after [`Disk::sync_dir`].
     fn rename(&self, from: &Path, to: &Path) -> impl Future<Output = IoResult<()>>;
     /// Removes a file. Durable after [`Disk::sync_dir`].

@@ -20,7 +20,7 @@ pub mod tail;
 #[cfg(feature = "uring")]
 pub mod uring;
 
-pub use disk::{DirEntry, Disk, File, OpenOptions};
+pub use disk::{DirContents, DirEntry, Disk, File, OpenOptions, PickFiles};
 pub use error::{IoError, IoErrorKind, IoResult};
 pub use net::{ListenOptions, Listener, Net, Stream};
 pub use runtime::{Clock, Entropy, JoinHandle, Monotonic, Runtime, TaskGroup, Tasks};

@@ -9,7 +9,7 @@ use super::rng::{SimRng, nanos_of};
 use super::runtime::SimRuntime;
 use super::tree::{Dir, Node};
 use crate::sync::oneshot;
-use crate::{BLOCK, DirEntry, Disk, File, IoError, IoErrorKind, IoResult, OpenOptions};
+use crate::{BLOCK, DirContents, DirEntry, Disk, File, IoError, IoErrorKind, IoResult, OpenOptions, PickFiles};
 use bytes::Bytes;
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
@@ -306,6 +306,14 @@ impl Disk for SimRuntime {
         Ok(entries)
     }
 
+    async fn read_dirs(&self, dirs: Vec<PathBuf>, pick: PickFiles) -> Vec<IoResult<DirContents>> {
+        let mut all = Vec::with_capacity(dirs.len());
+        for dir in dirs {
+            all.push(self.read_dir(&dir, pick).await);
+        }
+        all
+    }
+
     async fn rename(&self, from: &Path, to: &Path) -> IoResult<()> {
         let to = to.to_path_buf();
         self.submit(DiskOp::Meta, "rename", from, move |e| e.of(|| e.root().rename(e.path, &to))).await
@@ -402,6 +410,19 @@ impl Disk for SimRuntime {
 }
 
 impl SimRuntime {
+    async fn read_dir(&self, dir: &Path, pick: PickFiles) -> IoResult<DirContents> {
+        let entries = self.list_dir(dir).await?;
+        let mut files = BTreeMap::new();
+        for at in pick(&entries) {
+            match self.read_file(&dir.join(&entries[at].name)).await {
+                Ok(bytes) => drop(files.insert(entries[at].name.clone(), bytes.into())),
+                Err(error) if error.kind == IoErrorKind::NotFound => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(DirContents { entries, files })
+    }
+
     fn submit_contents(
         &self,
         path: &Path,

@@ -2,7 +2,7 @@
 
 use super::UringRuntime;
 use super::counters::add;
-use crate::disk::DirEntry;
+use crate::disk::{DirContents, DirEntry, PickFiles};
 use crate::error::{IoError, IoErrorKind, IoResult};
 use std::ffi::{CString, OsString};
 use std::fs;
@@ -101,6 +101,48 @@ pub(super) fn list_dir(path: &Path) -> io::Result<Vec<DirEntry>> {
         entries.push(DirEntry { name: entry.file_name().to_string_lossy().into_owned(), is_dir, len });
     }
     Ok(entries)
+}
+
+/// Lists directories and reads some of their files. All are opened, and the kernel told to read them, before the first
+/// is waited for: the device works on many at a time.
+pub(super) fn read_dirs(dirs: &[PathBuf], pick: PickFiles) -> Vec<IoResult<DirContents>> {
+    let opened: Vec<_> = dirs.iter().map(|dir| open_picked(dir, pick)).collect();
+    let read = |dir: &PathBuf, opened: io::Result<Opened>| -> IoResult<DirContents> {
+        let Opened { entries, files } = opened.map_err(|cause| IoError::new("list", cause).on(dir))?;
+        let mut contents = DirContents { entries, ..DirContents::default() };
+        for (at, mut file) in files {
+            let entry = &contents.entries[at];
+            let mut bytes = Vec::with_capacity(entry.len as usize);
+            file.read_to_end(&mut bytes).map_err(|cause| IoError::new("read", cause).on(&dir.join(&entry.name)))?;
+            contents.files.insert(entry.name.clone(), bytes.into());
+        }
+        Ok(contents)
+    };
+    dirs.iter().zip(opened).map(|(dir, opened)| read(dir, opened)).collect()
+}
+
+/// A directory that was listed, and the files of it that will be read, by their place in the list.
+struct Opened {
+    entries: Vec<DirEntry>,
+    files: Vec<(usize, fs::File)>,
+}
+
+fn open_picked(dir: &Path, pick: PickFiles) -> io::Result<Opened> {
+    let entries = list_dir(dir)?;
+    let mut files = Vec::new();
+    for at in pick(&entries) {
+        let file = match fs::File::open(dir.join(&entries[at].name)) {
+            Ok(file) => file,
+            // Removed since it was listed.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
+            Err(error) => return Err(error),
+        };
+        // SAFETY: a call with the descriptor of a live file; it only begins to read ahead.
+        #[allow(unsafe_code)]
+        let _advice_may_be_refused = unsafe { libc::posix_fadvise(file.as_raw_fd(), 0, 0, libc::POSIX_FADV_WILLNEED) };
+        files.push((at, file));
+    }
+    Ok(Opened { entries, files })
 }
 
 pub(super) fn free_bytes(path: &Path) -> io::Result<u64> {

@@ -4,7 +4,7 @@ use super::UringRuntime;
 use super::blocking::{self, UringLock, parent_of};
 use super::counters::add;
 use super::file::{Handle, UringFile, cause_of};
-use crate::disk::{DirEntry, Disk, OpenOptions};
+use crate::disk::{DirContents, DirEntry, Disk, OpenOptions, PickFiles};
 use crate::error::{IoError, IoResult};
 use glommio::io::DmaFile;
 use std::io;
@@ -155,6 +155,11 @@ impl Disk for UringRuntime {
 
     async fn list_dir(&self, path: &Path) -> IoResult<Vec<DirEntry>> {
         self.blocking("list", path, blocking::list_dir).await
+    }
+
+    async fn read_dirs(&self, dirs: Vec<PathBuf>, pick: PickFiles) -> Vec<IoResult<DirContents>> {
+        add(&self.0.counters.blocking_jobs, 1);
+        glommio::executor().spawn_blocking(move || blocking::read_dirs(&dirs, pick)).await
     }
 
     async fn rename(&self, from: &Path, to: &Path) -> IoResult<()> {

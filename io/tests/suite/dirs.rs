@@ -40,6 +40,37 @@ pub(crate) async fn directories_are_made_and_listed<R: Runtime>(rt: R, env: Env)
     assert_eq!(names(&rt, &env.path("x/y")).await, ["z"]);
 }
 
+/// The last in the alphabet that is not a directory.
+fn pick_last(entries: &[DirEntry]) -> Vec<usize> {
+    let files = entries.iter().enumerate().filter(|(_, e)| !e.is_dir);
+    files.max_by_key(|(_, e)| e.name.clone()).map(|(at, _)| at).into_iter().collect()
+}
+
+pub(crate) async fn directories_are_read_whole<R: Runtime>(rt: R, env: Env) {
+    let dirs: Vec<_> = ["a", "missing", "b", "empty"].iter().map(|name| env.path(name)).collect();
+    for n in [0, 2, 3] {
+        rt.create_dir_all(&dirs[n]).await.unwrap();
+    }
+    rt.create_dir_all(&env.path("a/z")).await.unwrap();
+    rt.write_file_atomic(&env.path("a/one"), b"1").await.unwrap();
+    rt.write_file_atomic(&env.path("a/two"), b"22").await.unwrap();
+    let options = OpenOptions { create: true, ..OpenOptions::default() };
+    let direct = rt.open(&env.path("b/log"), options).await.unwrap();
+    for round in 1..3 {
+        // What was read before must not be remembered.
+        direct.write_at(0, &[pattern(round, 3 * BLOCK)]).await.unwrap();
+        let found = rt.read_dirs(dirs.clone(), pick_last).await;
+        let [a, missing, b, empty] = <[_; 4]>::try_from(found).unwrap();
+        let a = a.unwrap();
+        assert_eq!((a.entries.len(), a.files.len()), (3, 1));
+        assert_eq!(a.files["two"], &b"22"[..]);
+        assert_eq!(kind(missing.map(drop)), Some(IoErrorKind::NotFound));
+        assert_eq!(b.unwrap().files["log"], pattern(round, 3 * BLOCK));
+        assert!(empty.unwrap().entries.is_empty());
+    }
+    assert!(rt.read_dirs(Vec::new(), pick_last).await.is_empty());
+}
+
 pub(crate) async fn new_files_are_made_with_their_directories<R: Runtime>(rt: R, env: Env) {
     let files = vec![
         (env.path("a-0/one"), b"1".to_vec()),

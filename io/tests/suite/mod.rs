@@ -43,7 +43,7 @@ macro_rules! for_each_case {
                 a_large_write, overwriting_in_place, sparse_files_read_as_zero, two_handles_see_one_file,
             ]
             dirs: [
-                atomic_replace, atomic_replace_leaves_nothing_behind, directories_are_made_and_listed,
+                atomic_replace, atomic_replace_leaves_nothing_behind, directories_are_made_and_listed, directories_are_read_whole,
                 new_files_are_made_with_their_directories, rename_replaces, directories_are_renamed, removal, missing_things_are_not_found, lock_twice,
                 space_is_reported,
             ]

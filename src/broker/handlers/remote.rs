@@ -133,27 +133,13 @@ async fn answer<R: Runtime>(shard: &Shard<R>, ask: Ask) -> Told {
     match ask {
         Ask::Append(appends) => Told::Appended(append(store, appends).await),
         Ask::Read { reads, max_bytes } => Told::Read(read(store, reads, max_bytes).await),
-        Ask::Offsets(items) => {
-            let mut found = Vec::with_capacity(items.len());
-            for item in items {
-                found.push(list_offset(store, item).await);
-            }
-            Told::Offsets(found)
-        }
+        // At a time: what must be loaded first is loaded together.
+        Ask::Offsets(items) => Told::Offsets(join_all(items.into_iter().map(|item| list_offset(store, item))).await),
         Ask::EpochEnds(items) => {
-            let mut found = Vec::with_capacity(items.len());
-            for item in items {
-                found.push(store.offset_for_leader_epoch(item.id, item.epoch, item.current_leader_epoch).await);
-            }
-            Told::EpochEnds(found)
+            let find = |item: EpochOne| store.offset_for_leader_epoch(item.id, item.epoch, item.current_leader_epoch);
+            Told::EpochEnds(join_all(items.into_iter().map(find)).await)
         }
-        Ask::Producers(ids) => {
-            let mut found = Vec::with_capacity(ids.len());
-            for id in ids {
-                found.push(store.producers(id).await);
-            }
-            Told::Producers(found)
-        }
+        Ask::Producers(ids) => Told::Producers(join_all(ids.into_iter().map(|id| store.producers(id))).await),
         // At a time: they share group commits.
         Ask::DeleteRecords(items) => {
             Told::RecordsDeleted(join_all(items.into_iter().map(|(id, to)| store.delete_records(id, to))).await)
@@ -185,6 +171,10 @@ async fn read<R: Runtime>(
 ) -> Vec<Result<ReadResult, ReadError>> {
     let mut results = Vec::with_capacity(reads.len());
     let (mut left, mut none_yet) = (max_bytes, true);
+    // One after the other, but those that must be loaded first are loaded together.
+    if reads.len() > 1 {
+        reads.iter().for_each(|read| store.start_load(read.id));
+    }
     for ReadOne { id, request } in reads {
         let request = ReadRequest { max_bytes: request.max_bytes.min(left), at_least_one: none_yet, ..request };
         let result = store.read(id, request).await;

@@ -11,15 +11,16 @@ use super::txn::is_abort;
 use super::types::{AppendError, ReadError, StoreError};
 use super::{LogStore, StoreState};
 use crate::error_code::ErrorCode;
+use crate::ids::PartitionId;
 use crate::log::batch::{self, RecordBatchHeader};
 use crate::log::index::{OffsetEntry, valid_offset_index, valid_time_index};
 use crate::log::leader_epochs::LeaderEpochs;
 use crate::log::partition_metadata;
 use crate::log::producer_state::ProducerStates;
-use crate::log::segment::{FileKind, ScanEnd, parse_file_name, scan};
+use crate::log::segment::{FileKind, ScanEnd, file_name, parse_file_name, scan};
 use crate::log::txn_marker::read_marker;
-use bytes::BytesMut;
-use coreline_io::{DirEntry, File, IoErrorKind, Runtime, TaskGroup};
+use bytes::{Bytes, BytesMut};
+use coreline_io::{DirContents, DirEntry, File, IoErrorKind, IoResult, Runtime, TaskGroup};
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::ControlFlow;
 use std::path::Path;
@@ -27,6 +28,8 @@ use std::rc::Rc;
 use std::time::Duration;
 
 const SCAN_BYTES: usize = 1 << 20;
+/// Files that are no longer than this are read with their directory.
+const SMALL_FILE_BYTES: u64 = 64 << 10;
 
 /// What is on disk, before the journal's part.
 struct OnDisk {
@@ -37,6 +40,8 @@ struct OnDisk {
     settle: bool,
     /// Bytes of the last segment that are known to be synced.
     synced: u64,
+    /// The directory as it was found.
+    contents: DirContents,
 }
 
 /// A segment's files by what the directory says.
@@ -57,6 +62,20 @@ impl<R: Runtime> LogStore<R> {
         drop(self.rt.spawn(TaskGroup::Requests, "load partition", async move {
             store.load_now(&partition).await;
         }));
+    }
+
+    /// Begins to load a partition, if that is news: somebody will need it soon.
+    pub(crate) fn start_load(self: &Rc<Self>, id: PartitionId) {
+        let Some(partition) = self.partition(id) else { return };
+        if partition.with_phase(|phase| {
+            let unloaded = matches!(phase, Phase::Unloaded);
+            if unloaded {
+                *phase = Phase::Loading(Vec::new());
+            }
+            unloaded
+        }) {
+            self.spawn_load(partition);
+        }
     }
 
     /// Waits until the partition is loaded; loads it if nobody does.
@@ -136,7 +155,7 @@ impl<R: Runtime> LogStore<R> {
         }
         let on_disk = self.load_segments(partition).await?;
         if on_disk.settle {
-            self.settle(partition, &on_disk.log, on_disk.synced).await?;
+            self.settle(partition, &on_disk.log, on_disk.synced, &on_disk.contents).await?;
         }
         // Taken out only when the load is complete: a failed one can be tried again.
         let recovered = self.recovered.borrow_mut().remove(&partition.id);
@@ -208,24 +227,24 @@ impl<R: Runtime> LogStore<R> {
 
     async fn load_segments(self: &Rc<Self>, partition: &Rc<Partition>) -> Result<OnDisk, StoreError> {
         let dir = self.dir(partition);
-        let entries = match self.rt.list_dir(&dir).await {
-            Ok(entries) => entries,
+        let mut contents = match self.read_dir_together(dir.clone(), small_files).await? {
+            Ok(contents) => contents,
             Err(error) if error.kind == IoErrorKind::NotFound => {
                 return Ok(self.empty(partition, 0));
             }
-            Err(error) => return Err(StoreError::io("list the partition")(error)),
+            Err(error) => return Err(StoreError::io("read the partition's directory")(error)),
         };
-        let mut listing = list(&entries);
-        if listing.metadata && !self.is_ours(partition, &dir).await? {
+        if !self.is_ours(partition, &contents).await? {
             self.set_aside(partition, &dir).await?;
             return Ok(self.empty(partition, 0));
         }
-        if let Some(entries) = self.settle_compaction(&dir, &entries).await? {
-            listing = list(&entries);
+        if let Some(entries) = self.settle_compaction(&dir, &contents.entries).await? {
+            contents = DirContents { entries, ..DirContents::default() };
         }
-        let start = if listing.log_start { self.read_log_start(&dir).await?.unwrap_or(0) } else { 0 };
-        let left = entries.iter().filter(|e| e.name.ends_with(DELETED_FILE_SUFFIX)).map(|e| dir.join(&e.name));
-        self.remove_files_after(left.collect(), Duration::ZERO);
+        let mut listing = list(&contents.entries);
+        let start = if listing.log_start { self.read_log_start(&dir, &contents).await?.unwrap_or(0) } else { 0 };
+        let left = contents.entries.iter().filter(|e| e.name.ends_with(DELETED_FILE_SUFFIX));
+        self.remove_files_after(left.map(|e| dir.join(&e.name)).collect(), Duration::ZERO);
         if listing.logs.is_empty() {
             let mut empty = self.empty(partition, start);
             // Written, but perhaps not durable: names are, once there is a segment.
@@ -233,22 +252,35 @@ impl<R: Runtime> LogStore<R> {
             return Ok(empty);
         }
         self.rebuild_indexes(partition, &mut listing).await?;
-        let (mut log, synced) = self.load_end(partition, &listing).await?;
+        let (mut log, synced) = self.load_end(partition, &listing, &contents).await?;
         log.dir_made = listing.metadata;
         log.epochs.truncate_from_end(crate::ids::Offset(log.log_end));
-        Ok(OnDisk { log, start, settle: self.unsettled.holds(&partition.dir_name()), synced })
+        Ok(OnDisk { log, start, settle: self.unsettled.holds(&partition.dir_name()), synced, contents })
+    }
+
+    /// A file of a partition's directory: as it was read with that, or now, if it was too long.
+    async fn small_file(&self, dir: &Path, name: &str, contents: &DirContents) -> IoResult<Bytes> {
+        match contents.files.get(name) {
+            Some(bytes) => Ok(bytes.clone()),
+            None => self.rt.read_file(&dir.join(name)).await.map(Bytes::from),
+        }
     }
 
     /// A log without a segment: nothing of it was flushed, or all of it went before `start`.
     fn empty(&self, partition: &Partition, start: i64) -> OnDisk {
         let recovered = self.recovered.borrow();
         let first = recovered.get(&partition.id).and_then(|r| r.batches.first()).map_or(start, |b| b.0);
-        OnDisk { log: Log::new(first, first, vec![Segment::new(first)]), start, settle: false, synced: 0 }
+        let log = Log::new(first, first, vec![Segment::new(first)]);
+        OnDisk { log, start, settle: false, synced: 0, contents: DirContents::default() }
     }
 
     /// The directory belongs to this topic, and not to one of the same name that was deleted.
-    async fn is_ours(&self, partition: &Partition, dir: &Path) -> Result<bool, StoreError> {
-        let text = self.rt.read_file(&dir.join(METADATA_FILE)).await.map_err(StoreError::io("read the topic's id"))?;
+    async fn is_ours(&self, partition: &Partition, contents: &DirContents) -> Result<bool, StoreError> {
+        if !contents.entries.iter().any(|e| e.name == METADATA_FILE) {
+            return Ok(true);
+        }
+        let text = self.small_file(&self.dir(partition), METADATA_FILE, contents).await;
+        let text = text.map_err(StoreError::io("read the topic's id"))?;
         let id = std::str::from_utf8(&text).ok().and_then(partition_metadata::decode);
         Ok(id.is_none_or(|id| id == partition.id.topic))
     }
@@ -265,8 +297,8 @@ impl<R: Runtime> LogStore<R> {
         Ok(())
     }
 
-    async fn read_log_start(&self, dir: &Path) -> Result<Option<i64>, StoreError> {
-        match self.rt.read_file(&dir.join(LOG_START_FILE)).await {
+    async fn read_log_start(&self, dir: &Path, contents: &DirContents) -> Result<Option<i64>, StoreError> {
+        match self.small_file(dir, LOG_START_FILE, contents).await {
             Ok(text) => {
                 let text = String::from_utf8_lossy(&text);
                 Ok(text.lines().nth(2).and_then(|l| l.rsplit(' ').next()).and_then(|n| n.trim().parse().ok()))
@@ -277,8 +309,8 @@ impl<R: Runtime> LogStore<R> {
     }
 
     /// The epochs file; none if it is missing or damaged.
-    async fn read_epochs(&self, dir: &Path) -> Result<Option<LeaderEpochs>, StoreError> {
-        match self.rt.read_file(&dir.join(EPOCHS_FILE)).await {
+    async fn read_epochs(&self, dir: &Path, contents: &DirContents) -> Result<Option<LeaderEpochs>, StoreError> {
+        match self.small_file(dir, EPOCHS_FILE, contents).await {
             Ok(text) => Ok(std::str::from_utf8(&text).ok().and_then(LeaderEpochs::decode)),
             Err(error) if error.kind == IoErrorKind::NotFound => Ok(None),
             Err(error) => Err(StoreError::io("read the leader epochs")(error)),
@@ -288,19 +320,28 @@ impl<R: Runtime> LogStore<R> {
     /// Finds the end of the log: scans from the newest snapshot or index entry, whichever is earlier. Also gives how
     /// far the last segment is known to be synced: index entries and snapshots are written after the sync of what they
     /// name, and so is the journal's part that is behind a segment's.
-    async fn load_end(&self, partition: &Rc<Partition>, listing: &Listing) -> Result<(Log, u64), StoreError> {
+    async fn load_end(
+        &self,
+        partition: &Rc<Partition>,
+        listing: &Listing,
+        contents: &DirContents,
+    ) -> Result<(Log, u64), StoreError> {
         let dir = self.dir(partition);
         let interval = partition.spec.borrow().config.index_interval_bytes;
         let bases: Vec<i64> = listing.logs.keys().copied().collect();
         let last = *bases.last().expect("there is a segment");
-        let epochs = if listing.epochs { self.read_epochs(&dir).await? } else { None };
-        let aborted = self.read_txn_index(partition, last).await?;
+        let epochs = if listing.epochs { self.read_epochs(&dir, contents).await? } else { None };
+        let aborted = match listing.indexes.contains(&(last, FileKind::TxnIndex)) {
+            true => self.read_txn_index(partition, last).await?,
+            false => Some(Vec::new()),
+        };
         let (mut producers, snapshot) = match &aborted {
-            Some(_) => self.read_snapshot(partition, listing).await?,
+            Some(_) => self.read_snapshot(partition, listing, contents).await?,
             // What was aborted before the snapshot is known only to the batches.
             None => (ProducerStates::default(), None),
         };
-        let (mut index, known) = self.read_indexes(partition, last, listing.logs[&last]).await?;
+        let (mut index, known) = self.read_indexes(partition, last, listing.logs[&last], contents).await?;
+        let whole = contents.files.get(&file_name(last, FileKind::Log));
         let mut segments: Vec<Segment> = bases
             .iter()
             .map(|base| Segment {
@@ -335,36 +376,44 @@ impl<R: Runtime> LogStore<R> {
                 (false, _) => 0,
             };
             scanned_from = start;
-            if is_last {
-                segment.first_timestamp = self.first_timestamp(partition, last).await?;
-            }
-            let size = self
-                .scan_segment(partition, segment.base, start, |header, bytes, position| {
+            let on_batch = |header: &RecordBatchHeader, bytes: &[u8], position: u64| {
+                if is_last {
+                    index.on_batch(
+                        header.base_offset.0,
+                        header.last_offset().0,
+                        header.max_timestamp,
+                        position,
+                        header.size_in_bytes() as u32,
+                        interval,
+                    );
+                    if header.base_offset.0 < synced_offset {
+                        synced = synced.max(position);
+                    }
+                }
+                if header.base_offset.0 >= producers_from {
+                    let noted = producers.note(header, bytes);
+                    producers.committed(header.next_offset());
+                    // Those of sealed segments are in their files.
+                    aborted.extend(noted.aborted.filter(|_| is_last));
+                }
+                if header.base_offset.0 >= from {
+                    epochs.note(header.partition_leader_epoch, header.base_offset);
+                }
+                end = header.next_offset().0;
+            };
+            let size = match whole.filter(|_| is_last) {
+                Some(bytes) => {
+                    segment.first_timestamp = batch::parse_header(bytes).ok().map(|h| h.max_timestamp);
+                    scan_whole(bytes, segment.base, start, on_batch)
+                }
+                None => {
+                    let _turn = self.scans.acquire(1).await;
                     if is_last {
-                        index.on_batch(
-                            header.base_offset.0,
-                            header.last_offset().0,
-                            header.max_timestamp,
-                            position,
-                            header.size_in_bytes() as u32,
-                            interval,
-                        );
-                        if header.base_offset.0 < synced_offset {
-                            synced = synced.max(position);
-                        }
+                        segment.first_timestamp = self.first_timestamp(partition, last).await?;
                     }
-                    if header.base_offset.0 >= producers_from {
-                        let noted = producers.note(header, bytes);
-                        producers.committed(header.next_offset());
-                        // Those of sealed segments are in their files.
-                        aborted.extend(noted.aborted.filter(|_| is_last));
-                    }
-                    if header.base_offset.0 >= from {
-                        epochs.note(header.partition_leader_epoch, header.base_offset);
-                    }
-                    end = header.next_offset().0;
-                })
-                .await?;
+                    self.scan_segment(partition, segment.base, start, on_batch).await?
+                }
+            };
             if is_last {
                 segment.size = size;
             } else if size < segment.size {
@@ -419,11 +468,17 @@ impl<R: Runtime> LogStore<R> {
         partition: &Rc<Partition>,
         base: i64,
         log_bytes: u64,
+        contents: &DirContents,
     ) -> Result<(IndexBuilder, Vec<u8>), StoreError> {
         let none = || Ok((IndexBuilder::new(base), Vec::new()));
+        let dir = self.dir(partition);
         let mut files = Vec::new();
         for kind in [FileKind::OffsetIndex, FileKind::TimeIndex] {
-            match self.rt.read_file(&self.segment_path(partition, base, kind)).await {
+            let name = file_name(base, kind);
+            if !contents.entries.iter().any(|e| e.name == name) {
+                return none();
+            }
+            match self.small_file(&dir, &name, contents).await {
                 Ok(bytes) => files.push(bytes),
                 Err(error) if error.kind == IoErrorKind::NotFound => return none(),
                 Err(error) => return Err(StoreError::io("read an index")(error)),
@@ -435,10 +490,15 @@ impl<R: Runtime> LogStore<R> {
             return none();
         };
         // The last entry must name a batch: else the index is of other bytes.
-        let path = self.segment_path(partition, base, FileKind::Log);
-        let file = self.files.get(&self.rt, &path, false).await.map_err(StoreError::io("open a segment"))?;
-        let bytes = file.read_at(u64::from(entry.position), batch::HEADER_LEN).await;
-        let bytes = bytes.map_err(StoreError::io("read a segment"))?;
+        let bytes = match contents.files.get(&file_name(base, FileKind::Log)) {
+            Some(whole) => whole.slice((entry.position as usize).min(whole.len())..),
+            None => {
+                let path = self.segment_path(partition, base, FileKind::Log);
+                let file = self.files.get(&self.rt, &path, false).await.map_err(StoreError::io("open a segment"))?;
+                let bytes = file.read_at(u64::from(entry.position), batch::HEADER_LEN).await;
+                bytes.map_err(StoreError::io("read a segment"))?
+            }
+        };
         let names_it = batch::parse_header(&bytes).is_ok_and(|h| h.last_offset().0 == entry.offset);
         if names_it { Ok((IndexBuilder::from_files(base, offsets, times), offsets.to_vec())) } else { none() }
     }
@@ -448,14 +508,16 @@ impl<R: Runtime> LogStore<R> {
         &self,
         partition: &Rc<Partition>,
         listing: &Listing,
+        contents: &DirContents,
     ) -> Result<(ProducerStates, Option<i64>), StoreError> {
+        let dir = self.dir(partition);
         for offset in listing.snapshots.iter().rev() {
-            let path = self.segment_path(partition, *offset, FileKind::Snapshot);
-            let bytes = self.rt.read_file(&path).await.map_err(StoreError::io("read a snapshot"))?;
+            let name = file_name(*offset, FileKind::Snapshot);
+            let bytes = self.small_file(&dir, &name, contents).await.map_err(StoreError::io("read a snapshot"))?;
             if let Some(states) = ProducerStates::decode_snapshot(&bytes) {
                 return Ok((states, Some(*offset)));
             }
-            tracing::warn!(path = %path.display(), "snapshot is damaged, an older one is used");
+            tracing::warn!(path = %dir.join(&name).display(), "snapshot is damaged, an older one is used");
         }
         Ok((ProducerStates::default(), None))
     }
@@ -539,6 +601,30 @@ impl<R: Runtime> LogStore<R> {
         }
         Ok(())
     }
+}
+
+/// The files of a partition that are read with its directory: small ones that a load looks into.
+fn small_files(entries: &[DirEntry]) -> Vec<usize> {
+    let newest = |kind| {
+        let of_kind = entries.iter().enumerate().filter_map(move |(at, e)| {
+            parse_file_name(&e.name).filter(|(_, k)| *k == kind).map(|(base, _)| (base, at))
+        });
+        of_kind.max().map(|(_, at)| at)
+    };
+    let named = [METADATA_FILE, EPOCHS_FILE, LOG_START_FILE];
+    let named = entries.iter().enumerate().filter(|(_, e)| named.contains(&e.name.as_str())).map(|(at, _)| at);
+    let files = FileKind::ALL.into_iter().filter_map(newest).chain(named);
+    files.filter(|at| entries[*at].len <= SMALL_FILE_BYTES).collect()
+}
+
+/// As [`LogStore::scan_segment`], of a segment whose bytes are here.
+fn scan_whole(bytes: &[u8], base: i64, start: u64, mut found: impl FnMut(&RecordBatchHeader, &[u8], u64)) -> u64 {
+    let rest = bytes.get(start as usize..).unwrap_or_default();
+    let (used, _) = scan(rest, base, |header, at| {
+        found(header, &rest[at..at + header.size_in_bytes()], start + at as u64);
+        ControlFlow::Continue(())
+    });
+    start + used as u64
 }
 
 fn list(entries: &[DirEntry]) -> Listing {

@@ -8,7 +8,7 @@
 //! | `journal_writer`, `journal_files` | the group commit, the ring of files |
 //! | `flush`, `flush_round` | tail → segments, seals, indexes, snapshots; many partitions at once |
 //! | `read`, `offsets` | tail and cold reads, ListOffsets |
-//! | `recovery`, `load`, `settle` | the journal at open, a partition at first use, what of it may not be durable |
+//! | `recovery`, `load`, `settle`, `gather` | the journal at open, partitions at first use, what of them may not be durable, many at once |
 //! | `txn` | ends of transactions, who may append to one |
 //! | `alter`, `retention` | delete, move the start, cut the end; what grows old |
 //! | `compaction` | the cleaner: compacted topics keep the last record of each key |
@@ -23,6 +23,7 @@ mod compaction;
 mod files;
 mod flush;
 mod flush_round;
+mod gather;
 mod index_builder;
 mod index_cache;
 mod journal_files;
@@ -51,6 +52,7 @@ use coreline_io::sync::{Notify, Semaphore};
 use coreline_io::{Runtime, TaskGroup};
 use files::FileCache;
 use flush::FlushQueue;
+use gather::Gather;
 use index_cache::IndexCache;
 use journal_files::JournalFiles;
 use journal_writer::WriterQueue;
@@ -67,7 +69,9 @@ use tail::RunRef;
 pub use types::*;
 
 /// Partitions that load at a time.
-const LOADS_MAX: usize = 16;
+const LOADS_MAX: usize = 256;
+/// Of them, those whose last segment is too long to be read with the directory.
+const SCANS_MAX: usize = 16;
 /// Bytes of sealed segments' indexes that are kept.
 const INDEX_CACHE_BYTES: usize = 16 << 20;
 
@@ -118,6 +122,8 @@ pub struct LogStore<R: Runtime> {
     /// Told when a group commit, a flush or a direct write ends, and when space runs out.
     progress: Notify,
     loads: Rc<Semaphore>,
+    scans: Rc<Semaphore>,
+    gather: Gather<R>,
     removals: Removals,
     hooks: RefCell<Vec<HighWatermarkHook>>,
     marker_hooks: RefCell<Vec<MarkerHook>>,
@@ -162,6 +168,8 @@ impl<R: Runtime> LogStore<R> {
             full: Cell::new(false),
             progress: Notify::default(),
             loads: Semaphore::new(LOADS_MAX),
+            scans: Semaphore::new(SCANS_MAX),
+            gather: Gather::default(),
             removals: Removals::default(),
             hooks: RefCell::default(),
             marker_hooks: RefCell::default(),

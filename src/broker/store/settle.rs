@@ -14,45 +14,80 @@
 //! A power loss in the middle of it finds each sector old or new, which are the same.
 
 use super::LogStore;
+use super::gather::Unsynced;
 use super::partition::{Log, Partition};
 use super::recovery::write_again;
 use super::types::StoreError;
-use crate::log::segment::FileKind;
-use coreline_io::{File, IoError, IoErrorKind, Runtime};
-use std::path::Path;
+use crate::log::segment::{FileKind, file_name};
+use bytes::Bytes;
+use coreline_io::{BLOCK, DirContents, File, IoError, IoErrorKind, IoResult, Runtime};
 use std::rc::Rc;
+
+static ZEROS: [u8; BLOCK] = [0; BLOCK];
 
 impl<R: Runtime> LogStore<R> {
     /// Makes sure that what the scan believed is on the device, names included. The first `synced` bytes of the last
-    /// segment are.
-    pub(super) async fn settle(&self, partition: &Rc<Partition>, log: &Log, synced: u64) -> Result<(), StoreError> {
+    /// segment are. `contents`: what was found in the directory, and believed.
+    pub(super) async fn settle(
+        self: &Rc<Self>,
+        partition: &Rc<Partition>,
+        log: &Log,
+        synced: u64,
+        contents: &DirContents,
+    ) -> Result<(), StoreError> {
         let Some(segment) = log.segments.iter().rev().find(|s| s.on_disk) else { return Ok(()) };
-        let path = self.segment_path(partition, segment.base, FileKind::Log);
-        self.write_and_sync(&path, synced, segment.size).await.map_err(StoreError::io("settle the last segment"))?;
+        let name = |kind| file_name(segment.base, kind);
+        let mut parts = vec![(name(FileKind::Log), synced, Some(segment.size))];
         for kind in [FileKind::TimeIndex, FileKind::OffsetIndex] {
-            let path = self.segment_path(partition, segment.base, kind);
-            let result = match self.files.get(&self.rt, &path, false).await {
-                Ok(file) => match file.size().await {
-                    Ok(size) => self.write_and_sync(&path, 0, size).await,
-                    Err(error) => Err(error),
-                },
-                Err(error) if error.kind == IoErrorKind::NotFound => Ok(()),
-                Err(error) => Err(error),
-            };
-            result.map_err(StoreError::io("settle an index"))?;
+            // One without a byte is worth nothing: it is made again if it is gone.
+            if contents.entries.iter().any(|e| e.name == name(kind) && e.len > 0) {
+                parts.push((name(kind), 0, None));
+            }
+        }
+        let mut unsynced = Unsynced { files: Vec::new(), dir: self.dir(partition) };
+        for (name, from, to) in parts {
+            let written = self.settle_file(partition, &name, from, to, contents).await;
+            unsynced.files.extend(written.map_err(StoreError::io("settle the last segment"))?);
         }
         // The directory's own name was durable before `partition.metadata` was there.
-        let dir = self.dir(partition);
-        self.rt.sync_dir(&dir).await.map_err(|e| StoreError::io("sync the directory")(self.sync_failed(e)))
+        self.sync_settled(unsynced).await
     }
 
-    /// Writes bytes `from..to` of a file again, cuts what is behind them (stale batches must never follow new ones),
-    /// and syncs.
-    async fn write_and_sync(&self, path: &Path, from: u64, to: u64) -> Result<(), IoError> {
-        let file = self.files.get(&self.rt, path, false).await?;
-        write_again(&self.rt, &*file, from, to).await.map_err(|e| self.write_failed(e))?;
-        file.truncate(to).await.map_err(|e| self.write_failed(e))?;
-        file.sync_data().await.map_err(|e| self.sync_failed(e))
+    /// Writes bytes `from..to` of a file again (`to`: its end), and cuts what is behind them: stale batches must never
+    /// follow new ones. Gives the file, to be synced.
+    async fn settle_file(
+        &self,
+        partition: &Partition,
+        name: &str,
+        from: u64,
+        to: Option<u64>,
+        contents: &DirContents,
+    ) -> IoResult<Option<Rc<R::File>>> {
+        let file = match self.files.get(&self.rt, &self.dir(partition).join(name), false).await {
+            Ok(file) => file,
+            Err(error) if error.kind == IoErrorKind::NotFound && to.is_none() => return Ok(None),
+            Err(error) => return Err(error),
+        };
+        let size = file.size().await?;
+        let to = to.unwrap_or(size);
+        let known = contents.files.get(name).filter(|bytes| bytes.len() as u64 >= to);
+        let failed = |e: IoError| self.write_failed(e);
+        match known {
+            Some(bytes) => {
+                let at = from / BLOCK as u64 * BLOCK as u64;
+                let bytes = bytes.slice(at as usize..to as usize);
+                if !bytes.is_empty() {
+                    let padding = bytes.len().next_multiple_of(BLOCK) - bytes.len();
+                    file.write_at(at, &[bytes, Bytes::from_static(&ZEROS[..padding])]).await.map_err(failed)?;
+                }
+            }
+            None => write_again(&self.rt, &*file, from, to).await.map_err(failed)?,
+        }
+        // The last block was written with zeros behind the end: that is how a segment's end looks.
+        if size > to.next_multiple_of(BLOCK as u64) || !name.ends_with(FileKind::Log.extension()) {
+            file.truncate(to).await.map_err(failed)?;
+        }
+        Ok(Some(file))
     }
 
     /// Where the journal's part of a partition that is not loaded begins, behind its last hole. What is before was
