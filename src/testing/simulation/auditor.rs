@@ -103,6 +103,8 @@ struct Question {
     topic: String,
     index: i32,
     partition: PartitionNumber,
+    /// All cores had heard of it when it was asked for.
+    known: bool,
     committed: i64,
     start: i64,
     time: i64,
@@ -118,6 +120,7 @@ fn questions(world: &World, time: impl Fn(PartitionNumber) -> i64) -> Vec<Questi
                 topic: topic.name.clone(),
                 index: index as i32,
                 partition,
+                known: topic.has(index as i32),
                 committed: oracle.committed_end(partition),
                 start: oracle.start(partition).0,
                 time: time(partition),
@@ -180,7 +183,7 @@ fn offset(world: &World, q: &Question, answer: &ListOffsetsPartitionResponse) ->
             oracle.by_time(partition, q.committed, Time::From(time), found)
         }
         (Some(ErrorCode::KafkaStorageError), ..) => return Err(Lost),
-        (Some(ErrorCode::UnknownTopicOrPartition), ..) if !oracle.topics.get(q.life).has(q.index) => return Err(Lost),
+        (Some(ErrorCode::UnknownTopicOrPartition), ..) if !q.known => return Err(Lost),
         (code, ..) => fail(format!("ListOffsets {} of {}-{}: {code:?} {answer:?}", q.time, q.topic, q.index)),
     };
     world.check(verdict);
