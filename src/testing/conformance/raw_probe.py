@@ -3,8 +3,8 @@
 
     raw_probe.py HOST:PORT [NAME…]      all probes, or those whose name begins with NAME
 
-Run it against Kafka and against Coreline and compare the lines. Needs nothing but Python; creates a topic of its own
-(by auto-creation), and everything printed is independent of ids, times and ports.
+Run it against Kafka and against Coreline and compare the lines. Needs nothing but Python; creates a topic of its own,
+and everything printed is independent of ids, times and ports.
 """
 import os
 import socket
@@ -373,8 +373,11 @@ class World:
         self.address = address
         self.topic = f"raw-probe-{os.getpid()}"
         with self.connect() as c:
+            # Its records are of 1970: they must not grow too old while they are looked at.
+            kept = array([string("retention.ms") + string("-1")])
+            c.ask(header(19, 2) + array([string(self.topic) + i32(1) + i16(1) + array([]) + kept]) + i32(30000) + i8(0))
             for _ in range(50):
-                # Auto-creation, then wait for its leader.
+                # Wait for its leader.
                 _, _, id_, _, partitions, _ = metadata12_topics(c.ask(
                     header(3, 12, True) + carray([bytes(16) + cstring(self.topic) + b"\0"]) + b"\1\0\0"))[0]
                 if partitions and partitions[0][0] == 0:
