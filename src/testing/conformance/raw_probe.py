@@ -10,6 +10,7 @@ import os
 import socket
 import struct
 import sys
+import time
 
 TIMEOUT_S = 10
 CLOSED = "connection closed"
@@ -700,7 +701,13 @@ def init_producer(name, version, transactional, timeout=60000, producer=(-1, -1)
             r.tags(), r.i32()
             return f"error {r.i16()}, id {'set' if r.i64() >= 0 else -1}, epoch {r.i16()}"
         body = cstring(transactional) + i32(timeout) + (i64(producer[0]) + i16(producer[1]) if version >= 3 else b"") + b"\0"
-        return w.once(header(22, version, True) + body, read)
+        for _ in range(50):
+            # Kafka has no block of ids yet in its first moments (COORDINATOR_LOAD_IN_PROGRESS).
+            answer = w.once(header(22, version, True) + body, read)
+            if not answer.startswith("error 14,"):
+                break
+            time.sleep(0.1)
+        return answer
     run.__name__ = "init_producer_id_" + name
     PROBES.append(run)
 
