@@ -72,7 +72,7 @@ pub enum Rule {
     Positive,
     /// A list of some of these words, at least one, none twice.
     SomeOf(&'static [&'static str]),
-    /// A list of some of these words or none, none twice.
+    /// A list of some of these words or none.
     AnyOf(&'static [&'static str]),
     /// From 1 to 9, or -1 for the codec's usual one.
     GzipLevel,

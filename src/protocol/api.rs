@@ -3,6 +3,9 @@
 
 use super::schema::{self, Schema};
 
+/// Where the numbers of our own APIs begin, far from Kafka's.
+const OWN_KEYS_FROM: i16 = 32_001;
+
 /// The APIs that are served, by Kafka's names and numbers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[repr(i16)]
@@ -41,6 +44,8 @@ pub enum ApiKey {
     ConsumerGroupDescribe = 69,
     ListConfigResources = 74,
     DescribeTopicPartitions = 75,
+    /// Our own: see [`super::compact_topic`].
+    CompactTopic = OWN_KEYS_FROM,
 }
 
 impl ApiKey {
@@ -81,6 +86,7 @@ impl ApiKey {
             Self::ConsumerGroupDescribe => "ConsumerGroupDescribe",
             Self::ListConfigResources => "ListConfigResources",
             Self::DescribeTopicPartitions => "DescribeTopicPartitions",
+            Self::CompactTopic => "CompactTopic",
         }
     }
 
@@ -88,6 +94,12 @@ impl ApiKey {
     #[must_use]
     pub const fn is_pipelined(self) -> bool {
         matches!(self, Self::Produce)
+    }
+
+    /// True for an API of Kafka. Our own are not in ApiVersions: Kafka's clients would print keys that they do not know.
+    #[must_use]
+    pub const fn is_kafkas(self) -> bool {
+        (self as i16) < OWN_KEYS_FROM
     }
 
     /// True for ApiVersions, which is how a client learns the versions: a wrong one must get an answer (KIP-511).
@@ -154,6 +166,7 @@ static APIS: &[Api] = &[
     api(ApiKey::ConsumerGroupDescribe, 0, 1, 0, schema::CONSUMER_GROUP_DESCRIBE),
     api(ApiKey::ListConfigResources, 0, 1, 0, schema::LIST_CONFIG_RESOURCES),
     api(ApiKey::DescribeTopicPartitions, 0, 0, 0, schema::DESCRIBE_TOPIC_PARTITIONS),
+    api(ApiKey::CompactTopic, 0, 0, 1, schema::COMPACT_TOPIC),
 ];
 
 impl Api {
@@ -203,7 +216,7 @@ mod tests {
     #[test]
     fn the_table_agrees_with_the_codec() {
         assert!(APIS.is_sorted_by_key(|api| api.key as i16));
-        for api in APIS {
+        for api in APIS.iter().filter(|api| api.key.is_kafkas()) {
             let codec = CodecKey::try_from(api.key as i16).unwrap();
             assert_eq!(format!("{codec:?}"), api.key.name());
             let range = codec.valid_versions();

@@ -61,6 +61,7 @@ fn decodes(request: &Request, body: BytesMut) -> bool {
         ApiKey::ConsumerGroupDescribe => by_codec::<m::ConsumerGroupDescribeRequest>(request, body),
         ApiKey::ListConfigResources => by_codec::<m::ListConfigResourcesRequest>(request, body),
         ApiKey::DescribeTopicPartitions => by_codec::<m::DescribeTopicPartitionsRequest>(request, body),
+        ApiKey::CompactTopic => by_codec::<super::compact_topic::CompactTopicRequest>(request, body),
     }
 }
 

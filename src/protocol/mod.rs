@@ -5,6 +5,7 @@
 
 pub mod api;
 pub mod codec;
+pub mod compact_topic;
 pub mod fetch;
 pub mod fetch_session;
 pub mod frame;

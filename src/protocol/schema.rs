@@ -425,6 +425,8 @@ pub(super) const DELETE_RECORDS: Schema = &[
     int32("timeout_ms"),
 ];
 
+pub(super) const COMPACT_TOPIC: Schema = &[text("topic"), int32s("partitions"), int8("begin")];
+
 pub(super) const OFFSET_FOR_LEADER_EPOCH: Schema = &[
     int32("replica_id").from(3),
     structs(

@@ -250,6 +250,35 @@ fn records_go_in_and_come_out() {
 }
 
 #[test]
+fn a_topic_is_compacted_when_it_is_asked_for() {
+    let dir = directory();
+    let node = Node::start(dir.path(), &["coreline.cores=2", "log.cleaner.backoff.ms=3600000"]);
+    let compacted = ["--config", "cleanup.policy=compact", "--config", "compression.type=zstd"];
+    node.ok(&[&["topic", "create", "t", "--partitions", "2"][..], &compacted].concat(), "");
+    let records: String = (0..1000).map(|n| format!("key-{}:value-{n}\n", n % 7)).collect();
+    node.ok(&["produce", "t", "-p", "1", "--key-separator", ":"], &records);
+    let said = node.ok(&["log", "compact", "t"], "");
+    assert_eq!(said, "t-0 is compacted up to offset 0\nt-1 is compacted up to offset 1000\n");
+    assert_eq!(node.values("t"), (993..1000).map(|n| format!("value-{n}")).collect::<Vec<_>>());
+    node.ok(&["produce", "t", "-p", "1", "--key-separator", ":"], "key-0:last\n");
+    let again = node.json(&["log", "compact", "t", "--partition", "1", "--json"]);
+    assert_eq!(
+        (&again[0]["partition"], &again[0]["compacted_end"], &again[0]["end"]),
+        (&1.into(), &1001.into(), &1001.into())
+    );
+    assert_eq!(node.values("t").len(), 7);
+    assert_eq!(node.ok(&["log", "compact", "t"], "").lines().count(), 2, "with nothing to do");
+    node.ok(&["topic", "create", "plain"], "");
+    let refused = node.run(&["log", "compact", "plain"], "");
+    assert_eq!(refused.status.code(), Some(1));
+    assert!(text(&refused.stdout).contains("plain-0: POLICY_VIOLATION"), "{}", text(&refused.stdout));
+    let refused = node.run(&["log", "compact", "none"], "");
+    assert_eq!(refused.status.code(), Some(2));
+    assert!(text(&refused.stderr).contains("none does not exist"), "{}", text(&refused.stderr));
+    node.stop();
+}
+
+#[test]
 fn a_changed_setting_is_obeyed_at_once() {
     let dir = directory();
     let node = Node::start(dir.path(), &["coreline.cores=2"]);

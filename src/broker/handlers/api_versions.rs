@@ -37,7 +37,8 @@ pub(super) fn handle(context: &RequestContext, body: Bytes) -> Result<ResponseFr
         }
         context.session.borrow_mut().software = Some(software);
     }
-    let response = ApiVersionsResponse::default().with_api_keys(Api::all().iter().map(listed).collect());
+    let response = ApiVersionsResponse::default()
+        .with_api_keys(Api::all().iter().filter(|api| api.key.is_kafkas()).map(listed).collect());
     Ok(codec::encode(request, &with_features(request.header.api_version, response)))
 }
 

@@ -9,6 +9,7 @@
 
 mod alter_configs;
 mod api_versions;
+mod compact_topic;
 mod config_resources;
 mod consumer_group_describe;
 mod consumer_group_heartbeat;
@@ -179,6 +180,7 @@ impl<R: Runtime> Handlers<R> {
             ApiKey::DescribeTopicPartitions => {
                 in_out.out(&describe_topic_partitions::handle(shard, in_out.decode()?).await)
             }
+            ApiKey::CompactTopic => in_out.out(&compact_topic::handle(shard, in_out.decode()?).await),
             ApiKey::DescribeLogDirs => in_out.out(&describe_log_dirs::handle(shard, in_out.decode()?).await),
             ApiKey::Produce => unreachable!("Produce does not go through the codec"),
         }

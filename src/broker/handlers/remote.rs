@@ -5,8 +5,9 @@ use super::Handlers;
 use crate::broker::Shard;
 use crate::broker::messages::{BrokerMesh, Reply, Request};
 use crate::broker::store::{
-    Acks, AppendError, AppendOrigin, Appended, EpochEnd, Isolation, LogStore, OffsetFound, OffsetQuery, ProducerInfo,
-    ReadError, ReadRequest, ReadResult, TxnAppend, TxnMarker, TxnProducer, TxnState, VerificationGuard,
+    Acks, AppendError, AppendOrigin, Appended, CompactionState, EpochEnd, Isolation, LogStore, OffsetFound,
+    OffsetQuery, ProducerInfo, ReadError, ReadRequest, ReadResult, TxnAppend, TxnMarker, TxnProducer, TxnState,
+    VerificationGuard,
 };
 use crate::error_code::ErrorCode;
 use crate::ids::{LeaderEpoch, Offset, PartitionId};
@@ -81,6 +82,8 @@ pub enum Ask {
     Producers(Vec<PartitionId>),
     /// Delete records before an offset; -1 is the high watermark.
     DeleteRecords(Vec<(PartitionId, Offset)>),
+    /// Compact now, or only say how far that is.
+    Compact(Vec<(PartitionId, bool)>),
     /// End transactions.
     WriteMarkers(Vec<TxnMarker>),
     /// Is the producer's transaction open in the partition?
@@ -102,6 +105,8 @@ pub enum Told {
     Producers(Vec<Result<Vec<ProducerInfo>, ReadError>>),
     /// To [`Ask::DeleteRecords`]: the first offsets.
     RecordsDeleted(Vec<Result<Offset, ReadError>>),
+    /// To [`Ask::Compact`].
+    Compacting(Vec<Result<CompactionState, ReadError>>),
     /// To [`Ask::WriteMarkers`]: their offsets.
     MarkersWritten(Vec<Result<Offset, AppendError>>),
     /// To [`Ask::TxnStates`].
@@ -140,6 +145,13 @@ async fn answer<R: Runtime>(shard: &Shard<R>, ask: Ask) -> Told {
             Told::EpochEnds(join_all(items.into_iter().map(find)).await)
         }
         Ask::Producers(ids) => Told::Producers(join_all(ids.into_iter().map(|id| store.producers(id))).await),
+        Ask::Compact(items) => {
+            let mut found = Vec::with_capacity(items.len());
+            for (id, begin) in items {
+                found.push(if begin { store.compact_now(id).await } else { store.compaction_state(id).await });
+            }
+            Told::Compacting(found)
+        }
         // At a time: they share group commits.
         Ask::DeleteRecords(items) => {
             Told::RecordsDeleted(join_all(items.into_iter().map(|(id, to)| store.delete_records(id, to))).await)

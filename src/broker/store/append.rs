@@ -240,6 +240,7 @@ pub(super) fn add_batch(log: &mut Log, config: &LogConfig, header: &RecordBatchH
     }
     if roll {
         log.segments.push(Segment::new(base));
+        log.close_active = false;
     }
     let segment = log.active();
     let position = segment.size;
@@ -259,7 +260,8 @@ fn wants_roll(log: &Log, config: &LogConfig, header: &RecordBatchHeader, len: u6
     }
     let waited = active.first_timestamp.map_or(0, |first| header.max_timestamp.saturating_sub(first));
     let entries_max = config.segment_index_bytes / 8;
-    active.size + len > config.segment_bytes.min(i32::MAX as u64)
+    log.close_active
+        || active.size + len > config.segment_bytes.min(i32::MAX as u64)
         || waited
             > config.roll_ms()
                 - roll_jitter_ms(log.jitter_salt, active.base, config.segment_jitter_ms, config.roll_ms())

@@ -212,6 +212,8 @@ pub(super) struct Log {
     pub(super) swapping: bool,
     /// … and files are being renamed: cold reads wait.
     pub(super) renaming: bool,
+    /// The active segment is closed before the next batch, whatever is in it.
+    pub(super) close_active: bool,
     /// Up to where the log was compacted; none while the checkpoint was not read.
     pub(super) cleaned_end: Option<i64>,
     pub(super) tail: Tail,
@@ -318,6 +320,7 @@ impl Log {
             held: false,
             swapping: false,
             renaming: false,
+            close_active: false,
             cleaned_end: None,
             tail: Tail::default(),
             segments,

@@ -114,7 +114,7 @@ impl<R: Runtime> LogStore<R> {
     }
 
     /// Closes the active segment if the log still ends at `end`; false if it does not.
-    async fn roll_at(self: &Rc<Self>, partition: &Rc<Partition>, end: i64) -> IoResult<bool> {
+    pub(super) async fn roll_at(self: &Rc<Self>, partition: &Rc<Partition>, end: i64) -> IoResult<bool> {
         self.write_out(partition, Limit::Committed, true).await?;
         if !self.take_segments(partition).await {
             return Ok(false);
@@ -123,18 +123,32 @@ impl<R: Runtime> LogStore<R> {
             let whole = log.log_end == end && log.synced_end == end;
             if whole && log.active().size > 0 {
                 log.segments.push(super::partition::Segment::new(end));
+                log.close_active = false;
             }
             whole
         });
-        let mut result = Ok(rolled == Some(true));
-        while let Some(base) = partition.with(|log| log.to_seal()).flatten() {
-            if let Err(error) = self.seal(partition, base).await {
-                result = Err(error);
-                break;
-            }
-        }
+        let sealed = self.seal_closed(partition).await;
         self.leave_segments(partition);
-        result
+        sealed.map(|()| rolled == Some(true))
+    }
+
+    /// Completes segments that are closed and flushed. The caller has the segments.
+    async fn seal_closed(self: &Rc<Self>, partition: &Rc<Partition>) -> IoResult<()> {
+        while let Some(base) = partition.with(|log| log.to_seal()).flatten() {
+            self.seal(partition, base).await?;
+        }
+        Ok(())
+    }
+
+    /// Completes what a full disk left open, also where nothing more is written.
+    pub(super) async fn complete_segments(self: &Rc<Self>, partition: &Rc<Partition>) -> IoResult<()> {
+        self.write_out(partition, Limit::Committed, true).await?;
+        if !self.take_segments(partition).await {
+            return Ok(());
+        }
+        let sealed = self.seal_closed(partition).await;
+        self.leave_segments(partition);
+        sealed
     }
 
     /// Moves the log's start, durably, and lets go of the segments before it.

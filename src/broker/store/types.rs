@@ -393,6 +393,21 @@ pub struct ProducerInfo {
     pub current_txn_start_offset: Offset,
 }
 
+/// How far the compaction of a partition is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CompactionState {
+    /// It was asked for, and is not at its end.
+    pub pending: bool,
+    /// The first offset.
+    pub log_start: Offset,
+    /// Everything before it is compacted.
+    pub compacted_end: Offset,
+    /// The high watermark.
+    pub high_watermark: Offset,
+    /// Why it cannot be compacted.
+    pub failure: Option<String>,
+}
+
 /// A store that could not be opened, drained or closed.
 #[derive(Debug, thiserror::Error)]
 pub enum StoreError {

@@ -8,6 +8,7 @@ mod configs;
 mod console_consumer;
 mod console_producer;
 pub(super) mod consumer_groups;
+mod delete_records;
 mod get_offsets;
 mod groups;
 mod log_dirs;
@@ -42,6 +43,7 @@ pub(super) fn tool(program: &Path) -> Option<Tool> {
         "kafka-console-consumer" => |args| run(args, console_consumer::run),
         "kafka-console-producer" => |args| run(args, console_producer::run),
         "kafka-consumer-groups" => |args| run(args, consumer_groups::run),
+        "kafka-delete-records" => |args| run(args, delete_records::run),
         "kafka-get-offsets" => |args| run(args, get_offsets::run),
         "kafka-groups" => |args| run(args, groups::run),
         "kafka-log-dirs" => |args| run(args, log_dirs::run),
@@ -177,6 +179,7 @@ mod tests {
             console_consumer::Args::command(),
             console_producer::Args::command(),
             consumer_groups::Args::command(),
+            delete_records::Args::command(),
             get_offsets::Args::command(),
             groups::Args::command(),
             log_dirs::Args::command(),

@@ -1,5 +1,7 @@
-//! `coreline log`: look into files of the log, and check a data directory. Nothing here writes.
+//! `coreline log`: look into files of the log, check a data directory, ask a broker to compact a topic. Nothing here writes
+//! to a disk.
 
+mod compact;
 mod dump;
 mod dump_ours;
 mod read;
@@ -24,6 +26,8 @@ pub struct LogArgs {
 enum Action {
     /// Print what is in files: segments, indexes, snapshots and checkpoints as Kafka's dump-log does, journal and metadata.
     Dump(DumpArgs),
+    /// Compact a topic now, whatever its dirty ratio, and wait until that is done: asks the broker that runs.
+    Compact(CompactArgs),
     /// Check every file of a data directory, or of a partition's directory; exit code 1 if anything is damaged.
     Verify(VerifyArgs),
 }
@@ -42,6 +46,24 @@ struct DumpArgs {
     /// Without offset, time and sizes of records.
     #[arg(long)]
     skip_record_metadata: bool,
+}
+
+#[derive(Debug, clap::Args)]
+struct CompactArgs {
+    /// The topic; its cleanup.policy has compact.
+    topic: String,
+    /// The broker.
+    #[arg(long, default_value = "127.0.0.1:9092", value_name = "HOST:PORT")]
+    bootstrap_server: String,
+    /// A partition; may be repeated. All of them if not given.
+    #[arg(long = "partition", value_name = "N")]
+    partitions: Vec<i32>,
+    /// Ask for it, and do not wait for its end.
+    #[arg(long)]
+    no_wait: bool,
+    /// Write JSON.
+    #[arg(long)]
+    json: bool,
 }
 
 #[derive(Debug, clap::Args)]
@@ -90,6 +112,7 @@ fn kind_of(path: &Path) -> Option<Kind> {
 #[must_use]
 pub fn run(args: &LogArgs) -> ExitCode {
     let done = match &args.action {
+        Action::Compact(args) => compact::run(args),
         Action::Dump(args) => dump_all(args),
         Action::Verify(args) => verify::run(args),
     };

@@ -5,12 +5,14 @@
 //! | `mod` | which partition is looked at when; what cannot be cleaned is set aside |
 //! | `clean` | one cleaning: the map, the copies |
 //! | `files` | batches of a segment in, a cleaned segment out |
+//! | `on_demand` | compaction because somebody asks for it now |
 //! | `swap` | new files take the places of old ones, also after a crash |
 //!
 //! What is decided (ratio, ranges, which record stays) is in [`crate::log::compaction`].
 
 mod clean;
 mod files;
+mod on_demand;
 mod swap;
 
 use super::partition::Partition;
@@ -43,6 +45,8 @@ pub(super) struct Cleaner {
     due: RefCell<BTreeMap<PartitionId, i64>>,
     /// Partitions that cannot be cleaned, and why.
     aside: RefCell<BTreeMap<PartitionId, String>>,
+    /// Partitions that are compacted because somebody asked for it, up to where.
+    asked: RefCell<BTreeMap<PartitionId, i64>>,
     pub(super) wake: Notify,
     /// Bytes read and written may go on at this time: the throttle.
     free_at: Cell<Monotonic>,
@@ -54,6 +58,7 @@ impl Cleaner {
             options: RefCell::new(options),
             due: RefCell::default(),
             aside: RefCell::default(),
+            asked: RefCell::default(),
             wake: Notify::default(),
             free_at: Cell::default(),
         }
@@ -145,7 +150,8 @@ impl<R: Runtime> LogStore<R> {
         let backoff = self.cleaner.options.borrow().backoff;
         let pause = last_round.plus(backoff).since(self.rt.now());
         let due = u64::try_from(due_ms.saturating_sub(self.rt.wall_ms())).unwrap_or(0);
-        Duration::from_millis(due).min(LOOK_AFTER_MAX).max(pause)
+        let wait = Duration::from_millis(due).min(LOOK_AFTER_MAX).max(pause);
+        self.until_asked().map_or(wait, |asked| asked.min(wait))
     }
 
     /// Cleans the dirtiest of the partitions that are due. False: none wants it.
@@ -153,7 +159,7 @@ impl<R: Runtime> LogStore<R> {
         let mut candidates = Vec::new();
         for id in self.cleaner.take_due(self.rt.wall_ms()) {
             let Some(partition) = self.partition(id).filter(|p| p.spec.borrow().config.compacted) else { continue };
-            match self.assess_partition(&partition).await {
+            match self.assess_with_wish(&partition).await {
                 Ok((found, generation)) if found.wanted => candidates.push(((partition, generation), found)),
                 Ok((found, _)) => found.look_again_ms.into_iter().for_each(|at| self.cleaner.mark_at(id, at)),
                 Err(error) => self.give_up(&partition, error),
@@ -177,7 +183,7 @@ impl<R: Runtime> LogStore<R> {
         }
         let unsealed = |log: &mut super::partition::Log| log.segments.iter().filter(|s| s.index.is_some()).count();
         if partition.with(unsealed).is_some_and(|count| count > 1) {
-            let flushed = self.write_out(partition, super::flush::Limit::Committed, true).await;
+            let flushed = self.complete_segments(partition).await;
             flushed.map_err(|e| self.clean_failed(&e))?;
         }
         let generation = partition.with(|log| log.generation).ok_or(CleanError::Changed)?;
@@ -272,6 +278,9 @@ impl<R: Runtime> LogStore<R> {
     }
 
     fn give_up(&self, partition: &Rc<Partition>, error: CleanError) {
+        if matches!(error, CleanError::Uncleanable(_)) {
+            self.cleaner.asked.borrow_mut().remove(&partition.id);
+        }
         let later = self.rt.wall_ms() + self.cleaner.options.borrow().backoff.as_millis() as i64;
         match error {
             CleanError::Changed => self.cleaner.put_off(partition.id, later),

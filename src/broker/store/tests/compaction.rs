@@ -110,6 +110,7 @@ impl Run {
             };
             drop(rt.spawn(TaskGroup::Requests, "client", client().produce(n == 1)));
             drop(rt.spawn(TaskGroup::Requests, "reader", client().read()));
+            drop(rt.spawn(TaskGroup::Requests, "impatient", client().ask_for_compactions()));
         }
     }
 
@@ -306,6 +307,24 @@ struct Client {
 }
 
 impl Client {
+    /// Whoever asks for a compaction is told of its end, and then there is one record of each key but for what came later.
+    async fn ask_for_compactions(self) {
+        loop {
+            self.rt.sleep(Duration::from_micros(self.rng.below(30_000))).await;
+            let Ok(begun) = self.store.compact_now(id(self.n)).await else { continue };
+            let mut state = begun.clone();
+            while state.pending {
+                self.rt.sleep(Duration::from_millis(1)).await;
+                let Ok(now) = self.store.compaction_state(id(self.n)).await else { break };
+                state = now;
+            }
+            assert!(
+                state.pending || state.compacted_end >= begun.high_watermark,
+                "asked at {begun:?}, done at {state:?}"
+            );
+        }
+    }
+
     /// One batch at a time: offsets, and so the records' times, are known beforehand.
     async fn produce(self, idempotent: bool) {
         loop {

@@ -1,0 +1,61 @@
+//! CompactTopic, our own: asks the shards of a topic's partitions to compact them now, and says how far they are.
+
+use super::remote::{Ask, Told, scatter, stopping};
+use super::resolve::led_partition;
+use crate::broker::Shard;
+use crate::error_code::ErrorCode;
+use crate::protocol::compact_topic::{CompactTopicRequest, CompactTopicResponse, CompactedPartition};
+use coreline_io::Runtime;
+
+pub(super) async fn handle<R: Runtime>(shard: &Shard<R>, request: CompactTopicRequest) -> CompactTopicResponse {
+    let image = shard.image();
+    let Some(topic) = image.topic(&request.topic) else {
+        let message = format!("topic {} does not exist", request.topic);
+        return CompactTopicResponse {
+            error_code: ErrorCode::UnknownTopicOrPartition.code(),
+            error_message: Some(message),
+            partitions: Vec::new(),
+        };
+    };
+    let indexes = if request.partitions.is_empty() {
+        (0..i32::try_from(topic.partitions.len()).unwrap_or(i32::MAX)).collect()
+    } else {
+        request.partitions
+    };
+    let mut partitions: Vec<_> =
+        indexes.into_iter().map(|index| CompactedPartition { index, ..CompactedPartition::default() }).collect();
+    let (mut places, mut asks) = (Vec::new(), Vec::new());
+    for (place, partition) in partitions.iter_mut().enumerate() {
+        match led_partition(shard, topic, partition.index) {
+            Ok((resolved, _)) => {
+                places.push(place);
+                asks.push((resolved.shard, (resolved.id, request.begin)));
+            }
+            Err(code) => partition.error_code = code.code(),
+        }
+    }
+    let unwrap = |told| match told {
+        Told::Compacting(states) => states,
+        other => unreachable!("a request to compact is answered with states, not {other:?}"),
+    };
+    let answers = scatter(shard, asks, Ask::Compact, unwrap, || Err(stopping())).await;
+    for (place, answer) in places.into_iter().zip(answers) {
+        let partition = &mut partitions[place];
+        match answer {
+            Ok(state) => {
+                partition.pending = state.pending;
+                (partition.start, partition.compacted_end, partition.end) =
+                    (state.log_start.0, state.compacted_end.0, state.high_watermark.0);
+                partition.error_message = state.failure;
+                if partition.error_message.is_some() {
+                    partition.error_code = ErrorCode::KafkaStorageError.code();
+                }
+            }
+            Err(error) => {
+                partition.error_code = error.code.code();
+                partition.error_message = Some(error.message);
+            }
+        }
+    }
+    CompactTopicResponse { error_code: 0, error_message: None, partitions }
+}
