@@ -12,3 +12,4 @@ pub mod groups;
 pub mod ids;
 pub mod log;
 pub mod protocol;
+pub mod transactions;
