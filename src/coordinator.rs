@@ -4,6 +4,7 @@
 //! take back. If the log refuses the records, the driver throws the machine away and loads it again.
 
 use crate::ids::{ProducerEpoch, ProducerId};
+use crate::log::verification::VerificationGuard;
 use bytes::Bytes;
 use std::sync::Arc;
 
@@ -48,7 +49,7 @@ pub struct InTransaction {
     /// Its epoch.
     pub producer_epoch: ProducerEpoch,
     /// What the log gave when it asked to verify the transaction; none when the transaction is open in the partition.
-    pub guard: Option<u64>,
+    pub guard: Option<VerificationGuard>,
 }
 
 /// What a step gives. Records of one step go into one record batch: all or none survive a crash. Answers and orders wait

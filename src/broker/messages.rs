@@ -3,6 +3,7 @@
 use super::groups::GroupEvent;
 use super::handlers::remote::{Ask, Told};
 use super::store::Isolation;
+use super::transactions::TransactionEvent;
 use crate::controller::{ClusterImage, Command, CommandError, Outcome};
 use crate::ids::{Offset, PartitionId};
 use coreline_shards::MeshProtocol;
@@ -72,6 +73,8 @@ pub enum Event {
     },
     /// About groups.
     Group(GroupEvent),
+    /// About transactions.
+    Transaction(TransactionEvent),
 }
 
 impl MeshProtocol for BrokerMesh {

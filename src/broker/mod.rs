@@ -14,5 +14,6 @@ pub mod pipeline;
 pub mod server;
 pub mod shard;
 pub mod store;
+pub mod transactions;
 
 pub use shard::Shard;

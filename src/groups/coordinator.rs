@@ -9,6 +9,7 @@ use super::offsets::GroupOffsets;
 use super::records::{GroupMetadataValue, Key, OffsetCommitValue, ReplayError};
 use super::requests::maybe_downgrade;
 use super::timers::{TimerKind, Timers};
+use super::transactional_offsets::OpenTransactions;
 use super::upkeep::Upkeep;
 pub use super::{Client, Effects, Event, Now, Request, Response, Token, Topics};
 use crate::error_code::ErrorCode;
@@ -178,6 +179,7 @@ pub struct Coordinator {
     pub(super) config: GroupsConfig,
     pub(super) group_configs: Arc<GroupConfigs>,
     pub(super) groups: Groups,
+    pub(super) open: OpenTransactions,
     pub(super) timers: Timers,
     pub(super) ids: MemberIds,
     pub(super) upkeep: Upkeep,
@@ -191,6 +193,7 @@ impl Coordinator {
             config,
             group_configs: Arc::default(),
             groups: BTreeMap::new(),
+            open: OpenTransactions::new(),
             timers: Timers::default(),
             ids: MemberIds { state: seed },
             upkeep: Upkeep::default(),
@@ -294,6 +297,7 @@ impl Coordinator {
             // Consumer groups look at the topics with the next heartbeat of any member.
             Event::TopicsChanged => {}
             Event::Configured(configs) => self.set_group_configs(configs),
+            Event::TransactionEnded { producer, commit } => self.end_transaction(producer, commit),
             Event::TopicsDeleted(deleted) => self.topics_deleted(now, topics, effects, deleted),
         }
     }

@@ -16,12 +16,14 @@ mod requests;
 #[cfg(test)]
 mod tests;
 pub mod timers;
+mod transactional_offsets;
 mod upkeep;
 
 pub use crate::coordinator::{Client, Now, Record, Token};
 pub use coordinator::Coordinator;
 
-use crate::ids::TopicId;
+use crate::ids::{ProducerId, TopicId};
+use crate::log::verification::VerificationGuard;
 use kafka_protocol::messages as codec;
 use std::sync::Arc;
 
@@ -35,6 +37,11 @@ pub enum Request {
     Heartbeat(codec::HeartbeatRequest),
     LeaveGroup(codec::LeaveGroupRequest),
     OffsetCommit(codec::OffsetCommitRequest),
+    /// The transaction is known to go on, or the guard says when it was.
+    TxnOffsetCommit {
+        request: codec::TxnOffsetCommitRequest,
+        guard: Option<VerificationGuard>,
+    },
     /// One group of an OffsetFetch; topics of none are all topics of the group.
     OffsetFetch {
         group: codec::offset_fetch_request::OffsetFetchRequestGroup,
@@ -58,6 +65,7 @@ pub enum Response {
     Heartbeat(codec::HeartbeatResponse),
     LeaveGroup(codec::LeaveGroupResponse),
     OffsetCommit(codec::OffsetCommitResponse),
+    TxnOffsetCommit(codec::TxnOffsetCommitResponse),
     OffsetFetch(codec::offset_fetch_response::OffsetFetchResponseGroup),
     OffsetDelete(codec::OffsetDeleteResponse),
     DescribeGroup(codec::describe_groups_response::DescribedGroup),
@@ -93,6 +101,13 @@ pub enum Event {
     TopicsDeleted(Vec<(Arc<str>, TopicId)>),
     /// Groups were given settings, or had them taken back: all that there are. Members are told with their next heartbeats.
     Configured(Arc<config::GroupConfigs>),
+    /// The marker of a producer's transaction is in the partition.
+    TransactionEnded {
+        /// Whose.
+        producer: ProducerId,
+        /// Committed, or aborted.
+        commit: bool,
+    },
 }
 
 /// What a step gives.

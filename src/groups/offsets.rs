@@ -3,6 +3,7 @@
 use super::classic::ClassicGroup;
 use super::coordinator::{Context, Group, Groups, Slot};
 use super::records::{OffsetCommitValue, offset_commit_key};
+use super::transactional_offsets::Pending;
 use super::{Client, Effects, Record, Topics};
 use crate::error_code::ErrorCode;
 use crate::ids::TopicId;
@@ -20,13 +21,15 @@ use std::sync::Arc;
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct GroupOffsets {
     topics: BTreeMap<Arc<str>, BTreeMap<i32, OffsetCommitValue>>,
+    /// Those of transactions that go on.
+    pub(super) pending: Pending,
 }
 
 impl GroupOffsets {
-    /// None.
+    /// None, and none to come.
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        self.topics.is_empty()
+        self.topics.is_empty() && self.pending.is_empty()
     }
 
     /// The offset of a partition.
@@ -49,6 +52,11 @@ impl GroupOffsets {
 
     /// Sets the offset of a partition.
     pub fn insert(&mut self, topic: &str, partition: i32, value: OffsetCommitValue) {
+        self.put(topic, partition, value);
+        self.pending.outdate(topic, partition, u64::MAX);
+    }
+
+    pub(super) fn put(&mut self, topic: &str, partition: i32, value: OffsetCommitValue) {
         match self.topics.get_mut(topic) {
             Some(partitions) => {
                 partitions.insert(partition, value);
@@ -152,7 +160,7 @@ fn validate_commit(groups: &Groups, client: &Client, request: &codec::OffsetComm
     }
 }
 
-fn slot_for_commit<'a>(cx: &Context<'_>, groups: &'a mut Groups, id: &str) -> &'a mut Slot {
+pub(super) fn slot_for_commit<'a>(cx: &Context<'_>, groups: &'a mut Groups, id: &str) -> &'a mut Slot {
     // Twice looked up: the borrow of a first `get_mut` would last to the end.
     if !groups.contains_key(id) {
         let id: Arc<str> = Arc::from(id);
@@ -187,23 +195,15 @@ fn commit_topic(
         id if id.is_nil() => cx.topics.id_of(&topic.name).unwrap_or_default(),
         id => TopicId(id),
     };
-    let now = cx.now.wall_ms;
-    let metadata_max = usize::try_from(cx.config.offset_metadata_max_bytes).unwrap_or(0);
     // A retention of its own could be asked for in versions 2 to 4.
-    let expire_timestamp_ms = if request.retention_time_ms < 0 { -1 } else { now + request.retention_time_ms };
+    let expire_timestamp_ms =
+        if request.retention_time_ms < 0 { -1 } else { cx.now.wall_ms + request.retention_time_ms };
     let codes = topic.partitions.iter().map(|partition| {
-        let metadata = partition.committed_metadata.as_deref().unwrap_or_default();
-        // Kafka counts UTF-16 units, of which there are no more than bytes.
-        if metadata.len() > metadata_max && metadata.encode_utf16().count() > metadata_max {
-            return (partition.partition_index, ErrorCode::OffsetMetadataTooLarge);
-        }
-        let value = OffsetCommitValue {
-            offset: partition.committed_offset,
-            leader_epoch: partition.committed_leader_epoch.max(-1),
-            metadata: Arc::from(metadata),
-            commit_timestamp_ms: now,
-            expire_timestamp_ms,
-            topic_id,
+        let committed = (partition.committed_offset, partition.committed_leader_epoch);
+        let metadata = partition.committed_metadata.as_deref();
+        let value = match commit_value(cx, topic_id, committed, metadata, expire_timestamp_ms) {
+            Ok(value) => value,
+            Err(code) => return (partition.partition_index, code),
         };
         let key = offset_commit_key(&request.group_id, &topic.name, partition.partition_index);
         cx.effects.records.push(Record { key, value: Some(value.encode()) });
@@ -213,14 +213,37 @@ fn commit_topic(
     commit_response(topic, codes)
 }
 
-/// OffsetFetch of one group. `require_stable` asks for no answer while a transaction's offsets are in the balance; there
-/// are none yet.
+/// What is written down of a commit: offset and leader epoch, and the client's metadata.
+pub(super) fn commit_value(
+    cx: &Context<'_>,
+    topic_id: TopicId,
+    (offset, leader_epoch): (i64, i32),
+    metadata: Option<&str>,
+    expire_timestamp_ms: i64,
+) -> Result<OffsetCommitValue, ErrorCode> {
+    let metadata = metadata.unwrap_or_default();
+    let max = usize::try_from(cx.config.offset_metadata_max_bytes).unwrap_or(0);
+    // Kafka counts UTF-16 units, of which there are no more than bytes.
+    if metadata.len() > max && metadata.encode_utf16().count() > max {
+        return Err(ErrorCode::OffsetMetadataTooLarge);
+    }
+    Ok(OffsetCommitValue {
+        offset,
+        leader_epoch: leader_epoch.max(-1),
+        metadata: Arc::from(metadata),
+        commit_timestamp_ms: cx.now.wall_ms,
+        expire_timestamp_ms,
+        topic_id,
+    })
+}
+
+/// OffsetFetch of one group. `require_stable` asks for no answer while a transaction's offsets are in the balance.
 pub(super) fn fetch(
     topics: &dyn Topics,
     groups: &Groups,
     client: &Client,
     request: &OffsetFetchRequestGroup,
-    _require_stable: bool,
+    require_stable: bool,
 ) -> OffsetFetchResponseGroup {
     let response = OffsetFetchResponseGroup::default().with_group_id(request.group_id.clone());
     let slot = groups.get(request.group_id.as_str());
@@ -231,6 +254,10 @@ pub(super) fn fetch(
     }
     let none = GroupOffsets::default();
     let offsets = slot.map_or(&none, |slot| &slot.offsets);
+    let fetched = |topic: &str, index: i32, value: Option<&OffsetCommitValue>| {
+        let unstable = require_stable && offsets.pending.has(topic, index);
+        if unstable { fetched_unstable(index) } else { fetched(index, value) }
+    };
     let topics = match &request.topics {
         Some(asked) => asked
             .iter()
@@ -239,7 +266,7 @@ pub(super) fn fetch(
                 OffsetFetchResponseTopics::default()
                     .with_name(topic.name.clone())
                     .with_topic_id(topic.topic_id)
-                    .with_partitions(partitions.map(|&index| fetched(index, offsets.of(topic, index))).collect())
+                    .with_partitions(partitions.map(|&i| fetched(&topic.name, i, offsets.of(topic, i))).collect())
             })
             .collect(),
         None => offsets
@@ -250,7 +277,7 @@ pub(super) fn fetch(
                 OffsetFetchResponseTopics::default()
                     .with_name(codec::TopicName(StrBytes::from_string(name.to_string())))
                     .with_topic_id(id.0)
-                    .with_partitions(partitions.iter().map(|(index, value)| fetched(*index, Some(value))).collect())
+                    .with_partitions(partitions.iter().map(|(i, value)| fetched(name, *i, Some(value))).collect())
             })
             .collect(),
     };
@@ -268,6 +295,10 @@ fn fetched(index: i32, value: Option<&OffsetCommitValue>) -> OffsetFetchResponse
             response.with_committed_offset(-1).with_committed_leader_epoch(-1).with_metadata(Some(StrBytes::default()))
         }
     }
+}
+
+fn fetched_unstable(index: i32) -> OffsetFetchResponsePartitions {
+    fetched(index, None).with_error_code(ErrorCode::UnstableOffsetCommit.code())
 }
 
 /// OffsetDelete: of topics that no member is subscribed to.

@@ -18,6 +18,13 @@ impl Coordinator {
         client: &Client,
         request: Request,
     ) {
+        if let Request::TxnOffsetCommit { request, guard } = request {
+            let mut open = std::mem::take(&mut self.open);
+            let (mut cx, groups) = self.parts(now, topics, effects);
+            super::transactional_offsets::commit(&mut cx, (groups, &mut open), token, &request, guard);
+            self.open = open;
+            return;
+        }
         let (mut cx, groups) = self.parts(now, topics, effects);
         let cx = &mut cx;
         let response = match request {
@@ -29,6 +36,7 @@ impl Coordinator {
             Request::OffsetCommit(request) => {
                 Response::OffsetCommit(super::offsets::commit(cx, groups, client, &request))
             }
+            Request::TxnOffsetCommit { .. } => unreachable!("taken above"),
             Request::OffsetFetch { group, require_stable } => {
                 Response::OffsetFetch(super::offsets::fetch(topics, groups, client, &group, require_stable))
             }

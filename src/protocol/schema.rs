@@ -420,6 +420,66 @@ pub(super) const WRITE_TXN_MARKERS: Schema = &[structs(
     ],
 )];
 
+const TXN_TOPICS: Schema = &[text("name"), int32s("partitions")];
+
+pub(super) const ADD_PARTITIONS_TO_TXN: Schema = &[
+    structs(
+        "transactions",
+        &[
+            text("transactional_id"),
+            int64("producer_id"),
+            int16("producer_epoch"),
+            int8("verify_only"),
+            structs("topics", TXN_TOPICS),
+        ],
+    )
+    .from(4),
+    text("v3_and_below_transactional_id").to(3),
+    int64("v3_and_below_producer_id").to(3),
+    int16("v3_and_below_producer_epoch").to(3),
+    structs("v3_and_below_topics", TXN_TOPICS).to(3),
+];
+
+pub(super) const ADD_OFFSETS_TO_TXN: Schema =
+    &[text("transactional_id"), int64("producer_id"), int16("producer_epoch"), text("group_id")];
+
+pub(super) const END_TXN: Schema =
+    &[text("transactional_id"), int64("producer_id"), int16("producer_epoch"), int8("committed")];
+
+pub(super) const TXN_OFFSET_COMMIT: Schema = &[
+    text("transactional_id"),
+    text("group_id"),
+    int64("producer_id"),
+    int16("producer_epoch"),
+    int32("generation_id").from(3),
+    text("member_id").from(3),
+    text("group_instance_id").from(3),
+    structs(
+        "topics",
+        &[
+            text("name"),
+            structs(
+                "partitions",
+                &[
+                    int32("partition_index"),
+                    int64("committed_offset"),
+                    int32("committed_leader_epoch").from(2),
+                    text("committed_metadata"),
+                ],
+            ),
+        ],
+    ),
+];
+
+pub(super) const DESCRIBE_TRANSACTIONS: Schema = &[field("transactional_ids", Kind::Texts)];
+
+pub(super) const LIST_TRANSACTIONS: Schema = &[
+    field("state_filters", Kind::Texts),
+    field("producer_id_filters", Kind::Numbers(8)),
+    int64("duration_filter").from(1),
+    text("transactional_id_pattern").from(2),
+];
+
 pub(super) const DELETE_RECORDS: Schema = &[
     structs("topics", &[text("name"), structs("partitions", &[int32("partition_index"), int64("offset")])]),
     int32("timeout_ms"),

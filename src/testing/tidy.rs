@@ -44,7 +44,7 @@ const EDGES: &[(&str, &[&str])] = &[
     ("replication", &["ids", "error_code", "log"]),
     ("config", &["ids", "error_code", "log"]),
     ("controller", &["ids", "error_code", "config", "log", "protocol"]),
-    ("coordinator", &["ids"]),
+    ("coordinator", &["ids", "log"]),
     ("groups", &["ids", "error_code", "config", "coordinator", "log", "protocol"]),
     ("transactions", &["ids", "error_code", "config", "coordinator", "log", "protocol"]),
     ("security", &["ids", "error_code", "config"]),

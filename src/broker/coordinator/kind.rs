@@ -5,6 +5,7 @@ use crate::broker::messages::Event as MeshEvent;
 use crate::config::BrokerConfig;
 use crate::controller::ClusterImage;
 use crate::coordinator::{Client, Effects, Now, Token};
+use crate::ids::ProducerId;
 use std::fmt::Debug;
 use std::sync::Arc;
 
@@ -65,11 +66,20 @@ pub(crate) trait Kind: Sized + 'static {
 /// What a load finds in the log.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Replayed<'a> {
-    /// A record that stands.
+    /// A record.
     Record {
         /// Its key.
         key: &'a [u8],
         /// Its value; none is a tombstone.
         value: Option<&'a [u8]>,
+        /// Whose transaction it is of, if it is of one: it stands only once that is committed.
+        producer_id: Option<ProducerId>,
+    },
+    /// The end of a producer's transaction.
+    Marker {
+        /// Whose.
+        producer_id: ProducerId,
+        /// Committed, or aborted.
+        commit: bool,
     },
 }

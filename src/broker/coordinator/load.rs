@@ -8,6 +8,7 @@ use crate::coordinator::Effects;
 use crate::ids::Offset;
 use crate::log::batch;
 use crate::log::compression::DECOMPRESSED_BYTES_MAX;
+use crate::log::txn_marker;
 use bytes::{Bytes, BytesMut};
 use coreline_io::Runtime;
 use std::rc::Rc;
@@ -98,14 +99,19 @@ fn replay_batch<K: Kind>(machine: &mut K::Machine, bytes: &[u8], next: &mut Offs
     let header = batch::parse_header(bytes).map_err(text)?;
     batch::check_crc(&header, bytes).map_err(text)?;
     let from = std::mem::replace(next, header.next_offset());
+    if let Some(marker) = txn_marker::read_marker(&header, bytes) {
+        let ended = Replayed::Marker { producer_id: header.producer_id, commit: marker.commit };
+        K::replay(machine, ended)?;
+    }
     if header.is_control() {
         return Ok(0);
     }
+    let producer_id = header.is_transactional().then_some(header.producer_id);
     let mut count = 0;
     batch::for_each_record(&header, bytes, DECOMPRESSED_BYTES_MAX, |record| {
         let Some(key) = record.key.filter(|_| record.offset >= from) else { return };
         count += 1;
-        if let Err(error) = K::replay(machine, Replayed::Record { key, value: record.value }) {
+        if let Err(error) = K::replay(machine, Replayed::Record { key, value: record.value, producer_id }) {
             // One record that means nothing must not keep all others of the partition away.
             tracing::error!(offset = record.offset.0, "a record of {} is passed over: {error}", K::TOPIC);
         }

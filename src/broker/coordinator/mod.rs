@@ -36,7 +36,7 @@ pub use ask::CoordinatorEvent;
 use super::Shard;
 use super::handlers::resolve::led_partition;
 use super::shard::topic_config;
-use super::store::{Acks, AppendOrigin};
+use super::store::{Acks, AppendOrigin, TxnAppend};
 use crate::coordinator::{Now, Token};
 use crate::error_code::ErrorCode;
 use crate::ids::PartitionId;
@@ -112,8 +112,17 @@ impl<R: Runtime, K: Kind> Coordinators<R, K> {
         coordinators
     }
 
+    /// The shard.
+    pub(crate) fn shard(&self) -> &Rc<Shard<R>> {
+        &self.shard
+    }
+
+    /// The node stops: nothing is asked or told any more.
+    pub(crate) fn is_stopped(&self) -> bool {
+        self.stopped.get()
+    }
+
     /// Who does what the machines order.
-    #[expect(dead_code, reason = "machines of groups order nothing; transactions follow")]
     pub(crate) fn on_order(&self, on_order: OnOrder<K>) {
         *self.on_order.borrow_mut() = Some(on_order);
     }
@@ -183,7 +192,6 @@ impl<R: Runtime, K: Kind> Coordinators<R, K> {
     }
 
     /// Something happened to a partition's machine that it must not miss, also if it is only being loaded.
-    #[expect(dead_code, reason = "for markers of transactions, which follow")]
     pub(crate) fn tell(self: &Rc<Self>, partition: PartitionId, event: K::Event) {
         let hosted = self.hosted.borrow().get(&partition).cloned();
         if let Some(hosted) = hosted
@@ -237,7 +245,11 @@ impl<R: Runtime, K: Kind> Coordinators<R, K> {
                 return;
             }
             let origin = AppendOrigin { acks: Acks::Local, now_ms: self.shard.runtime.wall_ms() };
-            let append = |write: hosted::Write| self.shard.store.append(hosted.id, write.records, origin);
+            let append = |write: hosted::Write| {
+                let guard = write.transaction.and_then(|of| of.guard);
+                let txn = TxnAppend { guard, by_coordinator: true };
+                self.shard.store.append_transactional(hosted.id, write.records, origin, txn)
+            };
             let waits: Vec<_> = writes.into_iter().map(append).collect();
             let mut refused = None;
             for wait in waits {

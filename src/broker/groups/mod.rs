@@ -9,6 +9,7 @@ pub mod offsets_topic;
 mod settings;
 mod topics;
 
+use super::Shard;
 use super::coordinator::kind::{EffectsOf, Kind, Question, Replayed};
 use super::coordinator::{CoordinatorEvent, Coordinators};
 use super::messages::Event as MeshEvent;
@@ -17,8 +18,10 @@ use crate::controller::ClusterImage;
 use crate::coordinator::{Client, Now, Token};
 use crate::groups::config::{GroupConfigs, GroupsConfig};
 use crate::groups::{Coordinator, Event, Request, Response};
+use coreline_io::Runtime;
 use std::cell::RefCell;
 use std::convert::Infallible;
+use std::rc::Rc;
 use std::sync::Arc;
 use topics::TopicsView;
 
@@ -27,6 +30,19 @@ pub(crate) type Groups<R> = Coordinators<R, GroupKind>;
 
 /// What shards say to each other about groups.
 pub type GroupEvent = CoordinatorEvent<(Client, Request), Response>;
+
+/// The coordinators of a shard; they hear of the ends of transactions that have offsets in their partitions.
+pub(crate) fn start<R: Runtime>(shard: &Rc<Shard<R>>) -> Rc<Groups<R>> {
+    let groups = Coordinators::new(Rc::clone(shard), GroupKind::new(&shard.config));
+    let told = Rc::downgrade(&groups);
+    shard.store.on_marker(Rc::new(move |marker| {
+        if let Some(groups) = told.upgrade() {
+            let ended = Event::TransactionEnded { producer: marker.producer_id, commit: marker.commit };
+            groups.tell(marker.partition, ended);
+        }
+    }));
+    groups
+}
 
 /// What coordinators of groups know of the cluster.
 pub(crate) struct GroupKind {
@@ -39,7 +55,7 @@ pub(crate) struct GroupKind {
 
 impl GroupKind {
     /// As a broker with this configuration has it, before it has seen any image.
-    pub(crate) fn new(config: &BrokerConfig) -> Self {
+    fn new(config: &BrokerConfig) -> Self {
         // A view of nothing, so that the first image is news.
         let view = RefCell::new(TopicsView::new(Arc::default()));
         let broker = config.clone();
@@ -88,8 +104,17 @@ impl Kind for GroupKind {
     }
 
     fn replay(machine: &mut Coordinator, record: Replayed<'_>) -> Result<(), String> {
-        let Replayed::Record { key, value } = record;
-        machine.replay(key, value).map_err(|error| error.to_string())
+        let replayed = match record {
+            Replayed::Record { key, value, producer_id: None } => machine.replay(key, value),
+            Replayed::Record { key, value, producer_id: Some(producer) } => {
+                machine.replay_in_transaction(producer, key, value)
+            }
+            Replayed::Marker { producer_id, commit } => {
+                machine.end_transaction(producer_id, commit);
+                Ok(())
+            }
+        };
+        replayed.map_err(|error| error.to_string())
     }
 
     fn loaded(&self, machine: &mut Coordinator, now: Now, effects: &mut EffectsOf<Self>) {

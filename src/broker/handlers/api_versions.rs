@@ -9,8 +9,8 @@ use kafka_protocol::messages::api_versions_response::{ApiVersion, FinalizedFeatu
 use kafka_protocol::messages::{ApiVersionsRequest, ApiVersionsResponse};
 use kafka_protocol::protocol::StrBytes;
 
-/// The feature that says which group protocols there are.
-const GROUP_VERSION: &str = "group.version";
+/// Which protocols of groups and of transactions there are.
+const FEATURE_LEVELS: &[(&str, i16)] = &[("group.version", 1), ("transaction.version", 2)];
 /// The first version with features.
 const FEATURES: i16 = 3;
 /// The first version whose features may begin at 0.
@@ -42,17 +42,22 @@ pub(super) fn handle(context: &RequestContext, body: Bytes) -> Result<ResponseFr
     Ok(codec::encode(request, &with_features(request.header.api_version, response)))
 }
 
-/// `group.version` 1 is KIP-848, for clients that ask for it. Before version 4 a feature that may be 0 cannot be said.
+/// The features that clients look for, their newest level, which is what this broker is at: `group.version` 1 is KIP-848,
+/// `transaction.version` 2 is KIP-890. Before version 4 a feature that may be 0 cannot be said.
 fn with_features(version: i16, response: ApiVersionsResponse) -> ApiVersionsResponse {
     if version < FEATURES {
         return response;
     }
-    let supported = SupportedFeatureKey::default().with_name(StrBytes::from_static_str(GROUP_VERSION));
-    let supported = supported.with_min_version(0).with_max_version(1);
-    let finalized = FinalizedFeatureKey::default().with_name(StrBytes::from_static_str(GROUP_VERSION));
-    let finalized = finalized.with_min_version_level(1).with_max_version_level(1);
-    let response = response.with_finalized_features(vec![finalized]).with_finalized_features_epoch(0);
-    if version < FEATURES_FROM_ZERO { response } else { response.with_supported_features(vec![supported]) }
+    let supported = FEATURE_LEVELS.iter().map(|(name, level)| {
+        let supported = SupportedFeatureKey::default().with_name(StrBytes::from_static_str(name));
+        supported.with_min_version(0).with_max_version(*level)
+    });
+    let finalized = FEATURE_LEVELS.iter().map(|(name, level)| {
+        let finalized = FinalizedFeatureKey::default().with_name(StrBytes::from_static_str(name));
+        finalized.with_min_version_level(*level).with_max_version_level(*level)
+    });
+    let response = response.with_finalized_features(finalized.collect()).with_finalized_features_epoch(0);
+    if version < FEATURES_FROM_ZERO { response } else { response.with_supported_features(supported.collect()) }
 }
 
 fn listed(api: &Api) -> ApiVersion {

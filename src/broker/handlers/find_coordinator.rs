@@ -1,9 +1,10 @@
-//! FindCoordinator: this node, for every group whose partition of `__consumer_offsets` it leads. There are no
-//! transactions and no share groups yet, and that is what it says.
+//! FindCoordinator: this node, for every group whose partition of `__consumer_offsets` it leads, and every transactional id
+//! whose partition of `__transaction_state` it leads. There are no share groups yet, and that is what it says.
 
 use crate::broker::Shard;
 use crate::broker::connection::RequestContext;
 use crate::broker::groups::{Groups, offsets_topic};
+use crate::broker::transactions::{Transactions, state_topic};
 use crate::error_code::ErrorCode;
 use crate::protocol::codec::text;
 use coreline_io::Runtime;
@@ -13,6 +14,7 @@ use kafka_protocol::protocol::StrBytes;
 use std::rc::Rc;
 
 const GROUP: i8 = 0;
+const TRANSACTION: i8 = 1;
 /// The first version with several keys.
 const MANY: i16 = 4;
 
@@ -28,7 +30,7 @@ struct Node {
 
 pub(super) async fn handle<R: Runtime>(
     shard: &Rc<Shard<R>>,
-    groups: &Groups<R>,
+    (groups, transactions): (&Groups<R>, &Transactions<R>),
     context: &RequestContext,
     request: FindCoordinatorRequest,
 ) -> FindCoordinatorResponse {
@@ -37,12 +39,18 @@ pub(super) async fn handle<R: Runtime>(
             .ensure(shard)
             .await
             .map_err(|code| (code, "The topic of the groups could not be made yet.")),
-        // Not to be tried again: a producer reports it at once, and does not wait for `max.block.ms`.
-        1 => Err((ErrorCode::UnsupportedVersion, "This version of Coreline has no transactions.")),
+        TRANSACTION => state_topic::STATE
+            .ensure(shard)
+            .await
+            .map_err(|code| (code, "The topic of the transactions could not be made yet.")),
         2 => Err((ErrorCode::CoordinatorNotAvailable, "This version of Coreline has no share groups.")),
         _ => Err((ErrorCode::InvalidRequest, "The key's type is 0 (group), 1 (transaction) or 2 (share group).")),
     };
-    let found = |key: &str| ready.and_then(|()| find(shard, groups, key));
+    let found = |key: &str| {
+        ready?;
+        let partition = if request.key_type == TRANSACTION { transactions.find(key) } else { groups.find(key) };
+        find(shard, partition.is_ok())
+    };
     match context.request.header.api_version {
         version if version < MANY => single(version, found(&request.key)),
         _ => {
@@ -55,9 +63,11 @@ pub(super) async fn handle<R: Runtime>(
     }
 }
 
-fn find<R: Runtime>(shard: &Shard<R>, groups: &Groups<R>, key: &str) -> Found {
-    let missing = (ErrorCode::CoordinatorNotAvailable, "The group's partition has no leader now.");
-    groups.find(key).map_err(|_| missing)?;
+fn find<R: Runtime>(shard: &Shard<R>, is_led: bool) -> Found {
+    let missing = (ErrorCode::CoordinatorNotAvailable, "The coordinator's partition has no leader now.");
+    if !is_led {
+        return Err(missing);
+    }
     // One node: whoever leads it is this one.
     let image = shard.image();
     let node = image.brokers.get(&shard.node_id()).ok_or(missing)?;

@@ -4,6 +4,7 @@ use crate::broker::Shard;
 use crate::broker::connection::RequestContext;
 use crate::broker::groups::offsets_topic;
 use crate::broker::pipeline::Close;
+use crate::broker::transactions::state_topic;
 use crate::controller::{ClusterImage, Command, NewTopic, Outcome, TopicImage};
 use crate::error_code::ErrorCode;
 use crate::ids::TopicId;
@@ -104,6 +105,7 @@ async fn create_missing<R: Runtime>(shard: &Rc<Shard<R>>, names: &BTreeSet<Strin
     let brokers = shard.image().brokers.len();
     let topics = missing.iter().map(|name| match name.as_str() {
         offsets_topic::OFFSETS_TOPIC => offsets_topic::OFFSETS.new_topic(&shard.config, brokers),
+        state_topic::STATE_TOPIC => state_topic::STATE.new_topic(&shard.config, brokers),
         _ => NewTopic {
             name: (*name).clone(),
             partitions: -1,

@@ -7,6 +7,8 @@
 //! To serve another API: a file here, an arm in `Handlers::by_codec`, and its key, name and versions in `protocol/api.rs`
 //! (the shape of its requests is in `protocol/schema.rs`), and an arm in `protocol/fuzz.rs`.
 
+mod add_offsets_to_txn;
+mod add_partitions_to_txn;
 mod alter_configs;
 mod api_versions;
 mod compact_topic;
@@ -24,6 +26,8 @@ mod describe_groups;
 mod describe_log_dirs;
 mod describe_producers;
 mod describe_topic_partitions;
+mod describe_transactions;
+mod end_txn;
 mod fetch;
 mod find_coordinator;
 mod group_client;
@@ -35,6 +39,7 @@ mod leave_group;
 mod list_config_resources;
 mod list_groups;
 mod list_offsets;
+mod list_transactions;
 pub(crate) mod markers;
 mod metadata;
 mod offset_commit;
@@ -42,17 +47,21 @@ mod offset_delete;
 mod offset_fetch;
 mod offset_for_leader_epoch;
 mod produce;
+mod produce_txn;
 pub mod remote;
 pub(crate) mod resolve;
 mod sync_group;
+mod transaction_client;
+mod txn_offset_commit;
 mod watch;
 mod write_txn_markers;
 
 use super::Shard;
 use super::connection::{Answer, RequestContext, Service};
-use super::groups::{GroupKind, Groups};
+use super::groups::{self, Groups};
 use super::messages::Event;
 use super::pipeline::Close;
+use super::transactions::{self, Transactions};
 use crate::protocol::api::ApiKey;
 use crate::protocol::fetch_session::FetchSessions;
 use crate::protocol::{Request, ResponseFrame, codec};
@@ -79,6 +88,7 @@ pub struct Handlers<R: Runtime> {
     watches: Rc<Watches>,
     producer_ids: ProducerIds,
     groups: Rc<Groups<R>>,
+    transactions: Rc<Transactions<R>>,
     min_in_sync: MinInSync,
 }
 
@@ -92,7 +102,8 @@ impl<R: Runtime> Handlers<R> {
             sessions: RefCell::new(FetchSessions::new(slots, FETCH_SESSION_EVICTION_MS)),
             watches,
             producer_ids: ProducerIds::default(),
-            groups: Groups::new(shard.clone(), GroupKind::new(&shard.config)),
+            groups: groups::start(&shard),
+            transactions: transactions::start(&shard),
             min_in_sync: MinInSync::default(),
             shard,
         })
@@ -116,11 +127,13 @@ impl<R: Runtime> Handlers<R> {
             Event::Unwatch { id } => self.watches.on_unwatch(from, id),
             Event::Fired { id } => self.watches.on_fired(from, id),
             Event::Group(event) => self.groups.on_event(from, event),
+            Event::Transaction(event) => self.transactions.on_event(from, event),
         }
     }
 
     async fn by_codec(&self, context: &RequestContext, body: Bytes) -> Result<ResponseFrame, Close> {
         let (shard, request) = (&self.shard, &context.request);
+        let (ids, transactions, version) = (&self.producer_ids, &self.transactions, request.header.api_version);
         let in_out = InOut { request, body };
         match request.api.key {
             ApiKey::ApiVersions => Ok(api_versions::handle(context, in_out.body)?),
@@ -128,7 +141,8 @@ impl<R: Runtime> Handlers<R> {
             ApiKey::ListOffsets => in_out.out(&list_offsets::handle(shard, context, in_out.decode()?).await),
             ApiKey::OffsetForLeaderEpoch => in_out.out(&offset_for_leader_epoch::handle(shard, in_out.decode()?).await),
             ApiKey::FindCoordinator => {
-                in_out.out(&find_coordinator::handle(shard, &self.groups, context, in_out.decode()?).await)
+                let both = (&*self.groups, &*self.transactions);
+                in_out.out(&find_coordinator::handle(shard, both, context, in_out.decode()?).await)
             }
             ApiKey::OffsetCommit => {
                 let image = shard.image();
@@ -155,7 +169,23 @@ impl<R: Runtime> Handlers<R> {
                 in_out.out(&offset_delete::handle(&self.groups, context, &image, in_out.decode()?).await)
             }
             ApiKey::InitProducerId => {
-                in_out.out(&init_producer_id::handle(shard, &self.producer_ids, in_out.decode()?).await)
+                in_out.out(&init_producer_id::handle(ids, transactions, version, in_out.decode()?).await)
+            }
+            ApiKey::AddPartitionsToTxn => {
+                in_out.out(&add_partitions_to_txn::handle(transactions, version, in_out.decode()?).await)
+            }
+            ApiKey::AddOffsetsToTxn => {
+                in_out.out(&add_offsets_to_txn::handle(&self.groups, transactions, version, in_out.decode()?).await)
+            }
+            ApiKey::EndTxn => in_out.out(&end_txn::handle(ids, transactions, version, in_out.decode()?).await),
+            ApiKey::TxnOffsetCommit => {
+                in_out.out(&txn_offset_commit::handle(&self.groups, transactions, context, in_out.decode()?).await)
+            }
+            ApiKey::DescribeTransactions => {
+                in_out.out(&describe_transactions::handle(transactions, in_out.decode()?).await)
+            }
+            ApiKey::ListTransactions => {
+                in_out.out(&list_transactions::handle(transactions, version, in_out.decode()?).await)
             }
             ApiKey::DescribeProducers => in_out.out(&describe_producers::handle(shard, in_out.decode()?).await),
             ApiKey::WriteTxnMarkers => in_out.out(&write_txn_markers::handle(shard, in_out.decode()?).await),

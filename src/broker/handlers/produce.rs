@@ -1,9 +1,11 @@
 //! Produce: records to the shards that own their partitions, in order; the answer when the acknowledgement is due.
 //!
 //! Everything is enqueued before the next request of the connection is read, so that one connection's batches are in
-//! the log in the order in which they were sent, while the answers wait for their group commits together.
+//! the log in the order in which they were sent, while the answers wait for their group commits together. Only the first
+//! batch of a transaction waits before that, for its coordinator.
 
 use super::Handlers;
+use super::produce_txn::is_transactional;
 use super::remote::{Appends, Ask, Told, append};
 use super::resolve::{Resolved, led_partition};
 use crate::broker::connection::{Answer, RequestContext};
@@ -28,11 +30,9 @@ use std::collections::{BTreeMap, HashMap};
 const ADMIN_CLIENT_ID: &str = "__admin_client";
 /// `acks=all`.
 const ACKS_ALL: i16 = -1;
-/// Where a batch says how long it is after the first twelve bytes, and where its attributes are.
+/// Where a batch says how long it is after the first twelve bytes.
 const BATCH_LENGTH_AT: usize = 8;
 const BATCH_OVERHEAD: usize = 12;
-const ATTRIBUTES_AT: usize = 21;
-const TRANSACTIONAL: u16 = 0x10;
 
 /// `min.insync.replicas` by topic, of one image.
 #[derive(Debug, Default)]
@@ -50,19 +50,19 @@ impl MinInSync {
 }
 
 /// A refusal before the log was asked.
-type Refusal = (ErrorCode, Option<String>);
+pub(super) type Refusal = (ErrorCode, Option<String>);
 
 /// Records on their way, by owning shard, and where in the answer each one's outcome goes.
 #[derive(Default)]
-struct Routed {
-    by_shard: BTreeMap<ShardId, Route>,
+pub(super) struct Routed {
+    pub(super) by_shard: BTreeMap<ShardId, Route>,
 }
 
 #[derive(Default)]
-struct Route {
+pub(super) struct Route {
     /// (topic, partition) in the answer.
-    places: Vec<(usize, usize)>,
-    records: Vec<(PartitionId, BytesMut, Option<VerificationGuard>)>,
+    pub(super) places: Vec<(usize, usize)>,
+    pub(super) records: Vec<(PartitionId, BytesMut, Option<VerificationGuard>)>,
 }
 
 type Waiting = (Vec<(usize, usize)>, LocalBoxFuture<'static, Option<Vec<Result<Appended, AppendError>>>>);
@@ -70,18 +70,22 @@ type Waiting = (Vec<(usize, usize)>, LocalBoxFuture<'static, Option<Vec<Result<A
 impl<R: Runtime> Handlers<R> {
     pub(super) async fn produce(&self, context: RequestContext, body: BytesMut) -> Result<Answer, Close> {
         let request = context.request;
-        let asked = produce::parse(&request, body).map_err(Close::because)?;
+        let mut asked = produce::parse(&request, body).map_err(Close::because)?;
+        let transactional_id = asked.transactional_id.take();
         let acks = asked.acks;
         let admin = request.header.client_id.as_deref() == Some(ADMIN_CLIENT_ID);
-        let (outcomes, routed) = self.route(asked, admin);
+        let (mut outcomes, mut routed) = self.route(asked, transactional_id.is_some(), admin);
+        if let Some(id) = transactional_id {
+            self.verify_transaction(&id, request.header.api_version, &mut routed, &mut outcomes).await;
+        }
         let waiting = self.enqueue(acks, routed).await;
         Ok(Answer::Later(Box::pin(finish(request, acks, outcomes, waiting))))
     }
 
     /// Finds each partition's shard; what is refused has its outcome already.
-    fn route(&self, asked: ProduceRequest, admin: bool) -> (Vec<TopicOutcome>, Routed) {
+    fn route(&self, asked: ProduceRequest, transactional: bool, admin: bool) -> (Vec<TopicOutcome>, Routed) {
         let image = self.shard.image();
-        let judge = Judge { acks: asked.acks, transactional: asked.transactional_id.is_some(), admin };
+        let judge = Judge { acks: asked.acks, transactional, admin };
         let mut routed = Routed::default();
         let mut outcomes = Vec::with_capacity(asked.topics.len());
         for (t, topic) in asked.topics.into_iter().enumerate() {
@@ -166,6 +170,7 @@ impl<R: Runtime> Handlers<R> {
 /// What can be said of a partition's records without reading them.
 struct Judge {
     acks: i16,
+    /// The request names a transactional id.
     transactional: bool,
     /// May write to internal topics.
     admin: bool,
@@ -190,15 +195,9 @@ impl Judge {
                 "expected exactly one record batch, found {found} bytes of which it takes {end:?}"
             ));
         }
-        let attributes = records.get(ATTRIBUTES_AT..ATTRIBUTES_AT + 2).map(|b| u16::from_be_bytes([b[0], b[1]]));
-        if attributes.is_some_and(|a| a & TRANSACTIONAL != 0) || self.transactional {
-            // Kafka's words: a transaction that is not going on, or one that nobody named.
-            let code = if self.transactional {
-                ErrorCode::InvalidTxnState
-            } else {
-                ErrorCode::TransactionalIdAuthorizationFailed
-            };
-            return Err((code, Some("This version of Coreline has no transactions.".into())));
+        if !self.transactional && is_transactional(&records) {
+            let message = "The batch is of a transaction, and the request names none.".to_owned();
+            return Err((ErrorCode::TransactionalIdAuthorizationFailed, Some(message)));
         }
         Ok(records)
     }

@@ -6,3 +6,4 @@ mod fetching;
 mod groups;
 mod harness;
 mod producing;
+mod transactions;

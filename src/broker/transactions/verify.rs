@@ -1,0 +1,56 @@
+//! What Produce and TxnOffsetCommit ask the coordinator before the first batch of a transaction is appended to a
+//! partition: whether the partition is in the transaction, or to add it (KIP-890).
+
+use super::Transactions;
+use crate::coordinator::Client;
+use crate::error_code::ErrorCode;
+use crate::ids::{PartitionId, ProducerEpoch, ProducerId};
+use crate::transactions::{Producer, Request, Response, TopicPartition};
+use coreline_io::Runtime;
+use std::rc::Rc;
+use std::sync::Arc;
+
+/// A question about partitions of a transaction.
+#[derive(Clone, Debug)]
+pub(crate) struct VerifyPartitions {
+    /// The transactional id.
+    pub(crate) transactional_id: String,
+    /// Who produces.
+    pub(crate) producer_id: ProducerId,
+    /// Its epoch.
+    pub(crate) producer_epoch: ProducerEpoch,
+    /// Where to.
+    pub(crate) partitions: Vec<PartitionId>,
+    /// They must be in the transaction already; else they are added, for clients whose epoch grows with each transaction.
+    pub(crate) verify_only: bool,
+}
+
+/// A code for each partition, in their order. With `NONE`, that the partition is in the transaction is committed.
+pub(crate) async fn add_or_verify<R: Runtime>(
+    transactions: &Rc<Transactions<R>>,
+    ask: VerifyPartitions,
+) -> Vec<ErrorCode> {
+    let image = transactions.shard().image();
+    let name = |id: &PartitionId| Some((Arc::clone(&image.topic_by_id(id.topic)?.name), id.index.0));
+    let named: Vec<Option<TopicPartition>> = ask.partitions.iter().map(name).collect();
+    let id: Arc<str> = Arc::from(ask.transactional_id);
+    let request = Request::AddPartitions {
+        id: Arc::clone(&id),
+        producer: Producer { id: ask.producer_id, epoch: ask.producer_epoch },
+        partitions: named.iter().flatten().cloned().collect(),
+        verify_only: ask.verify_only,
+        v2: !ask.verify_only,
+    };
+    let told = match transactions.ask(&id, &Client::default(), request).await {
+        Ok(Response::AddPartitions(outcome)) => outcome,
+        Ok(other) => unreachable!("partitions are answered as such, not with {other:?}"),
+        Err(code) => Err(code),
+    };
+    let mut codes = told.as_ref().map(|codes| codes.iter().copied()).into_iter().flatten();
+    let code = |named: Option<TopicPartition>| match (named, &told) {
+        (None, _) => ErrorCode::UnknownTopicOrPartition,
+        (Some(_), Err(code)) => *code,
+        (Some(_), Ok(_)) => codes.next().unwrap_or(ErrorCode::UnknownServerError),
+    };
+    named.into_iter().map(code).collect()
+}
