@@ -29,6 +29,7 @@ pages! {
 [shards.md]: crate::docs::shards
 [simulation.md]: crate::docs::simulation
 [testing.md]: crate::docs::testing
+[transactions.md]: crate::docs::transactions
 "
     architecture
     benchmarks
@@ -42,4 +43,5 @@ pages! {
     shards
     simulation
     testing
+    transactions
 }
