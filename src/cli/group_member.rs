@@ -51,6 +51,15 @@ pub(super) enum Standing {
     Rejoin,
 }
 
+/// How far a partition was read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Position {
+    /// The offset behind the last record.
+    pub(super) next: i64,
+    /// Of the last record.
+    pub(super) leader_epoch: i32,
+}
+
 impl GroupMember {
     /// Not a member yet.
     pub(super) fn new(groups: Groups, group: &str, topic: &str) -> Self {
@@ -161,13 +170,15 @@ impl GroupMember {
     }
 
     /// Commits where its partitions were read to.
-    pub(super) fn commit(&mut self, positions: &BTreeMap<i32, i64>) -> Result<Standing, String> {
+    pub(super) fn commit(&mut self, positions: &BTreeMap<i32, Position>) -> Result<Standing, String> {
         if positions.is_empty() {
             return Ok(Standing::Member);
         }
-        let one = |(partition, offset): (&i32, &i64)| {
+        let one = |(partition, position): (&i32, &Position)| {
             let one = OffsetCommitRequestPartition::default().with_partition_index(*partition);
-            one.with_committed_offset(*offset).with_committed_metadata(Some(StrBytes::default()))
+            one.with_committed_offset(position.next)
+                .with_committed_leader_epoch(position.leader_epoch)
+                .with_committed_metadata(Some(StrBytes::default()))
         };
         let topic = OffsetCommitRequestTopic::default().with_name(TopicName(text(&self.topic)));
         let ask = OffsetCommitRequest::default()

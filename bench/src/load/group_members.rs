@@ -66,8 +66,10 @@ fn refused(what: &str, code: i16) -> LoadError {
     LoadError::Refused { what: what.to_owned(), code }
 }
 
-fn group_id(number: usize) -> GroupId {
-    GroupId(StrBytes::from_string(format!("bench-group-{number}")))
+/// Groups of the two protocols are not the same: members of an earlier run may still be there.
+fn group_id(protocol: Protocol, number: usize) -> GroupId {
+    let protocol = if protocol == Protocol::Classic { "classic" } else { "consumer" };
+    GroupId(StrBytes::from_string(format!("bench-{protocol}-{number}")))
 }
 
 impl Members {
@@ -140,7 +142,7 @@ impl Members {
             let member = &self.members[i];
             let protocol = JoinGroupRequestProtocol::default().with_name(StrBytes::from_static_str("range"));
             let request = JoinGroupRequest::default()
-                .with_group_id(group_id(member.group))
+                .with_group_id(group_id(self.protocol, member.group))
                 .with_member_id(member.id.clone())
                 .with_session_timeout_ms(SESSION_MS)
                 .with_rebalance_timeout_ms(60_000)
@@ -169,7 +171,7 @@ impl Members {
             let id = self.correlate();
             let member = &self.members[i];
             let mut request = SyncGroupRequest::default()
-                .with_group_id(group_id(member.group))
+                .with_group_id(group_id(self.protocol, member.group))
                 .with_generation_id(member.epoch)
                 .with_member_id(member.id.clone())
                 .with_protocol_type(Some(StrBytes::from_static_str("consumer")))
@@ -210,14 +212,14 @@ impl Members {
         match self.protocol {
             Protocol::Classic => {
                 let request = HeartbeatRequest::default()
-                    .with_group_id(group_id(member.group))
+                    .with_group_id(group_id(self.protocol, member.group))
                     .with_generation_id(member.epoch)
                     .with_member_id(member.id.clone());
                 connection.send(&request, HEARTBEAT, id)?;
             }
             Protocol::Consumer => {
                 let mut request = ConsumerGroupHeartbeatRequest::default()
-                    .with_group_id(group_id(member.group))
+                    .with_group_id(group_id(self.protocol, member.group))
                     .with_member_id(member.id.clone())
                     .with_member_epoch(member.epoch)
                     .with_rebalance_timeout_ms(-1)
@@ -249,13 +251,15 @@ impl Members {
         if answer.error_code != 0 {
             return Err(refused("ConsumerGroupHeartbeat", answer.error_code));
         }
-        let moved = answer.member_epoch != member.epoch || answer.assignment.is_some();
+        let mut moved = answer.member_epoch != member.epoch;
         member.epoch = answer.member_epoch;
         if let Some(assignment) = answer.assignment {
             let own = |t: kafka_protocol::messages::consumer_group_heartbeat_response::TopicPartitions| {
                 TopicPartitions::default().with_topic_id(t.topic_id).with_partitions(t.partitions)
             };
-            member.owned = assignment.topic_partitions.into_iter().map(own).collect();
+            let assigned: Vec<TopicPartitions> = assignment.topic_partitions.into_iter().map(own).collect();
+            moved |= assigned != member.owned;
+            member.owned = assigned;
         }
         Ok(moved)
     }

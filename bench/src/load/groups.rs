@@ -2,7 +2,8 @@
 //!
 //! Members share connections once their group is made: `lanes` groups are made at a time, each member of them on a
 //! connection of its own, because a Join waits for the others. A broker that shall make groups of the classic protocol
-//! needs `group.initial.rebalance.delay.ms` above 0 (100 is enough): else the first member is a generation by itself.
+//! needs a `group.initial.rebalance.delay.ms` (1000, say) in which all members of a group can come: else the first ones are a
+//! generation by themselves.
 
 use super::connection::Connection;
 use super::group_members::{Members, Protocol};
@@ -132,6 +133,11 @@ fn cpu(before: Option<Sample>, after: Option<Sample>) -> Option<f64> {
     Some(after?.cpu_seconds - before?.cpu_seconds)
 }
 
+/// Of nanoseconds, up to a minute.
+fn histogram() -> Histogram<u64> {
+    Histogram::new_with_bounds(1, 60_000_000_000, 3).expect("valid bounds")
+}
+
 fn percentiles(text: &mut String, histogram: &Histogram<u64>) {
     let us = |percent| histogram.value_at_percentile(percent) / 1000;
     let max = histogram.max() / 1000;
@@ -144,7 +150,7 @@ fn heartbeats(workload: &GroupsWorkload) -> Result<String, LoadError> {
     let mut members = Members::make(workload)?;
     let made = began.elapsed().as_secs_f64();
     let (all, before) = (members.count(), look(workload));
-    let mut histogram = Histogram::<u64>::new(3).expect("a valid precision");
+    let mut histogram = histogram();
     // Bursts of a millisecond's worth, one heartbeat a connection at most.
     let burst = (workload.rate / 1000).max(1);
     let (began, mut sent) = (Instant::now(), 0u64);
@@ -217,7 +223,7 @@ fn commit_of(workload: &GroupsWorkload, group: usize, offset: i64) -> OffsetComm
 /// One connection's commits until `end`: how many, and how long each took.
 fn commit_until(workload: &GroupsWorkload, number: usize, end: Instant) -> Result<(u64, Histogram<u64>), LoadError> {
     let connection = Connection::open(&workload.bootstrap_server)?;
-    let mut histogram = Histogram::<u64>::new(3).expect("a valid precision");
+    let mut histogram = histogram();
     let (mut count, mut sent, mut times) = (0u64, 0i32, std::collections::VecDeque::new());
     loop {
         while times.len() < workload.in_flight && Instant::now() < end {
@@ -246,7 +252,7 @@ fn commits(workload: &GroupsWorkload) -> Result<String, LoadError> {
         threads.into_iter().map(|t| t.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))).collect()
     });
     let (seconds, after) = (began.elapsed().as_secs_f64(), look(workload));
-    let mut histogram = Histogram::<u64>::new(3).expect("a valid precision");
+    let mut histogram = histogram();
     let mut count = 0;
     for one in done {
         let (commits, latencies) = one?;

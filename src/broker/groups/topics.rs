@@ -59,6 +59,10 @@ impl Topics for TopicsView {
         self.image.topic(name).map(|topic| self.describe(topic))
     }
 
+    fn id_of(&self, name: &str) -> Option<TopicId> {
+        self.image.topic(name).map(|topic| topic.id)
+    }
+
     fn by_id(&self, id: TopicId) -> Option<Topic> {
         self.image.topic_by_id(id).map(|topic| self.describe(topic))
     }
@@ -99,6 +103,7 @@ mod tests {
         let topic = view.by_name("t").expect("it is there");
         assert_eq!((topic.partitions, topic.racks.len()), (3, 0));
         assert_eq!(view.by_id(id), Some(topic));
+        assert_eq!((view.id_of("t"), view.id_of("u")), (Some(id), None));
         let registered = MetadataRecord::BrokerRegistered {
             id: BrokerId(1),
             host: "h".into(),

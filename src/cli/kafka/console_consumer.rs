@@ -3,7 +3,7 @@
 use super::{Done, TIMEOUT, connect};
 use crate::cli::cluster::wait_for_leaders;
 use crate::cli::group_admin::Groups;
-use crate::cli::group_member::{GroupMember, Standing};
+use crate::cli::group_member::{GroupMember, Position, Standing};
 use crate::cli::reader::{Reader, Start};
 use bytes::Bytes;
 use clap::{Parser, ValueEnum};
@@ -145,8 +145,8 @@ fn in_group(args: &Args, formatter: &Formatter, group: &str, count: &mut u64) ->
         }
     };
     let done = consume(args, formatter, count, &mut poll, &mut |read| {
-        if let Some((partition, next)) = read {
-            positions.borrow_mut().insert(partition, next);
+        if let Some((partition, position)) = read {
+            positions.borrow_mut().insert(partition, position);
         }
         !stop.load(Ordering::Relaxed)
     });
@@ -178,7 +178,7 @@ fn consume(
     formatter: &Formatter,
     count: &mut u64,
     poll: &mut dyn FnMut(Duration) -> Result<Vec<Fetched>, String>,
-    read: &mut dyn FnMut(Option<(i32, i64)>) -> bool,
+    read: &mut dyn FnMut(Option<(i32, Position)>) -> bool,
 ) -> Done {
     let mut out = std::io::BufWriter::new(std::io::stdout().lock());
     let max = args.max_messages.unwrap_or(u64::MAX);
@@ -203,11 +203,12 @@ fn consume(
                 }
                 *count += 1;
                 last = Instant::now();
-                read(Some((part.partition, record.offset + 1)));
+                let (next, leader_epoch) = (record.offset + 1, record.partition_leader_epoch);
+                read(Some((part.partition, Position { next, leader_epoch })));
             }
             // Behind what there is no record of: markers, what compaction took.
-            if let Some(next) = next {
-                read(Some((part.partition, next)));
+            if let (Some(next), Some(last)) = (next, part.records.last()) {
+                read(Some((part.partition, Position { next, leader_epoch: last.partition_leader_epoch })));
             }
         }
         if out.flush().is_err() {
