@@ -52,6 +52,15 @@ enum Command {
         #[arg(required = true)]
         files: Vec<std::path::PathBuf>,
     },
+    /// One HTML page of the results that `bench --json` wrote: curves, throughput, CPU and memory.
+    BenchPage {
+        /// Files of JSON lines.
+        #[arg(required = true)]
+        files: Vec<std::path::PathBuf>,
+        /// A line about the runs, at the top of the page; may be given again.
+        #[arg(long)]
+        note: Vec<String>,
+    },
 }
 
 /// Runs the command line; the exit code is 0, or 1 for a command that failed, or one of `src/docs/operations.md`.
@@ -73,6 +82,9 @@ pub fn main() -> ExitCode {
         Command::Consume(args) => consume::run(&args),
         Command::BenchGroups(workload) => load::run_groups(&workload).map_err(|e| e.to_string()),
         Command::BenchTable { files } => load::read_results(&files).map(|results| load::print_table(&results)),
+        Command::BenchPage { files, note } => {
+            load::read_results(&files).map(|results| load::html_page(&results, &note))
+        }
         Command::Bench(workload) => load::run(&workload).map(|r| r.text()).map_err(|e| e.to_string()),
     };
     match done {

@@ -8,11 +8,13 @@
 //! * `probe`: how long until the broker, and each partition of a topic that exists, answers.
 
 mod batch;
+mod chart;
 mod connection;
 mod consume;
 mod group_members;
 mod groups;
 mod one;
+mod page;
 mod probe;
 mod process;
 mod produce;
@@ -22,6 +24,7 @@ mod topics;
 pub use batch::BatchBuilder;
 pub use group_members::Protocol;
 pub use groups::{GroupsMode, GroupsWorkload, run as run_groups};
+pub use page::html_page;
 pub use report::{Latency, RunResult, print_table, read_results};
 
 use crate::client::{Client, ClientError};

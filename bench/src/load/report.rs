@@ -21,6 +21,9 @@ pub struct Latency {
     pub percentiles_us: Vec<(f64, u64)>,
     /// The longest.
     pub max_us: u64,
+    /// As `percentiles_us`, close enough to each other for a curve.
+    #[serde(default)]
+    pub curve_us: Vec<(f64, u64)>,
 }
 
 const PERCENTILES: &[f64] = &[50.0, 90.0, 95.0, 99.0, 99.9, 99.99, 99.999];
@@ -34,6 +37,11 @@ impl Latency {
             mean_us: histogram.mean() / 1000.0,
             percentiles_us: PERCENTILES.iter().map(|p| (*p, us(histogram.value_at_percentile(*p)))).collect(),
             max_us: us(histogram.max()),
+            // Four points each time that what is beyond halves, to 99.999 %.
+            curve_us: (0..=66)
+                .map(|step| 100.0 * (1.0 - 0.5f64.powf(f64::from(step) / 4.0)))
+                .map(|percent| (percent, us(histogram.value_at_percentile(percent))))
+                .collect(),
         }
     }
 
