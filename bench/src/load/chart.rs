@@ -13,7 +13,7 @@ pub(super) struct Series {
 const WIDTH: f64 = 900.0;
 const HEIGHT: f64 = 340.0;
 const LEFT: f64 = 70.0;
-const RIGHT: f64 = 20.0;
+const RIGHT: f64 = 40.0;
 const TOP: f64 = 14.0;
 const BOTTOM: f64 = 34.0;
 /// Nines at the right end of the axis: 99.999 %.

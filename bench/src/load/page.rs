@@ -11,10 +11,10 @@ const STYLE: &str = "\
 @media(prefers-color-scheme:dark){:root{--ink:#e6eaf0;--dim:#98a2b3;--line:#384150;--back:#14181f;--s0:#4dabf7;--s1:#ff922b;--s2:#69db7c;--s3:#da77f2}}\
 body{font:15px/1.5 system-ui,sans-serif;color:var(--ink);background:var(--back);max-width:62rem;margin:2rem auto;padding:0 1rem}\
 h1{font-size:1.6rem}h2{font-size:1.15rem;margin-top:2.5rem;border-top:1px solid var(--line);padding-top:1.2rem}\
-table{border-collapse:collapse;font-variant-numeric:tabular-nums;width:100%}th,td{text-align:right;padding:.2rem .5rem;border-bottom:1px solid var(--line)}\
+table{border-collapse:collapse;font-variant-numeric:tabular-nums;width:100%}th,td{text-align:right;white-space:nowrap;padding:.2rem .5rem;border-bottom:1px solid var(--line)}\
 th:first-child,td:first-child{text-align:left}th{color:var(--dim);font-weight:500}svg{width:100%;height:auto}\
 svg text{fill:var(--dim);font-size:12px}.grid{stroke:var(--line)}.c0{color:var(--s0)}.c1{color:var(--s1)}.c2{color:var(--s2)}.c3{color:var(--s3)}\
-.curve{fill:none;stroke:currentColor;stroke-width:1.6;stroke-opacity:.75}.dot{fill:currentColor}.bar{display:inline-block;height:.6rem;background:currentColor}\
+.curve{fill:none;stroke:currentColor;stroke-width:1.6;stroke-opacity:.75}.dot{fill:currentColor}.bar{display:inline-block;margin-left:.2rem;height:.6rem;background:currentColor}\
 .note,summary{color:var(--dim)}pre{white-space:pre-wrap;overflow-wrap:anywhere;font-size:12px}.scroll{overflow-x:auto}";
 
 /// A label is `system: work`; without a colon it is all work.
@@ -75,16 +75,17 @@ fn section(html: &mut String, work: &str, systems: &[&str], runs: &[&RunResult])
         html.push_str(&percentile_chart(&series));
     }
     html.push_str("<div class=\"scroll\"><table><tr><th>run</th>");
-    for (title, ..) in COLUMNS {
+    let columns: Vec<&Column> = COLUMNS.iter().filter(|c| runs.iter().any(|r| c.2(r).is_some())).collect();
+    for (title, ..) in &columns {
         let _ = write!(html, "<th>{title}</th>");
     }
     html.push_str("</tr>\n");
-    let most: Vec<f64> = COLUMNS.iter().map(|c| runs.iter().filter_map(|r| c.2(r)).fold(0.0, f64::max)).collect();
+    let most: Vec<f64> = columns.iter().map(|c| runs.iter().filter_map(|r| c.2(r)).fold(0.0, f64::max)).collect();
     for run in runs {
         let (system, _) = system_and_work(&run.label);
         let name = if system.is_empty() { &run.mode } else { system };
         let _ = write!(html, "<tr><td class=\"c{}\">{}</td>", colour(run), escape(name));
-        for ((_, decimals, of), most) in COLUMNS.iter().zip(&most) {
+        for ((_, decimals, of), most) in columns.iter().copied().zip(&most) {
             match of(run) {
                 Some(value) => {
                     let width = if *most > 0.0 { 3.0 * value / most } else { 0.0 };
