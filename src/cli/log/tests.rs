@@ -61,6 +61,24 @@ fn a_dump_is_kafkas() {
 }
 
 #[test]
+fn an_aborted_transaction_needs_its_marker() {
+    let dir = tempfile::tempdir().expect("a directory");
+    for name in [LOG, "00000000000000000000.txnindex"] {
+        fs::copy(Path::new(KAFKA_TXN).join(name), dir.path().join(name)).expect("a copy");
+    }
+    // A segment after it: the first one does not grow any more.
+    let mut builder = BatchBuilder::default();
+    builder.push(5, None, Some(b"v"));
+    fs::write(dir.path().join("00000000000000000020.log"), builder.build(Offset(20), LeaderEpoch(0))).expect("a file");
+    let damage = |report: &Report| findings(report).into_iter().filter(|f| f.0).collect::<Vec<_>>();
+    assert_eq!(damage(&checked(dir.path())), []);
+    let index = dir.path().join("00000000000000000000.txnindex");
+    // The marker of the second entry, an offset too early: a record is there.
+    change(&index, |bytes| bytes[34 + 25] = 8 + 4);
+    assert_eq!(damage(&checked(dir.path())), [(true, "00000000000000000000.txnindex".to_owned(), 34)]);
+}
+
+#[test]
 fn headers_and_keys_are_shown() {
     let dir = tempfile::tempdir().expect("a directory");
     let mut builder = BatchBuilder::default();

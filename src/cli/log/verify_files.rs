@@ -13,8 +13,10 @@ use crate::log::index::{valid_offset_index, valid_time_index};
 use crate::log::journal::{BLOCK, Entry, FrameHeader, decode_frame};
 use crate::log::producer_state::ProducerStates;
 use crate::log::segment::{FileKind, file_name};
-use crate::log::txn_index;
+use crate::log::txn_index::{self, AbortedTxn};
+use crate::log::txn_marker::read_marker;
 use bytes::Bytes;
+use std::collections::BTreeMap;
 use std::fs;
 use std::io::{self, Read, Seek};
 use std::path::{Path, PathBuf};
@@ -167,11 +169,49 @@ impl IndexCheck {
     }
 }
 
+/// The aborted transactions of one segment, checked while the batches go by: each must have its marker.
+struct AbortedCheck {
+    path: PathBuf,
+    /// Those whose marker did not come yet, by its offset.
+    waiting: BTreeMap<i64, (usize, AbortedTxn)>,
+}
+
+impl AbortedCheck {
+    fn open(segment: &Path, base: i64) -> io::Result<Option<Self>> {
+        let path = segment.with_file_name(file_name(base, FileKind::TxnIndex));
+        let bytes = match fs::read(&path) {
+            Ok(bytes) => bytes,
+            Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
+            Err(e) => return Err(e),
+        };
+        let (entries, _) = txn_index::decode(&bytes, Offset(base));
+        let waiting = entries.into_iter().enumerate().map(|(n, e)| (e.last_offset.0, (n, e))).collect();
+        Ok(Some(Self { path, waiting }))
+    }
+
+    fn batch(&mut self, header: &RecordBatchHeader, bytes: &[u8]) {
+        if read_marker(header, bytes).is_some_and(|marker| !marker.commit) {
+            let offset = header.base_offset.0;
+            if self.waiting.get(&offset).is_some_and(|(_, e)| e.producer_id == header.producer_id) {
+                self.waiting.remove(&offset);
+            }
+        }
+    }
+
+    fn end(&self, checked: &mut Checked) {
+        for (n, entry) in self.waiting.values() {
+            let what = format!("no marker aborts producer {} at offset {}", entry.producer_id, entry.last_offset);
+            checked.find(&self.path, (n * txn_index::ENTRY_LEN) as u64, true, what);
+        }
+    }
+}
+
 fn segment(unit: &Unit, base: i64, done: &AtomicU64, checked: &mut Checked) -> io::Result<()> {
     let path = unit.path.as_path();
     let length = fs::metadata(path)?.len();
     let mut offsets = IndexCheck::open(path, base, FileKind::OffsetIndex)?;
     let mut times = IndexCheck::open(path, base, FileKind::TimeIndex)?;
+    let mut aborted = AbortedCheck::open(path, base)?;
     if let Some(index) = &mut offsets {
         let valid = valid_offset_index(&index.bytes, base, length);
         index.keep(valid, checked);
@@ -199,6 +239,9 @@ fn segment(unit: &Unit, base: i64, done: &AtomicU64, checked: &mut Checked) -> i
                 if let Some(index) = &mut times {
                     index.time_entry(base, &header, checked);
                 }
+                if let Some(index) = &mut aborted {
+                    index.batch(&header, &bytes);
+                }
                 expected = header.next_offset().0;
             }
             Next::End => break,
@@ -216,7 +259,7 @@ fn segment(unit: &Unit, base: i64, done: &AtomicU64, checked: &mut Checked) -> i
                     end_begins = checked.findings.len();
                 }
                 // What the indexes say of the rest cannot be judged.
-                (offsets, times) = (None, None);
+                (offsets, times, aborted) = (None, None, None);
                 break;
             }
         }
@@ -233,6 +276,10 @@ fn segment(unit: &Unit, base: i64, done: &AtomicU64, checked: &mut Checked) -> i
     }
     if let Some(index) = times {
         index.end(TIME_ENTRY_LEN, checked);
+    }
+    // Of a segment that grows, or was cut, the next start takes only what fits.
+    if let Some(index) = aborted.filter(|_| !unit.last) {
+        index.end(checked);
     }
     Ok(())
 }

@@ -5,5 +5,6 @@ mod configs;
 mod fetching;
 mod groups;
 mod harness;
+mod isolation;
 mod producing;
 mod transactions;
