@@ -229,16 +229,20 @@ async fn lead<R: Runtime>(ctx: ShardContext<R, BrokerMesh>, node: Node, door: &R
     let image = handle.image();
     let mut starting = Vec::new();
     for other in ShardId::all(ctx.shards).skip(1) {
-        let permit = ctx.mesh.reserve(other).await.map_err(|_| stopping())?;
+        let Ok(permit) = ctx.mesh.reserve(other).await else { return stopped_early(&ctx) };
         starting.push(permit.call(Request::Start { image: image.clone(), port }));
     }
     let shard = open(&ctx, &node, handle).await?;
     let handlers = door.open(&shard);
     for answer in starting {
-        match answer.await.map_err(|_| stopping())? {
-            Reply::Done => {}
-            Reply::Failed(message) => return Err(ServerError::new(ExitReason::Shard, message)),
-            other => unreachable!("Start is answered with Done or Failed, not {other:?}"),
+        match answer.await {
+            Ok(Reply::Done) => {}
+            Ok(Reply::Failed(message)) => return Err(ServerError::new(ExitReason::Shard, message)),
+            Err(_) => {
+                stopped_early(&ctx)?;
+                return close(&shard).await;
+            }
+            Ok(other) => unreachable!("Start is answered with Done or Failed, not {other:?}"),
         }
     }
     let local = shard.clone();
@@ -252,13 +256,12 @@ async fn lead<R: Runtime>(ctx: ShardContext<R, BrokerMesh>, node: Node, door: &R
     let listener = bind(&ctx, config, port).await?;
     let address = listener.local_addr();
     register(&shard, config, address.port()).await?;
-    for other in ShardId::all(ctx.shards).skip(1) {
-        ctx.mesh.call(other, Request::Serve).await.map_err(|_| stopping())?;
+    if all_serve(&ctx).await? {
+        let ready = Ready { address, shards: ctx.shards, cluster_id: shard.image().cluster_id.clone() };
+        let on_ready = node.on_ready.clone();
+        rt.spawn(TaskGroup::Requests, "ready", async move { on_ready(&ready) });
+        accept(&ctx, &node, handlers, listener).await;
     }
-    let ready = Ready { address, shards: ctx.shards, cluster_id: shard.image().cluster_id.clone() };
-    let on_ready = node.on_ready.clone();
-    rt.spawn(TaskGroup::Requests, "ready", async move { on_ready(&ready) });
-    accept(&ctx, &node, handlers, listener).await;
     close(&shard).await?;
     controller.shutdown().await;
     Ok(())
@@ -433,8 +436,22 @@ async fn register<R: Runtime>(shard: &Rc<Shard<R>>, config: &BrokerConfig, port:
     registered.map(drop).map_err(|e| ServerError::new(ExitReason::Damaged, format!("registering this node: {e}")))
 }
 
-fn stopping() -> ServerError {
-    ServerError::new(ExitReason::Shard, "another shard stopped while the node was starting")
+/// Tells the other shards to serve. False: the node was asked to stop meanwhile.
+async fn all_serve<R: Runtime>(ctx: &ShardContext<R, BrokerMesh>) -> Result<bool, ServerError> {
+    for other in ShardId::all(ctx.shards).skip(1) {
+        if ctx.mesh.call(other, Request::Serve).await.is_err() {
+            return stopped_early(ctx).map(|()| false);
+        }
+    }
+    Ok(true)
+}
+
+/// Another shard has ended: at once, where the node was asked to stop; that is no error.
+fn stopped_early<R: Runtime>(ctx: &ShardContext<R, BrokerMesh>) -> Result<(), ServerError> {
+    if ctx.shutdown.is_requested() {
+        return Ok(());
+    }
+    Err(ServerError::new(ExitReason::Shard, "another shard stopped while the node was starting"))
 }
 
 fn controller_error(config: &BrokerConfig, error: &ControllerError) -> ServerError {

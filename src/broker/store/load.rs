@@ -162,6 +162,13 @@ impl<R: Runtime> LogStore<R> {
         let journaled_start = recovered.as_ref().and_then(|r| r.log_start).unwrap_or(0);
         let OnDisk { mut log, start, .. } = on_disk;
         let new_start = start.max(journaled_start);
+        tracing::debug!(
+            partition = %partition.dir_name(),
+            start,
+            end = log.log_end,
+            journal = ?recovered.as_ref().and_then(|r| Some((r.batches.first()?.0, r.batches.last()?.1))),
+            "segments read"
+        );
         if let Some(recovered) = recovered {
             let result = self.replay(partition, &mut log, &recovered, new_start).await;
             if result.is_err() {

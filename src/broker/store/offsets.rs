@@ -47,10 +47,17 @@ impl<R: Runtime> LogStore<R> {
         if matches!(query, OffsetQuery::MaxTimestamp | OffsetQuery::Timestamp(_)) {
             self.commits_what_is_written(&partition).await;
         }
-        match query {
-            OffsetQuery::MaxTimestamp => self.max_timestamp(&partition).await,
-            OffsetQuery::Timestamp(at) => self.first_at_or_after(&partition, at).await,
-            _ => Ok(ends),
+        loop {
+            let before = self.with_log(&partition, |log, _| (log.generation, log.log_start))?;
+            let found = match query {
+                OffsetQuery::MaxTimestamp => self.max_timestamp(&partition).await,
+                OffsetQuery::Timestamp(at) => self.first_at_or_after(&partition, at).await,
+                _ => return Ok(ends),
+            };
+            // Segments may leave the log while it is searched, to retention or to the cleaner: then once more.
+            if self.with_log(&partition, |log, _| (log.generation, log.log_start))? == before {
+                return found;
+            }
         }
     }
 

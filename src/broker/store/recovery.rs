@@ -174,6 +174,14 @@ async fn read_lap<R: Runtime>(
             rt.yield_now().await;
         }
     }
+    tracing::debug!(
+        file = number,
+        lap = lap.0,
+        frames = sequence,
+        bytes = reader.position,
+        newest,
+        "journal file read"
+    );
     if newest {
         write_again(rt, &file, 0, reader.position).await.map_err(StoreError::io("write the journal again"))?;
     }

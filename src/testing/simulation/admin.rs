@@ -74,8 +74,9 @@ async fn make(world: &World, connection: &Connection, plan: &TopicPlan) -> Resul
         Some(ErrorCode::None) => {
             seen(world, &asked, plan, topic.topic_id, topic.partitions.len());
             let mut oracle = world.oracle.borrow_mut();
+            let now = oracle.checks();
             let life = oracle.topics.by_id(topic.topic_id).map(|(life, _)| life).filter(|_| settled);
-            life.into_iter().for_each(|life| oracle.topics.settled(life, plan.partitions as usize));
+            life.into_iter().for_each(|life| oracle.topics.settled(life, plan.partitions as usize, now));
             Ok(())
         }
         // Deleted since it was there.
@@ -187,7 +188,9 @@ async fn grow(world: &World, connection: &Connection, life: LifeNumber, to: usiz
             let verdict = world.oracle.borrow_mut().topic_seen(&Asked::default(), &listed);
             world.check(verdict);
             if code == Some(ErrorCode::None) {
-                world.oracle.borrow_mut().topics.settled(life, to);
+                let mut oracle = world.oracle.borrow_mut();
+                let now = oracle.checks();
+                oracle.topics.settled(life, to, now);
             }
             Ok(())
         }
@@ -229,13 +232,13 @@ async fn cut(
     index: usize,
     thousandth: u64,
 ) -> Result<(), Lost> {
-    let (topic, partition, floor, to) = {
+    let (topic, partition, floor, to, asked_at) = {
         let mut oracle = world.oracle.borrow_mut();
         let (topic, partition) = (oracle.topics.get(life).name.clone(), oracle.topics.get(life).partitions[index]);
         let (start, end) = (oracle.start(partition), oracle.committed_end(partition));
         let to = start.1 + (end - start.1).max(0) * thousandth as i64 / 1000;
         oracle.cutting(partition, to);
-        (topic, partition, start.0, to)
+        (topic, partition, start.0, to, oracle.checks())
     };
     let wanted = DeleteRecordsPartition::default().with_partition_index(index as i32).with_offset(to);
     let wanted = DeleteRecordsTopic::default().with_name(name(&topic)).with_partitions(vec![wanted]);
@@ -246,11 +249,19 @@ async fn cut(
     match ErrorCode::from_code(found.error_code) {
         Some(ErrorCode::None) => {
             world.trace(|| format!("{topic}-{index} is cut to {to}"));
-            let seen = world.oracle.borrow_mut().start_seen(partition, floor.max(to), found.low_watermark);
+            let now_ms = world.broker_ms_max();
+            let seen = world.oracle.borrow_mut().start_seen(partition, floor.max(to), found.low_watermark, now_ms);
             world.check(seen);
             Ok(())
         }
         code if later(code) || code == Some(ErrorCode::NotLeaderOrFollower) => Err(Lost),
+        // Its topic may be gone, or not be known to every core; another of its name may be shorter.
+        Some(ErrorCode::UnknownTopicOrPartition | ErrorCode::OffsetOutOfRange)
+            if !world.oracle.borrow().topics.get(life).has(index as i32, asked_at) =>
+        {
+            Err(Lost)
+        }
+        // Something was cut further already, or went by itself: the question's lower bound says how far at least.
         code => fail(format!("DeleteRecords of {topic}-{index} to {to}: {code:?}")),
     }
 }

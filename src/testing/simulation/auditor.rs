@@ -21,7 +21,7 @@ use std::time::Duration;
 /// The default of `node.id`.
 const NODE_ID: i32 = 1;
 const LATEST: i64 = -1;
-const EARLIEST: i64 = -2;
+pub(crate) const EARLIEST: i64 = -2;
 const LARGEST: i64 = -3;
 
 /// Asks again and again, until the faults are over and once more after that.
@@ -103,8 +103,8 @@ struct Question {
     topic: String,
     index: i32,
     partition: PartitionNumber,
-    /// All cores had heard of it when it was asked for.
-    known: bool,
+    /// Checks that were made before it.
+    asked_at: u64,
     committed: i64,
     start: i64,
     time: i64,
@@ -120,7 +120,7 @@ fn questions(world: &World, time: impl Fn(PartitionNumber) -> i64) -> Vec<Questi
                 topic: topic.name.clone(),
                 index: index as i32,
                 partition,
-                known: topic.has(index as i32),
+                asked_at: oracle.checks(),
                 committed: oracle.committed_end(partition),
                 start: oracle.start(partition).0,
                 time: time(partition),
@@ -171,19 +171,22 @@ fn offset(world: &World, q: &Question, answer: &ListOffsetsPartitionResponse) ->
         // The name may be another topic's by now.
         return Ok(());
     }
+    let now_ms = world.broker_ms_max();
     let (partition, found) = (q.partition, (answer.offset, answer.timestamp));
     let found = (found.0 >= 0).then_some(found);
     let verdict = match (ErrorCode::from_code(answer.error_code), q.time, found) {
         (Some(ErrorCode::None), LATEST, Some((end, _))) => {
             oracle.end_seen(partition, q.committed, end, "the latest offset")
         }
-        (Some(ErrorCode::None), EARLIEST, Some((start, _))) => oracle.start_seen(partition, q.start, start),
-        (Some(ErrorCode::None), LARGEST, found) => oracle.by_time(partition, q.committed, Time::Largest, found),
+        (Some(ErrorCode::None), EARLIEST, Some((start, _))) => oracle.start_seen(partition, q.start, start, now_ms),
+        (Some(ErrorCode::None), LARGEST, found) => oracle.by_time(partition, q.committed, Time::Largest, found, now_ms),
         (Some(ErrorCode::None), time, found) if time >= 0 => {
-            oracle.by_time(partition, q.committed, Time::From(time), found)
+            oracle.by_time(partition, q.committed, Time::From(time), found, now_ms)
         }
         (Some(ErrorCode::KafkaStorageError), ..) => return Err(Lost),
-        (Some(ErrorCode::UnknownTopicOrPartition), ..) if !q.known => return Err(Lost),
+        (Some(ErrorCode::UnknownTopicOrPartition), ..) if !oracle.topics.get(q.life).has(q.index, q.asked_at) => {
+            return Err(Lost);
+        }
         (code, ..) => fail(format!("ListOffsets {} of {}-{}: {code:?} {answer:?}", q.time, q.topic, q.index)),
     };
     world.check(verdict);

@@ -51,13 +51,20 @@ pub(crate) struct Host {
 fn config(scenario: &Scenario, shards: usize) -> BrokerConfig {
     let settings = [("listeners", format!("PLAINTEXT://10.0.0.1:{PORT}")), ("log.dirs", "/data/coreline".to_owned())];
     let few = [("offsets.topic.num.partitions", "3".to_owned()), ("group.initial.rebalance.delay.ms", "0".to_owned())];
-    let settings = settings.into_iter().chain(few).map(|(key, value)| (key.to_owned(), value));
+    let cleaner = &scenario.cleaner;
+    let cleaner = [
+        ("log.cleaner.backoff.ms", cleaner.backoff_ms.to_string()),
+        ("log.cleaner.dedupe.buffer.size", cleaner.dedupe_buffer_bytes.to_string()),
+        ("log.cleaner.io.buffer.size", cleaner.io_buffer_bytes.to_string()),
+    ];
+    let settings = settings.into_iter().chain(few).chain(cleaner).map(|(key, value)| (key.to_owned(), value));
     let mut config = BrokerConfig::from_settings(settings).expect("valid settings");
     // Smaller than the table of keys allows, so that rings wrap and caches spill within a second.
     config.journal_bytes = scenario.journal_file_bytes * JOURNAL_FILES as u64;
     config.unflushed_bytes = scenario.unflushed_bytes;
     config.cache_bytes = scenario.cache_bytes;
     config.open_files = scenario.open_files;
+    config.retention_check_interval = Duration::from_millis(scenario.cleaner.retention_check_ms);
     config.num_partitions = 1 + shards as i32 % NUM_PARTITIONS_MAX;
     config.durability = if scenario.written { Durability::Written } else { Durability::Durable };
     config.data_dir = PathBuf::from("/data/coreline");
@@ -79,6 +86,7 @@ impl Host {
     pub(crate) fn start(&mut self) {
         let scenario = self.world.scenario.clone();
         self.world.trace(|| format!("broker starts with {} shards", self.shards));
+        self.world.trace(|| format!("its files: {:?}", self.node.files()));
         let ready = Arc::new(AtomicBool::new(false));
         let is_ready = ready.clone();
         let (journal, flush_bytes, dsync) =

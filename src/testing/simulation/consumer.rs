@@ -1,5 +1,6 @@
 //! A consumer: long polls, with and without fetch sessions, at the end and far behind it.
 
+use crate::auditor::EARLIEST;
 use crate::client::{Connection, Lost};
 use crate::oracle::PartitionNumber;
 use crate::producer::REQUEST_TIMEOUT;
@@ -10,7 +11,8 @@ use coreline_io::Clock;
 use coreline_io::sim::SimRng;
 use kafka_protocol::messages::fetch_request::{FetchPartition, FetchTopic, ForgottenTopic};
 use kafka_protocol::messages::fetch_response::{FetchableTopicResponse, PartitionData};
-use kafka_protocol::messages::{FetchRequest, FetchResponse, TopicName};
+use kafka_protocol::messages::list_offsets_request::{ListOffsetsPartition, ListOffsetsTopic};
+use kafka_protocol::messages::{BrokerId, FetchRequest, FetchResponse, ListOffsetsRequest, TopicName};
 use kafka_protocol::protocol::StrBytes;
 use std::rc::Rc;
 use std::time::Duration;
@@ -31,6 +33,10 @@ struct Position {
     end: Option<i64>,
     /// Committed before the request that is under way, and where the log began at least.
     floor: (i64, i64),
+    /// Checks that were made before it.
+    asked_at: u64,
+    /// The log does not begin so early: where does it?
+    lost: bool,
     /// It is in the request that is under way, or in its session.
     asked: bool,
 }
@@ -94,6 +100,8 @@ impl Consumer {
                 told: None,
                 end: None,
                 floor: (0, 0),
+                asked_at: 0,
+                lost: false,
                 asked: false,
             });
         }
@@ -154,6 +162,11 @@ impl Consumer {
             let version = if self.by_id { 13 + self.rng.below(5) as i16 } else { 7 + self.rng.below(6) as i16 };
             let answer = connection.call(version, &request, REQUEST_TIMEOUT).await?;
             self.answered(&answer)?;
+            for at in 0..self.positions.len() {
+                if self.positions[at].lost && !self.positions[at].dead {
+                    self.find_start(connection, at).await?;
+                }
+            }
             if self.rng.one_in(4) {
                 self.world.client.sleep(Duration::from_micros(self.rng.below(5000))).await;
             }
@@ -161,6 +174,35 @@ impl Consumer {
                 self.seek_back();
             }
         }
+    }
+
+    /// Goes to where the log begins, after it was told that it does not begin so early.
+    async fn find_start(&mut self, connection: &Connection, at: usize) -> Result<(), Lost> {
+        let position = &self.positions[at];
+        let floor = self.world.oracle.borrow().start(position.partition).0;
+        let wanted = ListOffsetsPartition::default()
+            .with_partition_index(position.index)
+            .with_timestamp(EARLIEST)
+            .with_current_leader_epoch(-1);
+        let name = TopicName(StrBytes::from_string(position.topic.clone()));
+        let topic = ListOffsetsTopic::default().with_name(name).with_partitions(vec![wanted]);
+        let request = ListOffsetsRequest::default().with_replica_id(BrokerId(-1)).with_topics(vec![topic]);
+        let answer = connection.call(7, &request, REQUEST_TIMEOUT).await?;
+        let found = answer.topics.first().and_then(|t| t.partitions.first());
+        let Some(found) = found else { fail(format!("asked for one partition: {answer:?}")) };
+        let mut oracle = self.world.oracle.borrow_mut();
+        let position = &mut self.positions[at];
+        if found.error_code != 0 || !oracle.life_of(position.partition).is_there() {
+            return Err(Lost);
+        }
+        let seen = oracle.start_seen(position.partition, floor, found.offset, self.world.broker_ms_max());
+        self.world.check(seen);
+        if found.offset <= position.next {
+            let (topic, index, next) = (&position.topic, position.index, position.next);
+            fail(format!("{}: {topic}-{index}: {next} is out of range, and begins at {}", self.name, found.offset));
+        }
+        (position.next, position.lost) = (found.offset, false);
+        Ok(())
     }
 
     /// As somebody who replays: what was read must still be there.
@@ -189,6 +231,7 @@ impl Consumer {
                 }
                 continue;
             }
+            position.asked_at = oracle.checks();
             position.floor = (oracle.committed_end(position.partition), oracle.start(position.partition).0);
             if incremental && position.told == Some(position.next) {
                 continue;
@@ -268,20 +311,15 @@ impl Consumer {
                 return Err(Lost);
             }
             Some(ErrorCode::UnknownTopicOrPartition | ErrorCode::UnknownTopicId)
-                if !self.world.oracle.borrow().life_of(position.partition).has(position.index) =>
+                if !self.world.oracle.borrow().life_of(position.partition).has(position.index, position.asked_at) =>
             {
                 // Of a topic that is there not every core may know yet.
                 position.dead = !self.world.oracle.borrow().life_of(position.partition).is_there();
                 return if position.dead { Ok(()) } else { Err(Lost) };
             }
             // The start was moved past it.
-            Some(ErrorCode::OffsetOutOfRange)
-                if position.next < self.world.oracle.borrow().start(position.partition).1 =>
-            {
-                let start = found.log_start_offset.max(position.floor.1);
-                let seen = self.world.oracle.borrow_mut().start_seen(position.partition, position.floor.1, start);
-                position.next = position.next.max(start);
-                self.world.check(seen);
+            Some(ErrorCode::OffsetOutOfRange) if may_be_before_start(&self.world, position) => {
+                position.lost = true;
                 return Ok(());
             }
             _ => fail(format!("{}: Fetch of {topic}-{} from {}: {code:?}", self.name, position.index, position.next)),
@@ -293,8 +331,11 @@ impl Consumer {
             Err(e) => fail(format!("{}: {topic}-{}: {e}", self.name, position.index)),
         };
         let mut oracle = self.world.oracle.borrow_mut();
-        let ends = oracle.end_seen(partition, position.floor.0, end, "the high watermark");
-        let read = ends.and_then(|()| oracle.read(partition, asked, end, &batches));
+        let (committed, start) = position.floor;
+        let ends = oracle.end_seen(partition, committed, end, "the high watermark");
+        let begins =
+            ends.and_then(|()| oracle.start_seen(partition, start, found.log_start_offset, self.world.broker_ms_max()));
+        let read = begins.and_then(|()| oracle.read(partition, asked, position.asked_at, end, &batches));
         drop(oracle);
         match read {
             Ok(next) => (position.next, position.end) = (next, Some(end)),
@@ -304,4 +345,10 @@ impl Consumer {
         self.world.trace(|| format!("{} reads {topic}-{} {asked}..{next} of {end}", self.name, found.partition_index));
         Ok(())
     }
+}
+
+fn may_be_before_start(world: &World, position: &Position) -> bool {
+    let oracle = world.oracle.borrow();
+    let moves = oracle.life_of(position.partition).cleanup.moves_start();
+    moves || position.next < oracle.start(position.partition).1
 }

@@ -6,8 +6,13 @@
 //! | a committed offset is never lost, and never goes back | [`Ledger::fetched`] |
 //! | nothing is fetched that nobody committed | `fetched` |
 //! | no two members own a partition in one generation | [`Ledger::assigned`] |
+//! | nobody is given a partition while another one works on it, or was heard of lately | [`Ledger::take`] |
+//!
+//! A member speaks the classic protocol or that of KIP-848 (`consumer_member`), and may come back with the other one:
+//! then the group changes while others are in it.
 
 use crate::client::{Connection, Lost};
+use crate::ledger::{Ledger, SILENT_MAX};
 use crate::producer::REQUEST_TIMEOUT;
 use crate::world::{World, fail};
 use bytes::{Buf, BufMut, Bytes, BytesMut};
@@ -29,83 +34,33 @@ use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::rc::Rc;
 use std::time::Duration;
+use uuid::Uuid;
 
 /// The topic whose partitions the group shares; nobody produces to it.
 pub(crate) const TOPIC: &str = "shared-by-group";
 const PARTITIONS: i32 = 5;
 const GROUP: &str = "group";
-const SESSION_MS: i32 = 6000;
+pub(crate) const SESSION_MS: i32 = 6000;
 /// A Join waits for the others, at most so long.
-const REBALANCE_MS: i32 = 2000;
+pub(crate) const REBALANCE_MS: i32 = SILENT_MAX.as_millis() as i32;
 const JOIN_TIMEOUT: Duration = Duration::from_secs(20);
 /// Commits of each member once the faults are over: then it leaves.
 const LAST_COMMITS: u32 = 3;
 
-/// What is known of the group's offsets. Pure.
-#[derive(Debug, Default)]
-pub(crate) struct Ledger {
-    /// By partition: an answer that is asked for from now on gives at least this.
-    floor: BTreeMap<i32, i64>,
-    /// By partition: the highest that anybody tried to commit.
-    tried: BTreeMap<i32, i64>,
-    /// Who owns a partition in a generation.
-    owners: BTreeMap<(i32, i32), String>,
-}
-
-impl Ledger {
-    fn floor(&self, partition: i32) -> i64 {
-        self.floor.get(&partition).copied().unwrap_or(-1)
-    }
-
-    fn trying(&mut self, partition: i32, offset: i64) {
-        let tried = self.tried.entry(partition).or_insert(-1);
-        *tried = (*tried).max(offset);
-    }
-
-    fn known(&mut self, partition: i32, offset: i64) {
-        let floor = self.floor.entry(partition).or_insert(-1);
-        *floor = (*floor).max(offset);
-    }
-
-    /// An answer gave `offset`; when it was asked for, `floor` was known.
-    fn fetched(&mut self, partition: i32, floor: i64, offset: i64) -> Result<(), String> {
-        let tried = self.tried.get(&partition).copied().unwrap_or(-1);
-        if offset < floor {
-            return Err(format!("partition {partition} is at {offset}, and was at {floor} before it was asked"));
-        }
-        if offset > tried {
-            return Err(format!("partition {partition} is at {offset}, and nobody committed more than {tried}"));
-        }
-        self.known(partition, offset);
-        Ok(())
-    }
-
-    /// A member was given partitions.
-    fn assigned(&mut self, generation: i32, member: &str, partitions: &[i32]) -> Result<(), String> {
-        for partition in partitions {
-            let owner = self.owners.entry((generation, *partition)).or_insert_with(|| member.to_owned());
-            if owner != member {
-                return Err(format!("generation {generation}: partition {partition} is {owner}'s and {member}'s"));
-            }
-        }
-        Ok(())
-    }
-}
-
-fn text(s: &str) -> StrBytes {
+pub(crate) fn text(s: &str) -> StrBytes {
     StrBytes::from_string(s.to_owned())
 }
 
-fn group_id() -> GroupId {
+pub(crate) fn group_id() -> GroupId {
     GroupId(text(GROUP))
 }
 
-fn topic_name() -> TopicName {
+pub(crate) fn topic_name() -> TopicName {
     TopicName(text(TOPIC))
 }
 
 /// How a step of a member's life ends, if not well.
-enum Setback {
+pub(crate) enum Setback {
     /// The connection is gone.
     Lost,
     /// Join again; `true`: as somebody new.
@@ -120,13 +75,31 @@ impl From<Lost> for Setback {
 
 /// A member of the group.
 pub(crate) struct Member {
-    world: Rc<World>,
-    ledger: Rc<RefCell<Ledger>>,
-    name: String,
-    rng: SimRng,
-    /// The coordinator's name for it.
-    id: StrBytes,
+    pub(crate) world: Rc<World>,
+    pub(crate) ledger: Rc<RefCell<Ledger>>,
+    pub(crate) name: String,
+    pub(crate) rng: SimRng,
+    plan: GroupPlan,
+    /// It speaks the protocol of KIP-848.
+    consumer: bool,
+    /// The coordinator's name for it, or its own with KIP-848.
+    pub(crate) id: StrBytes,
+    /// With KIP-848.
+    pub(crate) epoch: i32,
+    /// The topic's id, once it was told.
+    pub(crate) topic: Uuid,
+    /// Where it is in the partitions that it has, with KIP-848.
+    pub(crate) positions: BTreeMap<i32, i64>,
     commits_left: u32,
+}
+
+/// Which protocols the members speak.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum GroupPlan {
+    Classic,
+    Consumer,
+    /// Each of either kind, and of another one in its next life.
+    Mixed,
 }
 
 /// Starts `count` members; `spawn` runs their tasks.
@@ -144,7 +117,12 @@ pub(crate) fn start(
             ledger: ledger.clone(),
             name,
             rng: world.rng(),
+            plan: world.scenario.group_plan,
+            consumer: false,
             id: StrBytes::default(),
+            epoch: 0,
+            topic: Uuid::nil(),
+            positions: BTreeMap::new(),
             commits_left: LAST_COMMITS,
         };
         spawn(Box::pin(member.run()));
@@ -153,17 +131,31 @@ pub(crate) fn start(
 
 impl Member {
     async fn run(mut self) {
+        self.be_born();
         loop {
             if let Ok(connection) = Connection::open(&self.world, &self.name).await {
                 match self.live(&connection).await {
                     Ok(()) => break,
-                    Err(Setback::Rejoin(true)) => self.id = StrBytes::default(),
+                    Err(Setback::Rejoin(true)) => self.be_born(),
                     Err(Setback::Lost | Setback::Rejoin(false)) => {}
                 }
             }
             self.world.client.sleep(Duration::from_micros(1000 + self.rng.below(30_000))).await;
         }
         self.world.done(&self.name);
+    }
+
+    /// Somebody new, who has nothing.
+    fn be_born(&mut self) {
+        self.ledger.borrow_mut().keep(&self.name, &[]);
+        self.consumer = match self.plan {
+            GroupPlan::Classic => false,
+            GroupPlan::Consumer => true,
+            GroupPlan::Mixed => self.rng.one_in(2),
+        };
+        let id = format!("{}-{}", self.name, self.rng.below(1 << 40));
+        self.id = if self.consumer { StrBytes::from_string(id) } else { StrBytes::default() };
+        (self.epoch, self.positions) = (0, BTreeMap::new());
     }
 
     /// One connection's life: until the member has left for good, or something gets in the way.
@@ -181,6 +173,9 @@ impl Member {
         if connection.call(2, &request, REQUEST_TIMEOUT).await?.error_code != 0 {
             return Err(Setback::Lost);
         }
+        if self.consumer {
+            return self.live_with_epochs(connection).await;
+        }
         loop {
             let joined = self.join(connection).await?;
             let partitions = self.sync(connection, &joined).await?;
@@ -191,6 +186,7 @@ impl Member {
             }
         }
         self.world.doing(&self.name, "leaving");
+        self.ledger.borrow_mut().keep(&self.name, &[]);
         let identity = MemberIdentity::default().with_member_id(self.id.clone());
         let request = LeaveGroupRequest::default().with_group_id(group_id()).with_members(vec![identity]);
         connection.call(4, &request, REQUEST_TIMEOUT).await?;
@@ -198,14 +194,14 @@ impl Member {
     }
 
     /// What an error code means for the member.
-    fn judge(&self, what: &str, code: i16) -> Result<(), Setback> {
+    pub(crate) fn judge(&self, what: &str, code: i16) -> Result<(), Setback> {
         use ErrorCode as E;
         let code = E::from_code(code);
         self.world.trace(|| format!("{}: {what}: {code:?}", self.name));
         match code {
             Some(E::None) => Ok(()),
-            Some(E::RebalanceInProgress | E::MemberIdRequired) => Err(Setback::Rejoin(false)),
-            Some(E::UnknownMemberId | E::IllegalGeneration) => Err(Setback::Rejoin(true)),
+            Some(E::RebalanceInProgress | E::MemberIdRequired | E::StaleMemberEpoch) => Err(Setback::Rejoin(false)),
+            Some(E::UnknownMemberId | E::IllegalGeneration | E::FencedMemberEpoch) => Err(Setback::Rejoin(true)),
             Some(
                 E::CoordinatorLoadInProgress | E::CoordinatorNotAvailable | E::NotCoordinator | E::KafkaStorageError,
             ) => Err(Setback::Lost),
@@ -216,14 +212,16 @@ impl Member {
     async fn join(&mut self, connection: &Connection) -> Result<JoinGroupResponse, Setback> {
         loop {
             self.world.doing(&self.name, format!("joining as {:?}", self.id));
-            let protocol = JoinGroupRequestProtocol::default().with_name(text("any"));
+            // Who joins has nothing until it is given something.
+            self.ledger.borrow_mut().keep(&self.name, &[]);
+            let protocol = JoinGroupRequestProtocol::default().with_name(text("range"));
             let request = JoinGroupRequest::default()
                 .with_group_id(group_id())
                 .with_session_timeout_ms(SESSION_MS)
                 .with_rebalance_timeout_ms(REBALANCE_MS)
                 .with_member_id(self.id.clone())
                 .with_protocol_type(text("consumer"))
-                .with_protocols(vec![protocol.with_metadata(Bytes::from_static(b"m"))]);
+                .with_protocols(vec![protocol.with_metadata(subscription())]);
             let answer = connection.call(7, &request, JOIN_TIMEOUT).await?;
             if answer.error_code == ErrorCode::MemberIdRequired.code() {
                 self.id = answer.member_id;
@@ -240,23 +238,29 @@ impl Member {
         self.world.doing(&self.name, format!("syncing generation {}", joined.generation_id));
         let count = joined.members.len();
         let assignments = joined.members.iter().enumerate().map(|(place, member)| {
-            let mut bytes = BytesMut::new();
-            (0..PARTITIONS).filter(|p| *p as usize % count == place).for_each(|p| bytes.put_i32(p));
+            let partitions: Vec<i32> = (0..PARTITIONS).filter(|p| *p as usize % count == place).collect();
             let assignment = SyncGroupRequestAssignment::default().with_member_id(member.member_id.clone());
-            assignment.with_assignment(bytes.freeze())
+            assignment.with_assignment(assignment_bytes(&partitions))
         });
         let request = SyncGroupRequest::default()
             .with_group_id(group_id())
             .with_generation_id(joined.generation_id)
             .with_member_id(self.id.clone())
             .with_assignments(assignments.collect());
+        let sent_at = self.world.handle.now();
         let answer = connection.call(3, &request, JOIN_TIMEOUT).await?;
         self.judge("sync", answer.error_code)?;
-        let mut bytes = answer.assignment;
-        let partitions: Vec<i32> = std::iter::from_fn(|| (bytes.remaining() >= 4).then(|| bytes.get_i32())).collect();
+        let Some(partitions) = assigned(answer.assignment.clone()) else {
+            fail(format!("{}: an assignment that does not decode: {:?}", self.name, answer.assignment))
+        };
         self.world.trace(|| format!("{} owns {partitions:?} in generation {}", self.name, joined.generation_id));
-        let assigned = self.ledger.borrow_mut().assigned(joined.generation_id, &self.id, &partitions);
-        self.world.check(assigned);
+        let mut ledger = self.ledger.borrow_mut();
+        // With both protocols a group may begin anew, at its first generation.
+        if self.plan == GroupPlan::Classic {
+            self.world.check(ledger.assigned(joined.generation_id, &self.id, &partitions));
+        }
+        self.world.check(ledger.take(&self.name, &partitions, sent_at, self.world.handle.now()));
+        drop(ledger);
         Ok(partitions)
     }
 
@@ -268,10 +272,12 @@ impl Member {
             self.world.client.sleep(Duration::from_micros(self.rng.below(20_000))).await;
             let request = HeartbeatRequest::default().with_group_id(group_id()).with_generation_id(generation);
             let request = request.with_member_id(self.id.clone());
+            let sent_at = self.world.handle.now();
             let answer = connection.call(3, &request, REQUEST_TIMEOUT).await?;
             let rebalance = answer.error_code == ErrorCode::RebalanceInProgress.code();
             if !rebalance {
                 self.judge("heartbeat", answer.error_code)?;
+                self.ledger.borrow_mut().confirm(&self.name, sent_at);
             }
             for position in positions.values_mut() {
                 *position += 1 + self.rng.below(3) as i64;
@@ -285,19 +291,22 @@ impl Member {
             if self.rng.one_in(4) && !positions.is_empty() {
                 positions = self.fetch(connection, partitions).await?;
             }
-            if self.world.finishing.get() {
-                self.commits_left = self.commits_left.saturating_sub(1);
-                if self.commits_left == 0 {
-                    return Ok(());
-                }
-            } else if self.rng.one_in(40) {
-                // Dies without a word: somebody else takes its part when its session ends.
-                return Err(Setback::Rejoin(true));
+            if self.has_had_enough()? {
+                return Ok(());
             }
         }
     }
 
-    async fn commit(
+    /// Leaves when the faults are over. An error: dies without a word; somebody else takes its part when its session ends.
+    pub(crate) fn has_had_enough(&mut self) -> Result<bool, Setback> {
+        if self.world.finishing.get() {
+            self.commits_left = self.commits_left.saturating_sub(1);
+            return Ok(self.commits_left == 0);
+        }
+        if self.rng.one_in(40) { Err(Setback::Rejoin(true)) } else { Ok(false) }
+    }
+
+    pub(crate) async fn commit(
         &self,
         connection: &Connection,
         generation: i32,
@@ -314,7 +323,7 @@ impl Member {
             .with_generation_id_or_member_epoch(generation)
             .with_member_id(self.id.clone())
             .with_topics(vec![topic]);
-        let answer = connection.call(8, &request, REQUEST_TIMEOUT).await?;
+        let answer = connection.call(9, &request, REQUEST_TIMEOUT).await?;
         for partition in &answer.topics[0].partitions {
             self.judge("commit", partition.error_code)?;
             let index = partition.partition_index;
@@ -323,7 +332,11 @@ impl Member {
         Ok(())
     }
 
-    async fn fetch(&self, connection: &Connection, partitions: &[i32]) -> Result<BTreeMap<i32, i64>, Setback> {
+    pub(crate) async fn fetch(
+        &self,
+        connection: &Connection,
+        partitions: &[i32],
+    ) -> Result<BTreeMap<i32, i64>, Setback> {
         self.world.doing(&self.name, "fetching offsets");
         let floors: BTreeMap<i32, i64> = partitions.iter().map(|p| (*p, self.ledger.borrow().floor(*p))).collect();
         let topic = OffsetFetchRequestTopics::default().with_name(topic_name());
@@ -345,24 +358,48 @@ impl Member {
     }
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
+/// What a classic member asks for, as Kafka's clients write it.
+fn subscription() -> Bytes {
+    let mut bytes = BytesMut::new();
+    bytes.put_i16(0);
+    bytes.put_i32(1);
+    put_topic(&mut bytes);
+    bytes.put_i32(-1);
+    bytes.freeze()
+}
 
-    #[test]
-    fn every_law_bites() {
-        let mut ledger = Ledger::default();
-        ledger.trying(0, 5);
-        ledger.known(0, 5);
-        ledger.fetched(0, 5, 5).expect("as committed");
-        ledger.trying(0, 9);
-        ledger.fetched(0, 5, 9).expect("one that was not answered");
-        assert!(ledger.fetched(0, ledger.floor(0), 5).is_err_and(|e| e.contains("was at 9")));
-        assert!(ledger.fetched(0, 9, 10).is_err_and(|e| e.contains("more than 9")));
-        assert!(ledger.fetched(1, -1, 0).is_err_and(|e| e.contains("nobody")));
-        ledger.assigned(1, "a", &[0, 1]).expect("the first");
-        ledger.assigned(1, "a", &[0]).expect("again");
-        ledger.assigned(2, "b", &[0]).expect("another generation");
-        assert!(ledger.assigned(1, "b", &[1]).is_err_and(|e| e.contains("a's and b's")));
+/// What a classic member is given, as Kafka's clients write it.
+fn assignment_bytes(partitions: &[i32]) -> Bytes {
+    let mut bytes = BytesMut::new();
+    bytes.put_i16(0);
+    bytes.put_i32(1);
+    put_topic(&mut bytes);
+    bytes.put_i32(partitions.len() as i32);
+    partitions.iter().for_each(|p| bytes.put_i32(*p));
+    bytes.put_i32(-1);
+    bytes.freeze()
+}
+
+fn put_topic(bytes: &mut BytesMut) {
+    bytes.put_i16(TOPIC.len() as i16);
+    bytes.put_slice(TOPIC.as_bytes());
+}
+
+/// The partitions of an assignment; none if it is not one.
+fn assigned(mut bytes: Bytes) -> Option<Vec<i32>> {
+    if bytes.is_empty() {
+        return Some(Vec::new());
     }
+    let _version = bytes.try_get_i16().ok()?;
+    let mut all = Vec::new();
+    for _ in 0..bytes.try_get_i32().ok()? {
+        let name = usize::try_from(bytes.try_get_i16().ok()?).ok().filter(|len| *len <= bytes.remaining())?;
+        if bytes.split_to(name) != TOPIC.as_bytes() {
+            return None;
+        }
+        for _ in 0..bytes.try_get_i32().ok()? {
+            all.push(bytes.try_get_i32().ok()?);
+        }
+    }
+    Some(all)
 }

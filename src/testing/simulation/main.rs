@@ -1,23 +1,27 @@
 //! The whole broker in one thread, with real Kafka requests, by seed: power losses, `kill -9`, full and failing disks,
 //! cut networks, other numbers of cores; and an oracle that knows what must be true all the same.
 //!
-//! `scripts/sim [SEEDS]` runs many seeds; `CORELINE_SEED=n scripts/sim` replays one with a trace.
+//! `scripts/sim [SEEDS]` runs many seeds; `CORELINE_SEED=n scripts/sim` replays one with a trace, and the broker's own log
+//! with `CORELINE_LOG=debug`.
 //!
 //! | file | concept |
 //! | --- | --- |
 //! | `scenario` | what a seed is |
-//! | `oracle`, `topics` | what must be true, pure |
+//! | `oracle`, `topics`, `cleanup`, `ledger` | what must be true, pure |
 //! | `broker`, `nemesis` | the broker's machine, and what happens to it |
-//! | `client`, `producer`, `consumer`, `groups`, `admin`, `auditor` | who talks to it |
+//! | `client`, `producer`, `consumer`, `groups`, `consumer_member`, `admin`, `auditor` | who talks to it |
 //! | `records` | batches, written and read apart from the broker's code |
 //! | `world` | what they share |
 
 mod admin;
 mod auditor;
 mod broker;
+mod cleanup;
 mod client;
 mod consumer;
+mod consumer_member;
 mod groups;
+mod ledger;
 mod nemesis;
 mod oracle;
 mod producer;
@@ -61,6 +65,8 @@ fn text(panic: &(dyn std::any::Any + Send)) -> String {
 #[test]
 fn seeds() {
     if let Some(one) = variable("CORELINE_SEED") {
+        let filter = std::env::var("CORELINE_LOG").unwrap_or_else(|_| "warn".to_owned());
+        tracing_subscriber::fmt().without_time().with_ansi(false).with_env_filter(filter).init();
         println!("{:#?}", run::scenario(one));
         println!("{:?}", run::run(one, true));
         return;

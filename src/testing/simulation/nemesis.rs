@@ -93,6 +93,7 @@ impl Nemesis {
             Fault::ClockJump => {
                 let by = self.rng.below(120_000) as i64 - 60_000;
                 self.host.node().jump_clock_ms(by);
+                self.world.clock_jumps(by);
             }
         }
     }

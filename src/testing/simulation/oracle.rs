@@ -6,17 +6,20 @@
 //! | an acknowledged record is at its offset for ever | [`Oracle::acked`], [`Oracle::read`], [`Oracle::finish`] |
 //! | a record that was read is at its offset for ever | `read`, `finish` |
 //! | nothing is read that was not sent, or at or past the high watermark | `read` |
-//! | offsets have no holes | `read`, `finish` |
+//! | offsets have no holes where nothing is compacted | `read`, `finish` |
 //! | an idempotent producer's records are there once, in order, without holes | `read`, `finish` |
 //! | a plain producer's records are there at most as often as they were sent | `finish` |
 //! | the high watermark is never below what was acknowledged or readable before the question | [`Oracle::end_seen`] |
 //! | a log begins where it was last cut, or where a cut that was asked for would make it begin | [`Oracle::start_seen`] |
+//! | retention takes what is old enough, or more than what is to stay | `start_seen`, `finish` |
+//! | compaction keeps the last record of each key, and what it took never comes back | [`Gone`] |
 //! | a record keeps its time; the first record of a time is found by it | `read`, [`Oracle::by_time`] |
 //! | an acknowledged topic stays, with its id and partitions, until it is deleted, and is gone then | [`Topics`] |
 
-use crate::records::{ReadBatch, RecordId};
+use crate::cleanup::{Cleanup, Gone};
+use crate::records::{ReadBatch, ReadRecord, RecordId, is_tombstone, key};
 use crate::topics::{Asked, Life, LifeNumber, Listed, Topics};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// A partition's number: its place in the order in which the oracle heard of it. Goes into every record.
 pub(crate) type PartitionNumber = u32;
@@ -33,8 +36,15 @@ struct Log {
     records: Vec<Option<RecordId>>,
     /// By offset: its time, as far as known.
     times: Vec<Option<i64>>,
-    /// Where it begins: the cut that was acknowledged last, and the furthest that was asked for.
+    /// Where it begins: the cut that was acknowledged last, or what retention was seen to do, and the furthest that was
+    /// asked for.
     start: (i64, i64),
+    /// Somebody asked to move its start.
+    cut: bool,
+    cleanup: Cleanup,
+    gone: Gone,
+    /// By base offset: bytes of the batches that were read.
+    batch_bytes: BTreeMap<i64, usize>,
     /// Where each record of an idempotent producer was acknowledged or read.
     places: BTreeMap<RecordId, i64>,
     /// Everything below was acknowledged or readable once.
@@ -78,8 +88,9 @@ impl Oracle {
         self.checks += 1;
         let logs = &mut self.logs;
         let life = self.topics.by_id(listed.id).map_or_else(|| self.topics.all().count(), |(life, _)| life);
+        let cleanup = self.topics.cleanup(&listed.name);
         self.topics.seen(asked, listed, |name| {
-            logs.push(Log { name, life, ..Log::default() });
+            logs.push(Log { name, life, cleanup, ..Log::default() });
             logs.len() as u32 - 1
         })
     }
@@ -182,24 +193,27 @@ impl Oracle {
         Ok(())
     }
 
-    /// A fetch from `asked` gave batches, with this high watermark. Returns the offset to go on from.
+    /// A fetch from `asked` that was sent when `asked_at` checks were made gave batches, with this high watermark.
+    /// Returns the offset to go on from.
     pub(crate) fn read(
         &mut self,
         partition: PartitionNumber,
         asked: i64,
+        asked_at: u64,
         high_watermark: i64,
         batches: &[ReadBatch],
     ) -> Result<i64, String> {
         self.checks += 1;
         let appends = self.life_of(partition).log_append_time;
         let log = &mut self.logs[partition as usize];
-        let mut next = None;
+        let compacted = log.cleanup.compacted;
+        let (mut next, mut there) = (None, BTreeSet::new());
         for batch in batches {
             let right = match next {
-                None => batch.base_offset <= asked && asked < batch.end(),
-                Some(next) => batch.base_offset == next,
+                None => (batch.base_offset <= asked || compacted) && asked < batch.end(),
+                Some(next) => batch.base_offset == next || (compacted && batch.base_offset > next),
             };
-            if !right {
+            if !right || !(compacted || batch.is_whole()) {
                 return Err(format!(
                     "{}: a batch at {}..{} where {} is next",
                     log.name,
@@ -211,8 +225,10 @@ impl Oracle {
             if batch.log_append_time != appends {
                 return Err(format!("{}: a batch at {}: whose are its times?", log.name, batch.base_offset));
             }
-            for (i, (id, time)) in batch.records.iter().enumerate() {
-                let offset = batch.base_offset + i as i64;
+            log.batch_bytes.insert(batch.base_offset, batch.bytes);
+            for ReadRecord { offset, id, time } in &batch.records {
+                let offset = *offset;
+                there.insert(offset);
                 let sent = sent_time(log, *id).filter(|sent| !appends && sent != time);
                 if let Some(sent) = sent {
                     return Err(format!("{}: offset {offset}: {id:?} was sent with time {sent}, has {time}", log.name));
@@ -225,24 +241,41 @@ impl Oracle {
         if next > high_watermark && !batches.is_empty() {
             return Err(format!("{}: read up to {next}, past the high watermark {high_watermark}", log.name));
         }
+        if let Some(first) = batches.first().filter(|_| compacted) {
+            let read = log.gone.read(asked.min(first.base_offset)..next, &there, asked_at, self.checks);
+            read.map_err(|offset| format!("{}: offset {offset} was compacted away and is there again", log.name))?;
+        }
         log.committed_end = log.committed_end.max(if batches.is_empty() { 0 } else { next });
         Ok(next)
     }
 
     /// A log's start is about to be moved.
     pub(crate) fn cutting(&mut self, partition: PartitionNumber, to: i64) {
-        let start = &mut self.logs[partition as usize].start;
-        start.1 = start.1.max(to);
+        let log = &mut self.logs[partition as usize];
+        log.start.1 = log.start.1.max(to);
+        log.cut = true;
     }
 
-    /// An answer gave the log's start; when it was asked for, it was at `floor` at least.
-    pub(crate) fn start_seen(&mut self, partition: PartitionNumber, floor: i64, start: i64) -> Verdict {
+    /// An answer gave the log's start; when it was asked for, it was at `floor` at least. No clock of the broker showed
+    /// more than `now_ms` so far.
+    pub(crate) fn start_seen(&mut self, partition: PartitionNumber, floor: i64, start: i64, now_ms: i64) -> Verdict {
         self.checks += 1;
         let log = &mut self.logs[partition as usize];
-        if start < floor || start > log.start.1 {
+        if start < floor || (start > log.start.1 && !log.cleanup.moves_start()) {
             return Err(format!("{}: begins at {start}, expected {floor}..={}", log.name, log.start.1));
         }
-        log.start.0 = log.start.0.max(start);
+        let last_of_keys = if log.cleanup.compacted { Some(log.last_of_keys()) } else { None };
+        for offset in log.start.1..start {
+            // Others may have left their segment before.
+            if last_of_keys.as_ref().is_some_and(|last| !last.contains(&offset)) {
+                continue;
+            }
+            let time = log.times.get(offset as usize).copied().flatten();
+            if let Some(time) = time.filter(|time| !log.cleanup.may_go(*time, now_ms)) {
+                return Err(format!("{}: begins at {start}; offset {offset} has time {time}, too young", log.name));
+            }
+        }
+        log.start = (log.start.0.max(start), log.start.1.max(start));
         Ok(())
     }
 
@@ -259,12 +292,14 @@ impl Oracle {
         floor: i64,
         time: Time,
         found: Option<(i64, i64)>,
+        now_ms: i64,
     ) -> Verdict {
         self.checks += 1;
         let log = &self.logs[partition as usize];
+        let stays = |time: i64| !log.cleanup.compacted && !log.cleanup.may_go(time, now_ms);
         let known = |to: i64| {
             let (from, to) = (log.start.1.max(0) as usize, log.times.len().min(to as usize));
-            (from..to).filter_map(|at| log.times[at].map(|t| (at, t)))
+            (from..to).filter_map(|at| log.times[at].filter(|t| stays(*t)).map(|t| (at, t)))
         };
         // Below the answer nothing fits better; or, of what had to be there, nothing at all.
         let better = match (time, found) {
@@ -302,6 +337,9 @@ impl Oracle {
         let mut next: BTreeMap<u32, u32> = BTreeMap::new();
         let start = log.start.1;
         for offset in start..end {
+            if log.gone.contains(offset) {
+                continue;
+            }
             let Some(id) = log.records.get(offset as usize).copied().flatten() else {
                 return fail(format!("nothing was read at offset {offset}"));
             };
@@ -309,7 +347,7 @@ impl Oracle {
             let sent = &log.sent[&id.producer];
             // Behind a start that was moved, a producer's first record may be any.
             let expected = next.entry(id.producer).or_insert(if start > 0 { id.number } else { 0 });
-            if sent.idempotent && id.number != *expected {
+            if sent.idempotent && id.number != *expected && !log.cleanup.compacted {
                 return fail(format!("offset {offset}: {id:?} where its producer's {expected} is next"));
             }
             *expected = id.number + 1;
@@ -318,7 +356,7 @@ impl Oracle {
             for (number, times) in sent.times.iter().enumerate() {
                 let id = RecordId { producer: *producer, number: number as u32 };
                 let there = count.get(&id).copied().unwrap_or(0);
-                if sent.acked[number] && there == 0 && start == 0 {
+                if sent.acked[number] && there == 0 && start == 0 && !log.cleanup.compacted {
                     return fail(format!("{id:?} was acknowledged and is not there"));
                 }
                 if there > if sent.idempotent { 1 } else { *times } {
@@ -326,7 +364,15 @@ impl Oracle {
                 }
             }
         }
-        Ok(())
+        if log.cleanup.compacted {
+            log.gone.check(log.known(), &log.open()).or_else(fail)?;
+        }
+        let bytes: usize = log.batch_bytes.range(start..end).map(|(_, bytes)| bytes).sum();
+        let only_by_size = log.cleanup.retention_ms.is_none() && !log.cleanup.compacted && !log.cut;
+        match log.cleanup.retention_bytes.filter(|least| only_by_size && start > 0 && (bytes as u64) < *least) {
+            Some(least) => fail(format!("{bytes} bytes are left, and {least} were to stay")),
+            None => Ok(()),
+        }
     }
 }
 
@@ -336,6 +382,30 @@ fn sent_time(log: &Log, id: RecordId) -> Option<i64> {
 }
 
 impl Log {
+    /// All that was ever known to be in it, by offset.
+    fn known(&self) -> impl Iterator<Item = (i64, RecordId)> {
+        let known = self.records.iter().enumerate().filter_map(|(at, id)| Some((at as i64, (*id)?)));
+        known.skip_while(|(offset, _)| *offset < self.start.1)
+    }
+
+    /// Where the last record of each key is, as far as known; tombstones may be gone.
+    fn last_of_keys(&self) -> BTreeSet<i64> {
+        let last: BTreeMap<u32, (i64, RecordId)> = self.known().map(|(at, id)| (key(id), (at, id))).collect();
+        last.into_values().filter(|(_, id)| !is_tombstone(*id)).map(|(at, _)| at).collect()
+    }
+
+    /// Records that were sent more often than their place is known.
+    fn open(&self) -> Vec<RecordId> {
+        let mut seen: BTreeMap<RecordId, u32> = BTreeMap::new();
+        self.records.iter().flatten().for_each(|id| *seen.entry(*id).or_default() += 1);
+        let sent = self.sent.iter().flat_map(|(producer, sent)| {
+            let most = if sent.idempotent { 1 } else { u32::MAX };
+            let sent = sent.times.iter().enumerate().map(move |(number, times)| (number as u32, (*times).min(most)));
+            sent.map(|(number, times)| (RecordId { producer: *producer, number }, times))
+        });
+        sent.filter(|(id, times)| seen.get(id).copied().unwrap_or(0) < *times).map(|(id, _)| id).collect()
+    }
+
     /// A record is at an offset: as all who saw that offset said, and no second time if its producer is idempotent.
     fn place(&mut self, offset: i64, id: RecordId, time: Option<i64>) -> Verdict {
         let at = offset as usize;
@@ -388,14 +458,20 @@ mod tests {
 
     /// A record's time is ten times its number.
     fn batch(base_offset: i64, ids: &[RecordId]) -> ReadBatch {
-        let records = ids.iter().map(|id| (*id, i64::from(id.number) * 10)).collect();
-        ReadBatch { base_offset, log_append_time: false, records }
+        let record = |(i, id): (usize, &RecordId)| ReadRecord {
+            offset: base_offset + i as i64,
+            id: *id,
+            time: i64::from(id.number) * 10,
+        };
+        let last_offset = base_offset + ids.len() as i64 - 1;
+        let records = ids.iter().enumerate().map(record).collect();
+        ReadBatch { base_offset, last_offset, bytes: 100, log_append_time: false, records }
     }
 
     /// Producer 1 is idempotent, 2 is not; both sent ten records.
     fn oracle() -> Oracle {
         let mut oracle = Oracle::default();
-        oracle.topics.intend("t", Intent { lives: 1, log_append_time: false, partitions_max: 1 });
+        oracle.topics.intend("t", Intent { lives: 1, partitions_max: 1, ..Intent::default() });
         let listed = Listed { name: "t".to_owned(), id: Uuid::from_u128(1), partitions: 1 };
         oracle.topic_seen(&Asked::default(), &listed).expect("new");
         let times: Vec<i64> = (0..10).map(|n| n * 10).collect();
@@ -408,13 +484,13 @@ mod tests {
     fn what_is_right_passes() {
         let mut oracle = oracle();
         oracle.acked(0, id(1, 0), 2, Some(0)).expect("the first");
-        assert_eq!(oracle.read(0, 1, 4, &[batch(0, &[id(1, 0), id(1, 1)]), batch(2, &[id(2, 0)])]), Ok(3));
+        assert_eq!(oracle.read(0, 1, 0, 4, &[batch(0, &[id(1, 0), id(1, 1)]), batch(2, &[id(2, 0)])]), Ok(3));
         oracle.end_seen(0, 3, 4, "end").expect("as far as read");
         assert_eq!(oracle.committed_end(0), 4);
-        assert_eq!(oracle.read(0, 3, 4, &[batch(3, &[id(1, 2)])]), Ok(4));
-        oracle.by_time(0, 4, Time::From(11), Some((3, 20))).expect("the first from there on");
-        oracle.by_time(0, 4, Time::From(21), None).expect("none");
-        oracle.by_time(0, 4, Time::Largest, Some((3, 20))).expect("the largest");
+        assert_eq!(oracle.read(0, 3, 0, 4, &[batch(3, &[id(1, 2)])]), Ok(4));
+        oracle.by_time(0, 4, Time::From(11), Some((3, 20)), 0).expect("the first from there on");
+        oracle.by_time(0, 4, Time::From(21), None, 0).expect("none");
+        oracle.by_time(0, 4, Time::Largest, Some((3, 20)), 0).expect("the largest");
         oracle.finish(0, 4).expect("all there");
     }
 
@@ -425,27 +501,27 @@ mod tests {
         let cases: [Case; 17] = [
             ("with time 20, has 21", |o| {
                 let mut wrong = batch(2, &[id(1, 2)]);
-                wrong.records[0].1 = 21;
-                o.read(0, 2, 9, &[wrong]).map(drop)
+                wrong.records[0].time = 21;
+                o.read(0, 2, 0, 9, &[wrong]).map(drop)
             }),
-            ("offset 1 has time 10", |o| o.by_time(0, 2, Time::From(5), None)),
-            ("offset 0 has time 0", |o| o.by_time(0, 2, Time::From(0), Some((1, 10)))),
-            ("its time is 10", |o| o.by_time(0, 2, Time::From(9), Some((1, 11)))),
-            ("offset 1 has time 10", |o| o.by_time(0, 2, Time::Largest, Some((0, 0)))),
-            ("holds", |o| o.read(0, 0, 9, &[batch(0, &[id(2, 0)])]).map(drop)),
-            ("past the high", |o| o.read(0, 2, 2, &[batch(2, &[id(1, 2)])]).map(drop)),
-            ("is next", |o| o.read(0, 2, 9, &[batch(3, &[id(1, 2)])]).map(drop)),
-            ("never sent", |o| o.read(0, 2, 9, &[batch(2, &[id(1, 10)])]).map(drop)),
-            ("is at offset", |o| o.read(0, 2, 9, &[batch(2, &[id(1, 0)])]).map(drop)),
+            ("offset 1 has time 10", |o| o.by_time(0, 2, Time::From(5), None, 0)),
+            ("offset 0 has time 0", |o| o.by_time(0, 2, Time::From(0), Some((1, 10)), 0)),
+            ("its time is 10", |o| o.by_time(0, 2, Time::From(9), Some((1, 11)), 0)),
+            ("offset 1 has time 10", |o| o.by_time(0, 2, Time::Largest, Some((0, 0)), 0)),
+            ("holds", |o| o.read(0, 0, 0, 9, &[batch(0, &[id(2, 0)])]).map(drop)),
+            ("past the high", |o| o.read(0, 2, 0, 2, &[batch(2, &[id(1, 2)])]).map(drop)),
+            ("is next", |o| o.read(0, 2, 0, 9, &[batch(3, &[id(1, 2)])]).map(drop)),
+            ("never sent", |o| o.read(0, 2, 0, 9, &[batch(2, &[id(1, 10)])]).map(drop)),
+            ("is at offset", |o| o.read(0, 2, 0, 9, &[batch(2, &[id(1, 0)])]).map(drop)),
             ("out of order", |o| {
                 o.acked(0, id(1, 4), 1, Some(4))?;
-                o.read(0, 2, 9, &[batch(2, &[id(1, 5)])]).map(drop)
+                o.read(0, 2, 0, 9, &[batch(2, &[id(1, 5)])]).map(drop)
             }),
             ("is 1, and 2", |o| o.end_seen(0, 2, 1, "the end")),
             ("ends at 1", |o| o.finish(0, 1)),
             ("nothing was read", |o| o.finish(0, 3)),
             ("next", |o| {
-                o.read(0, 2, 3, &[batch(2, &[id(1, 3)])])?;
+                o.read(0, 2, 0, 3, &[batch(2, &[id(1, 3)])])?;
                 o.finish(0, 3)
             }),
             ("acknowledged and is not", |o| {
@@ -453,7 +529,7 @@ mod tests {
                 o.finish(0, 2)
             }),
             ("2 times, and was sent 1", |o| {
-                o.read(0, 2, 4, &[batch(2, &[id(2, 0), id(2, 0)])])?;
+                o.read(0, 2, 0, 4, &[batch(2, &[id(2, 0), id(2, 0)])])?;
                 o.finish(0, 4)
             }),
         ];
@@ -469,11 +545,11 @@ mod tests {
     fn a_start_only_moves_as_asked() {
         let mut oracle = oracle();
         oracle.cutting(0, 2);
-        assert!(oracle.start_seen(0, 0, 3).is_err());
-        oracle.start_seen(0, 0, 2).expect("as asked");
-        assert!(oracle.start_seen(0, 2, 1).is_err());
+        assert!(oracle.start_seen(0, 0, 3, 0).is_err());
+        oracle.start_seen(0, 0, 2, 0).expect("as asked");
+        assert!(oracle.start_seen(0, 2, 1, 0).is_err());
         assert_eq!(oracle.start(0), (2, 2));
-        assert_eq!(oracle.read(0, 2, 3, &[batch(2, &[id(1, 4)])]), Ok(3));
+        assert_eq!(oracle.read(0, 2, 0, 3, &[batch(2, &[id(1, 4)])]), Ok(3));
         oracle.finish(0, 3).expect("what is before the start may be anything");
     }
 }

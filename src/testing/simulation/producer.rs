@@ -57,7 +57,13 @@ impl Lane {
 
 /// One batch of a request: where it goes, and its first record.
 type Part = (usize, RecordId, usize);
-type InFlight = (Vec<Part>, LocalBoxFuture<'static, Result<ProduceResponse, Lost>>);
+
+struct InFlight {
+    parts: Vec<Part>,
+    /// Checks that were made before it.
+    asked_at: u64,
+    answer: LocalBoxFuture<'static, Result<ProduceResponse, Lost>>,
+}
 
 pub(crate) struct Producer {
     world: Rc<World>,
@@ -169,7 +175,7 @@ impl Producer {
             }
             self.world.doing(&self.name, format!("{} in flight, {} batches wait", in_flight.len(), self.waiting()));
             match in_flight.pop_front() {
-                Some((parts, answer)) => self.answered(&parts, &answer.await?),
+                Some(InFlight { parts, asked_at, answer }) => self.answered(&parts, asked_at, &answer.await?),
                 None if failing => return Ok(false),
                 None if self.world.finishing.get() && self.waiting() == 0 => return Ok(true),
                 None => self.pause(self.plan.pause_ms_max).await,
@@ -245,7 +251,9 @@ impl Producer {
             self.world.oracle.borrow_mut().sending(lane.partition, first, &times, self.plan.idempotent);
             let sequence =
                 self.id.map(|(producer_id, epoch)| Sequence { producer_id, epoch, base: first.number as i32 });
-            let bytes = records::encode(lane.partition, first, &batch.sizes, batch.timestamp_ms, batch.codec, sequence);
+            let keyed = self.world.oracle.borrow().life_of(lane.partition).cleanup.compacted;
+            let Batch { sizes, timestamp_ms, codec, .. } = batch;
+            let bytes = records::encode(lane.partition, first, sizes, keyed, *timestamp_ms, *codec, sequence);
             let data = PartitionProduceData::default().with_index(lane.index).with_records(Some(bytes));
             let topic = if by_id {
                 TopicProduceData::default().with_topic_id(lane.id)
@@ -268,7 +276,8 @@ impl Producer {
             }
             return None;
         }
-        Some((parts, Box::pin(connection.call(version, &request, REQUEST_TIMEOUT))))
+        let asked_at = self.world.oracle.borrow().checks();
+        Some(InFlight { parts, asked_at, answer: Box::pin(connection.call(version, &request, REQUEST_TIMEOUT)) })
     }
 
     fn named(&self, parts: &[Part]) -> Vec<(String, u32, usize)> {
@@ -284,7 +293,7 @@ impl Producer {
         }
     }
 
-    fn answered(&mut self, parts: &[Part], answer: &ProduceResponse) {
+    fn answered(&mut self, parts: &[Part], asked_at: u64, answer: &ProduceResponse) {
         let mut left = parts.to_vec();
         for topic in &answer.responses {
             for found in &topic.partition_responses {
@@ -297,7 +306,7 @@ impl Producer {
                     fail(format!("{}: an answer for {:?} {}: not asked", self.name, topic.name, found.index))
                 };
                 let part = left.remove(place);
-                self.partition_answered(part, found);
+                self.partition_answered(part, asked_at, found);
             }
         }
         if !left.is_empty() {
@@ -309,7 +318,7 @@ impl Producer {
         !self.world.oracle.borrow().life_of(self.lanes[at].partition).is_there()
     }
 
-    fn partition_answered(&mut self, (at, first, count): Part, found: &PartitionProduceResponse) {
+    fn partition_answered(&mut self, (at, first, count): Part, asked_at: u64, found: &PartitionProduceResponse) {
         let code = ErrorCode::from_code(found.error_code);
         let lane = &self.lanes[at];
         self.world.trace(|| {
@@ -337,7 +346,7 @@ impl Producer {
             }
             // Not every core may know it yet.
             Some(ErrorCode::UnknownTopicOrPartition | ErrorCode::UnknownTopicId)
-                if !self.world.oracle.borrow().life_of(lane.partition).has(lane.index) =>
+                if !self.world.oracle.borrow().life_of(lane.partition).has(lane.index, asked_at) =>
             {
                 self.lanes[at].failed = true;
             }

@@ -1,5 +1,7 @@
 //! What one seed is: the broker's size, the topics, the clients, the faults.
 
+use crate::cleanup::Cleanup;
+use crate::groups::GroupPlan;
 use crate::records::Codec;
 use crate::topics::Intent;
 use coreline_io::sim::SimRng;
@@ -41,6 +43,7 @@ pub(crate) struct TopicPlan {
     pub(crate) lives: u32,
     /// Gets more partitions now and then.
     pub(crate) grows: bool,
+    pub(crate) cleanup: Cleanup,
     /// Its logs' starts are moved now and then.
     pub(crate) is_cut: bool,
     /// Time between such changes.
@@ -58,7 +61,8 @@ impl TopicPlan {
         let log_append_time = !self.auto && self.configs.iter().any(|(_, value)| value == "LogAppendTime");
         // As `num.partitions` says, where the topic makes itself.
         let partitions_max = if self.auto { NUM_PARTITIONS_MAX } else { self.partitions } as usize;
-        Intent { lives: self.lives, log_append_time, partitions_max }
+        let cleanup = if self.auto { Cleanup::default() } else { self.cleanup };
+        Intent { lives: self.lives, log_append_time, cleanup, partitions_max }
     }
 }
 
@@ -91,6 +95,15 @@ pub(crate) enum Bias {
     Disk,
 }
 
+/// How logs are cleaned.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct CleanerPlan {
+    pub(crate) backoff_ms: u64,
+    pub(crate) retention_check_ms: u64,
+    pub(crate) dedupe_buffer_bytes: u64,
+    pub(crate) io_buffer_bytes: u64,
+}
+
 /// See the [module](self).
 #[derive(Clone, Debug)]
 pub(crate) struct Scenario {
@@ -103,6 +116,7 @@ pub(crate) struct Scenario {
     pub(crate) direct_bytes_min: usize,
     pub(crate) dsync: bool,
     pub(crate) open_files: usize,
+    pub(crate) cleaner: CleanerPlan,
     /// Acknowledge after the write: then only processes die, not machines.
     pub(crate) written: bool,
     pub(crate) topics: Vec<TopicPlan>,
@@ -110,6 +124,7 @@ pub(crate) struct Scenario {
     pub(crate) consumers: usize,
     /// Members of the group, if there is one.
     pub(crate) group_members: usize,
+    pub(crate) group_plan: GroupPlan,
     pub(crate) faults: Vec<(Duration, Fault)>,
     pub(crate) quiet_after: Duration,
     pub(crate) last_crash: bool,
@@ -137,11 +152,18 @@ impl Scenario {
             direct_bytes_min: pick(rng, &[usize::MAX, usize::MAX, usize::MAX, 6000, 1]),
             dsync: rng.one_in(2),
             open_files: pick(rng, &[16, 16, 256]),
+            cleaner: CleanerPlan {
+                backoff_ms: pick(rng, &[0, 5, 20, 50]),
+                retention_check_ms: pick(rng, &[3, 10, 50]),
+                dedupe_buffer_bytes: pick(rng, &[60, 1000, 128 << 20]),
+                io_buffer_bytes: pick(rng, &[64, 4000, 512 << 10]),
+            },
             written,
             topics: (0..1 + rng.below(4)).map(|i| topic(rng, i)).collect(),
             producers: producers(rng),
             consumers: rng.below(3) as usize,
             group_members: pick(rng, &[0, 0, 1, 2, 3]),
+            group_plan: pick(rng, &[GroupPlan::Classic, GroupPlan::Consumer, GroupPlan::Mixed]),
             faults: faults(rng, bias, written),
             quiet_after: Duration::from_millis(20 + rng.below(150)),
             last_crash: rng.one_in(2),
@@ -152,9 +174,6 @@ impl Scenario {
 
 /// The largest `num.partitions`.
 pub(crate) const NUM_PARTITIONS_MAX: i32 = 3;
-
-/// The broker knows DeleteRecords.
-const CUTS: bool = false;
 
 fn topic(rng: &SimRng, index: u64) -> TopicPlan {
     let mut configs = Vec::new();
@@ -173,6 +192,7 @@ fn topic(rng: &SimRng, index: u64) -> TopicPlan {
     if rng.one_in(6) {
         configs.push(("message.timestamp.type", "LogAppendTime".to_owned()));
     }
+    let cleanup = cleanup(rng, &mut configs);
     TopicPlan {
         name: format!("topic-{index}"),
         partitions: 1 + rng.below(pick(rng, &[1, 3, 8])) as i32,
@@ -180,9 +200,46 @@ fn topic(rng: &SimRng, index: u64) -> TopicPlan {
         configs,
         lives: pick(rng, &[1, 1, 1, 2, 4]),
         grows: rng.one_in(5),
-        is_cut: CUTS && rng.one_in(4),
+        // Kafka cuts no log that is only compacted.
+        is_cut: rng.one_in(4) && (!cleanup.compacted || cleanup.moves_start()),
+        cleanup,
         change_ms_max: pick(rng, &[30, 150, 400]),
     }
+}
+
+/// Retention, compaction, both, or nothing of it; with segments that fill.
+fn cleanup(rng: &SimRng, configs: &mut Vec<(&'static str, String)>) -> Cleanup {
+    let mut cleanup = Cleanup::default();
+    let what = rng.below(10);
+    if what < 5 {
+        return cleanup;
+    }
+    if !configs.iter().any(|(key, _)| key.starts_with("segment.")) {
+        configs.push(("segment.ms", (5 + rng.below(100)).to_string()));
+    }
+    configs.push(("file.delete.delay.ms", pick(rng, &[0, 1, 100, 60_000]).to_string()));
+    if matches!(what, 5 | 6 | 9) {
+        if rng.one_in(2) {
+            let ms = rng.below(400) as i64;
+            configs.push(("retention.ms", ms.to_string()));
+            cleanup.retention_ms = Some(ms);
+        } else {
+            let bytes = rng.below(40_000);
+            configs.push(("retention.bytes", bytes.to_string()));
+            cleanup.retention_bytes = Some(bytes);
+        }
+    }
+    if what >= 7 {
+        cleanup.compacted = true;
+        let policy = if what == 9 { "compact,delete" } else { "compact" };
+        configs.push(("cleanup.policy", policy.to_owned()));
+        configs.push(("min.cleanable.dirty.ratio", pick(rng, &["0", "0.2", "0.5"]).to_owned()));
+        configs.push(("delete.retention.ms", rng.below(300).to_string()));
+        if rng.one_in(4) {
+            configs.push(("min.compaction.lag.ms", rng.below(100).to_string()));
+        }
+    }
+    cleanup
 }
 
 fn producers(rng: &SimRng) -> Vec<ProducerPlan> {

@@ -1,5 +1,6 @@
 //! Topics as they must be: made, grown, deleted, made again under the same name. Pure; part of the oracle.
 
+use crate::cleanup::Cleanup;
 use crate::oracle::{PartitionNumber, Verdict};
 use std::collections::BTreeMap;
 use uuid::Uuid;
@@ -14,6 +15,8 @@ pub(crate) struct Intent {
     pub(crate) lives: u32,
     /// Its records carry the broker's time.
     pub(crate) log_append_time: bool,
+    /// What its logs let go.
+    pub(crate) cleanup: Cleanup,
     /// So many partitions were asked for of any of its lives: such a request may come late, and meet another.
     pub(crate) partitions_max: usize,
 }
@@ -36,8 +39,9 @@ pub(crate) struct Life {
     /// It will be deleted, so that its name may come to mean another topic.
     pub(crate) mortal: bool,
     pub(crate) log_append_time: bool,
-    /// So many of them are known to the whole broker: making them was answered.
-    settled: usize,
+    pub(crate) cleanup: Cleanup,
+    /// When each of them became known to the whole broker: making it was answered when so many checks were made.
+    settled_at: Vec<u64>,
     state: State,
 }
 
@@ -47,9 +51,10 @@ impl Life {
         self.state == State::There
     }
 
-    /// No part of the broker may deny that there is a partition of this index.
-    pub(crate) fn has(&self, index: i32) -> bool {
-        self.is_there() && (index as usize) < self.settled
+    /// No part of the broker may deny that there is a partition of this index, to a request that was sent when
+    /// `asked_at` checks were made.
+    pub(crate) fn has(&self, index: i32, asked_at: u64) -> bool {
+        self.is_there() && self.settled_at.get(index as usize).is_some_and(|settled| *settled <= asked_at)
     }
 
     /// It must not exist.
@@ -84,6 +89,11 @@ pub(crate) struct Listed {
 impl Topics {
     pub(crate) fn intend(&mut self, name: &str, intent: Intent) {
         self.intents.insert(name.to_owned(), intent);
+    }
+
+    /// What logs of a topic of this name let go.
+    pub(crate) fn cleanup(&self, name: &str) -> Cleanup {
+        self.intents.get(name).map(|i| i.cleanup).unwrap_or_default()
     }
 
     pub(crate) fn get(&self, life: LifeNumber) -> &Life {
@@ -163,7 +173,8 @@ impl Topics {
             partitions: Vec::new(),
             mortal: earlier.len() + 1 < intent.lives as usize,
             log_append_time: intent.log_append_time,
-            settled: 0,
+            cleanup: intent.cleanup,
+            settled_at: Vec::new(),
             state: State::There,
         });
         Ok(self.lives.len() - 1)
@@ -187,10 +198,10 @@ impl Topics {
         }
     }
 
-    /// Making so many partitions was answered.
-    pub(crate) fn settled(&mut self, life: LifeNumber, partitions: usize) {
-        let life = &mut self.lives[life];
-        life.settled = life.settled.max(partitions);
+    /// Making so many partitions was answered, when so many checks were made.
+    pub(crate) fn settled(&mut self, life: LifeNumber, partitions: usize, now: u64) {
+        let settled_at = &mut self.lives[life].settled_at;
+        settled_at.resize(settled_at.len().max(partitions), now);
     }
 
     /// The deletion is about to be asked for.
@@ -217,7 +228,7 @@ mod tests {
 
     fn topics() -> Topics {
         let mut topics = Topics::default();
-        topics.intend("t", Intent { lives: 2, log_append_time: false, partitions_max: 2 });
+        topics.intend("t", Intent { lives: 2, partitions_max: 2, ..Intent::default() });
         topics
     }
 
@@ -240,6 +251,9 @@ mod tests {
         let first = t.asking();
         see(&mut t, &first, &listed("t", 1, 2)).expect("made");
         assert!(see(&mut t, &first, &listed("t", 1, 3)).is_err(), "nobody asked for three");
+        t.settled(0, 2, 5);
+        t.settled(0, 1, 9);
+        assert!(t.get(0).has(1, 5) && !t.get(0).has(1, 4) && !t.get(0).has(2, 9));
         t.growing(0, 3);
         let asked = t.asking();
         see(&mut t, &asked, &listed("t", 1, 3)).expect("grown");

@@ -2,6 +2,7 @@
 
 use crate::oracle::{Oracle, Verdict};
 use crate::scenario::Scenario;
+use coreline_io::Clock;
 use coreline_io::sim::{SimHandle, SimRng, SimRuntime};
 use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, BTreeSet};
@@ -22,6 +23,8 @@ pub(crate) struct World {
     pub(crate) oracle: RefCell<Oracle>,
     /// The faults are over: finish what is begun.
     pub(crate) finishing: Cell<bool>,
+    /// How far the broker's wall clock is ahead of the clients', in milliseconds: now, and at most so far.
+    clock_ahead: Cell<(i64, i64)>,
     producer_ids: RefCell<BTreeSet<i64>>,
     cluster_id: RefCell<Option<String>>,
     tasks: RefCell<BTreeMap<String, String>>,
@@ -45,6 +48,7 @@ impl World {
             scenario,
             oracle: RefCell::default(),
             finishing: Cell::new(false),
+            clock_ahead: Cell::default(),
             producer_ids: RefCell::default(),
             cluster_id: RefCell::default(),
             tasks: RefCell::default(),
@@ -79,6 +83,17 @@ impl World {
     /// All that are not done.
     pub(crate) fn unfinished(&self) -> Vec<String> {
         self.tasks.borrow().iter().map(|(task, what)| format!("{task}: {what}")).collect()
+    }
+
+    /// The broker's wall clock jumps.
+    pub(crate) fn clock_jumps(&self, by_ms: i64) {
+        let (now, most) = self.clock_ahead.get();
+        self.clock_ahead.set((now + by_ms, most.max(now + by_ms)));
+    }
+
+    /// The largest time that the broker's wall clock can have shown so far.
+    pub(crate) fn broker_ms_max(&self) -> i64 {
+        self.client.wall_ms() + self.clock_ahead.get().1
     }
 
     /// A producer got this id: nobody else ever does.
