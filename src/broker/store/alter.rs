@@ -21,7 +21,6 @@ pub(super) const DELETED_SUFFIX: &str = "-delete";
 impl<R: Runtime> LogStore<R> {
     pub(super) async fn delete_partition(self: &Rc<Self>, id: PartitionId) -> Result<(), StoreError> {
         let Some(partition) = self.partitions.borrow_mut().remove(&id) else { return Ok(()) };
-        self.recovered.borrow_mut().remove(&id);
         // Nobody flushes it any more: a commit that waits for the ring must not wait for that.
         self.journal.release_all(id);
         if partition.with_phase(|phase| matches!(phase, Phase::Loading(_))) {
@@ -45,6 +44,8 @@ impl<R: Runtime> LogStore<R> {
             }
             Phase::Unloaded | Phase::Deleted => 0,
         });
+        // Not before: a load that is under way would show a log without its end to whoever waits for it.
+        self.recovered.borrow_mut().remove(&id);
         self.unflushed.set(self.unflushed.get() - unflushed);
         partition.changed.notify_all();
         let journaled = self.journal_entry(Entry::Deleted { partition: id }).await;

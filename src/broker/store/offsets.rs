@@ -81,11 +81,14 @@ impl<R: Runtime> LogStore<R> {
         for times in self.segment_times(partition)? {
             let Some(from) = self.time_lookup(partition, &times, time).await? else { continue };
             let last = times.pending.is_some();
+            let wanted = |h: &RecordBatchHeader| h.record_count > 0 && h.max_timestamp >= time;
             let found = self
-                .search(partition, from, times.segment, last, |h| h.record_count > 0 && h.max_timestamp >= time)
+                .search(partition, from, times.segment, last, |header, bytes| {
+                    if wanted(header) { self.record_at(partition, header, bytes, |t| t >= time) } else { None }
+                })
                 .await?;
-            if let Some((header, bytes)) = found {
-                return Ok(Some(self.record_at(partition, &header, &bytes, |t| t >= time)));
+            if found.is_some() {
+                return Ok(found);
             }
         }
         Ok(None)
@@ -110,10 +113,37 @@ impl<R: Runtime> LogStore<R> {
             }
         }
         let Some(best) = best.filter(|b| b.timestamp >= 0) else { return Ok(None) };
+        let wanted = |h: &RecordBatchHeader| h.record_count > 0 && h.max_timestamp == best.timestamp;
         let found = self
-            .search(partition, best.offset, i64::MIN, true, |h| h.record_count > 0 && h.max_timestamp == best.timestamp)
+            .search(partition, best.offset, i64::MIN, true, |header, bytes| {
+                if wanted(header) { self.record_at(partition, header, bytes, |t| t == best.timestamp) } else { None }
+            })
             .await?;
-        Ok(found.map(|(header, bytes)| self.record_at(partition, &header, &bytes, |t| t == best.timestamp)))
+        match found {
+            Some(found) => Ok(Some(found)),
+            // It is before the log's start, in a segment that holds it still.
+            None => self.max_timestamp_of_all(partition).await,
+        }
+    }
+
+    /// The same from every record there is: indexes know nothing of a start within a segment.
+    async fn max_timestamp_of_all(
+        self: &Rc<Self>,
+        partition: &Rc<Partition>,
+    ) -> Result<Option<OffsetFound>, ReadError> {
+        let mut best: Option<OffsetFound> = None;
+        let none = self
+            .search(partition, 0, i64::MIN, true, |header, bytes| {
+                let than = best.as_ref().map_or(-1, |b| b.timestamp);
+                if header.record_count > 0 && header.max_timestamp > than {
+                    let largest = self.record_at(partition, header, bytes, |t| t == header.max_timestamp);
+                    best = largest.or_else(|| self.largest_in(partition, header, bytes, than)).or(best.take());
+                }
+                None
+            })
+            .await?;
+        debug_assert!(none.is_none());
+        Ok(best)
     }
 
     fn segment_times(&self, partition: &Rc<Partition>) -> Result<Vec<Times>, ReadError> {
@@ -144,15 +174,15 @@ impl<R: Runtime> LogStore<R> {
         Ok(Some(TimeEntry::lookup(&entries, base, time)))
     }
 
-    /// The first committed batch from `from` on that is wanted; within the segment at `segment`, unless `beyond`.
+    /// What `pick` finds first in committed batches from `from` on; within the segment at `segment`, unless `beyond`.
     async fn search(
         self: &Rc<Self>,
         partition: &Rc<Partition>,
         from: i64,
         segment: i64,
         beyond: bool,
-        wanted: impl Fn(&RecordBatchHeader) -> bool,
-    ) -> Result<Option<(RecordBatchHeader, Bytes)>, ReadError> {
+        mut pick: impl FnMut(&RecordBatchHeader, &[u8]) -> Option<OffsetFound>,
+    ) -> Result<Option<OffsetFound>, ReadError> {
         let next_segment = self.with_log(partition, |log, _| {
             log.segments.iter().map(|s| s.base).find(|b| *b > segment).filter(|_| !beyond).unwrap_or(i64::MAX)
         })?;
@@ -173,8 +203,8 @@ impl<R: Runtime> LogStore<R> {
             }
             for found in batch::batches(&bytes.clone()) {
                 let Ok((header, range)) = found else { return Ok(None) };
-                if wanted(&header) {
-                    return Ok(Some((header, bytes.slice(range))));
+                if let Some(found) = pick(&header, &bytes[range]) {
+                    return Ok(Some(found));
                 }
                 offset = header.next_offset().0;
             }
@@ -182,13 +212,14 @@ impl<R: Runtime> LogStore<R> {
         Ok(None)
     }
 
+    /// The first record of a batch that is not before the log's start and has a wanted time.
     fn record_at(
         &self,
         partition: &Partition,
         header: &RecordBatchHeader,
         bytes: &[u8],
         wanted: impl Fn(i64) -> bool,
-    ) -> OffsetFound {
+    ) -> Option<OffsetFound> {
         let start = partition.with(|log| log.log_start).unwrap_or(0);
         let mut found = OffsetFound {
             offset: Offset(header.base_offset.0.max(start)),
@@ -196,12 +227,24 @@ impl<R: Runtime> LogStore<R> {
             leader_epoch: header.partition_leader_epoch,
         };
         // Records that cannot be read were taken as they came: the batch stands for them.
-        let times = batch::record_times(header, bytes).unwrap_or_default();
-        if let Some((offset, timestamp)) = times.into_iter().find(|(o, t)| o.0 >= start && wanted(*t)) {
-            found.offset = offset;
-            found.timestamp = timestamp;
-        }
-        found
+        let Ok(times) = batch::record_times(header, bytes) else { return Some(found) };
+        (found.offset, found.timestamp) = times.into_iter().find(|(o, t)| o.0 >= start && wanted(*t))?;
+        Some(found)
+    }
+
+    /// The first record with the largest time of a batch of which records are before the log's start, if that is
+    /// later than `than`.
+    fn largest_in(
+        &self,
+        partition: &Partition,
+        header: &RecordBatchHeader,
+        bytes: &[u8],
+        than: i64,
+    ) -> Option<OffsetFound> {
+        let start = partition.with(|log| log.log_start).unwrap_or(0);
+        let times = batch::record_times(header, bytes).ok()?;
+        let largest = times.into_iter().filter(|(o, _)| o.0 >= start).map(|(_, t)| t).max().filter(|t| *t > than)?;
+        self.record_at(partition, header, bytes, |t| t == largest)
     }
 
     pub(super) async fn epoch_end(

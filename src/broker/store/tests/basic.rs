@@ -197,6 +197,28 @@ fn offsets_by_time_and_epoch() {
 }
 
 #[test]
+fn times_before_a_start_within_a_batch_are_not_found() {
+    let (world, node) = world(8);
+    let fatals = Fatals::default();
+    world.block_on(async {
+        let store = loaded(&node, &fatals).await;
+        store.append(id(0), batch_of(&[10, 500, 20], 10), LOCAL).await.expect("acked");
+        store.append(id(0), batch_of(&[40], 10), LOCAL).await.expect("acked");
+        store.delete_records(id(0), Offset(2)).await.expect("moved");
+        let ask = async |query| {
+            let found = store.list_offset(id(0), query, None).await.expect("loaded");
+            found.map(|f| (f.offset.0, f.timestamp - NOW))
+        };
+        assert_eq!(ask(OffsetQuery::Timestamp(NOW + 5)).await, Some((2, 20)));
+        assert_eq!(ask(OffsetQuery::Timestamp(NOW + 30)).await, Some((3, 40)));
+        assert_eq!(ask(OffsetQuery::Timestamp(NOW + 50)).await, None);
+        assert_eq!(ask(OffsetQuery::MaxTimestamp).await, Some((3, 40)));
+        store.delete_records(id(0), Offset(4)).await.expect("moved");
+        assert_eq!(ask(OffsetQuery::MaxTimestamp).await, None);
+    });
+}
+
+#[test]
 fn log_append_time_is_stamped_and_the_batch_stays_valid() {
     let (world, node) = world(8);
     let fatals = Fatals::default();
