@@ -122,6 +122,11 @@ impl<R: Runtime> LogStore<R> {
         let rolled = partition.with(|log| {
             let whole = log.log_end == end && log.synced_end == end;
             if whole && log.active().size > 0 {
+                // As at every roll: what producers have sent must be known when the segments that say so are gone.
+                if log.snapshots.last() != Some(&end) {
+                    log.pending_snapshots.push_back((end, log.producers.encode_snapshot()));
+                    log.bytes_since_snapshot = 0;
+                }
                 log.segments.push(super::partition::Segment::new(end));
                 log.close_active = false;
             }

@@ -183,7 +183,11 @@ fn offset(world: &World, q: &Question, answer: &ListOffsetsPartitionResponse) ->
         (Some(ErrorCode::None), time, found) if time >= 0 => {
             oracle.by_time(partition, q.committed, Time::From(time), found, now_ms)
         }
-        (Some(ErrorCode::KafkaStorageError), ..) => return Err(Lost),
+        (Some(ErrorCode::KafkaStorageError), ..) => {
+            drop(oracle);
+            world.storage_error(partition, q.asked_at);
+            return Err(Lost);
+        }
         (Some(ErrorCode::UnknownTopicOrPartition), ..) if !oracle.topics.get(q.life).has(q.index, q.asked_at) => {
             return Err(Lost);
         }

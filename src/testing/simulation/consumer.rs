@@ -308,6 +308,9 @@ impl Consumer {
             Some(ErrorCode::None) => {}
             Some(ErrorCode::KafkaStorageError | ErrorCode::NotLeaderOrFollower) => {
                 self.world.trace(|| format!("{}: {topic}-{}: {code:?}", self.name, found.partition_index));
+                if code == Some(ErrorCode::KafkaStorageError) {
+                    self.world.storage_error(position.partition, position.asked_at);
+                }
                 return Err(Lost);
             }
             Some(ErrorCode::UnknownTopicOrPartition | ErrorCode::UnknownTopicId)

@@ -63,6 +63,15 @@ fn text(panic: &(dyn std::any::Any + Send)) -> String {
 }
 
 #[test]
+fn a_seed_is_one_way_and_no_other() {
+    let run = |number| seed(number, false).expect("passes");
+    for number in [1, 7] {
+        assert_eq!(run(number), run(number));
+    }
+    assert_ne!(run(1), run(7));
+}
+
+#[test]
 fn seeds() {
     if let Some(one) = variable("CORELINE_SEED") {
         let filter = std::env::var("CORELINE_LOG").unwrap_or_else(|_| "warn".to_owned());

@@ -79,16 +79,18 @@ impl Nemesis {
                 self.come_back().await;
             }
             Fault::Partition { one_way } => self.partition(one_way).await,
-            Fault::SlowDisk => {
+            Fault::SlowDisk { files } => {
                 let extra = Duration::from_micros(200 + self.rng.below(20_000));
                 self.host
                     .node()
-                    .disk_faults(|f| [DiskOp::Read, DiskOp::Write, DiskOp::Sync].map(|op| f.slow(op, "", extra)));
+                    .disk_faults(|f| [DiskOp::Read, DiskOp::Write, DiskOp::Sync].map(|op| f.slow(op, files, extra)));
                 self.host.pass(ms(20 + self.rng.below(300))).await;
                 self.host.node().disk_faults(|f| f.clear());
             }
             Fault::FullDisk => self.full_disk().await,
-            Fault::FailingDisk { write } => self.failing_disk(write).await,
+            Fault::AlmostFullDisk => self.almost_full_disk().await,
+            Fault::FailingDisk { write, files } => self.failing_disk(write, files).await,
+            Fault::SickPartition => self.sick_partition().await,
             Fault::FailingReads { all } => self.failing_reads(all).await,
             Fault::ClockJump => {
                 let by = self.rng.below(120_000) as i64 - 60_000;
@@ -140,6 +142,48 @@ impl Nemesis {
         self.host.may_exit_with.clear();
     }
 
+    async fn almost_full_disk(&mut self) {
+        let used = |host: &Host| host.node().files().iter().map(|(_, len)| *len).sum::<u64>();
+        self.host.may_exit_with = DISK_EXITS.to_vec();
+        for _ in 0..1 + self.rng.below(8) {
+            let left = self.rng.below(5000);
+            self.host.node().set_disk_capacity(Some(used(&self.host) + left));
+            let millis = self.rng.below(30);
+            self.host.pass(ms(millis)).await;
+        }
+        self.host.node().set_disk_capacity(None);
+        self.host.pass(ms(1)).await;
+        self.host.look();
+        self.host.may_exit_with.clear();
+    }
+
+    /// Only who must read the last block of a segment to write on may be ended by that.
+    async fn sick_partition(&mut self) {
+        let partitions = self.world.oracle.borrow().partitions();
+        if partitions == 0 {
+            return;
+        }
+        let sick = self.rng.below(u64::from(partitions)) as u32;
+        let name = self.world.oracle.borrow().name(sick).to_owned();
+        self.world.trace(|| format!("{name} cannot be read"));
+        self.host.may_exit_with = vec![ExitReason::SegmentFailed];
+        self.host.node().disk_faults(|f| f.fail_every(DiskOp::Read, &format!("/{name}/")));
+        self.world.only_sick.set(self.host.is_ready().then_some((sick, self.world.oracle.borrow().checks())));
+        let until = self.world.handle.now().plus(ms(10 + self.rng.below(200)));
+        while self.world.handle.now() < until {
+            self.host.look();
+            if !self.host.is_ready() {
+                // Who begins anew may be slow to answer, and must read more.
+                self.world.only_sick.set(None);
+            }
+            self.host.pass(ms(1)).await;
+        }
+        self.world.only_sick.set(None);
+        self.host.node().disk_faults(|f| f.clear());
+        self.host.pass(ms(20)).await;
+        self.host.may_exit_with.clear();
+    }
+
     /// Such a disk ends a process that starts, or that must read the last block of a segment to write on.
     async fn failing_reads(&mut self, all: bool) {
         let skip = self.rng.below(20);
@@ -156,11 +200,11 @@ impl Nemesis {
         self.host.may_not_start.clear();
     }
 
-    async fn failing_disk(&mut self, write: bool) {
+    async fn failing_disk(&mut self, write: bool, files: &str) {
         let op = if write { DiskOp::Write } else { DiskOp::Sync };
         let skip = self.rng.below(20);
         self.host.may_exit_with = DISK_EXITS.to_vec();
-        self.host.node().disk_faults(|f| f.fail_after(op, "", skip));
+        self.host.node().disk_faults(|f| f.fail_after(op, files, skip));
         self.host.pass(ms(100)).await;
         self.host.node().disk_faults(|f| f.clear());
         // After a failed flush what it covered is in doubt: the machine dies too, now and then.

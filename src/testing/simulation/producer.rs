@@ -339,6 +339,9 @@ impl Producer {
                 self.forget(at, first);
             }
             Some(ErrorCode::KafkaStorageError | ErrorCode::RequestTimedOut | ErrorCode::NotLeaderOrFollower) => {
+                if code == Some(ErrorCode::KafkaStorageError) {
+                    self.world.storage_error(lane.partition, asked_at);
+                }
                 self.lanes[at].failed = true;
             }
             Some(ErrorCode::UnknownTopicOrPartition | ErrorCode::UnknownTopicId) if self.may_be_gone(at) => {

@@ -19,12 +19,16 @@ pub(crate) enum Fault {
     CrashWhileStopping { power: bool },
     /// No packet passes.
     Partition { one_way: bool },
-    /// Operations of the disk take longer.
-    SlowDisk,
+    /// Operations of the disk take longer, all or those of one kind of file.
+    SlowDisk { files: &'static str },
     /// The device is full.
     FullDisk,
-    /// A flush or a write fails.
-    FailingDisk { write: bool },
+    /// The device is full but for a little, which is given in pieces: so that each step of what is done meets its end.
+    AlmostFullDisk,
+    /// A flush or a write fails, of any file or of one kind.
+    FailingDisk { write: bool, files: &'static str },
+    /// All reads of one partition's files fail for a while; the others live.
+    SickPartition,
     /// Reads fail for a while, all or some.
     FailingReads { all: bool },
     /// The wall clock jumps.
@@ -272,6 +276,10 @@ fn faults(rng: &SimRng, bias: Bias, written: bool) -> Vec<(Duration, Fault)> {
     }
 }
 
+/// What the paths of the files hold that a fault is about: all, the journal, segments, indexes of either kind, producers'
+/// snapshots, what the cleaner writes, metadata.
+const FILES: [&str; 9] = ["", "", "", "/journal/", ".log", "index", ".snapshot", "clean", "cluster_metadata"];
+
 /// Ends while it recovers, then a clean stop, often at once.
 fn interrupted_recovery(rng: &SimRng, written: bool) -> Vec<(Duration, Fault)> {
     let power = !written && rng.one_in(2);
@@ -285,12 +293,14 @@ fn interrupted_recovery(rng: &SimRng, written: bool) -> Vec<(Duration, Fault)> {
 }
 
 fn sick_disk(rng: &SimRng, written: bool) -> (Duration, Fault) {
-    let fault = match rng.below(8) {
-        0..=2 => Fault::FullDisk,
-        3 => Fault::FailingDisk { write: rng.one_in(2) },
-        4 => Fault::FailingReads { all: rng.one_in(2) },
-        5 => Fault::SlowDisk,
-        6 => Fault::Crash { power: !written, again: 0, slow: false },
+    let fault = match rng.below(11) {
+        0 | 1 => Fault::FullDisk,
+        2 | 3 => Fault::AlmostFullDisk,
+        4 | 5 => Fault::FailingDisk { write: rng.one_in(2), files: pick(rng, &FILES) },
+        6 => Fault::FailingReads { all: rng.one_in(2) },
+        7 => Fault::SlowDisk { files: pick(rng, &FILES) },
+        8 => Fault::SickPartition,
+        9 => Fault::Crash { power: !written, again: 0, slow: false },
         _ => Fault::Restart,
     };
     (Duration::from_millis(rng.below(100)), fault)
@@ -298,15 +308,17 @@ fn sick_disk(rng: &SimRng, written: bool) -> (Duration, Fault) {
 
 fn fault(rng: &SimRng, written: bool) -> (Duration, Fault) {
     let power = !written && !rng.one_in(3);
-    let fault = match rng.below(17) {
+    let fault = match rng.below(18) {
+        17 => Fault::SickPartition,
         16 => Fault::FailingReads { all: rng.one_in(2) },
         0..=4 => Fault::Crash { power, again: rng.below(3) as u32 * rng.below(2) as u32, slow: rng.one_in(4) },
         5 | 6 => Fault::Restart,
         7 => Fault::CrashWhileStopping { power },
         8 | 9 => Fault::Partition { one_way: rng.one_in(3) },
-        10 => Fault::SlowDisk,
-        11 | 12 => Fault::FullDisk,
-        13 | 14 => Fault::FailingDisk { write: rng.one_in(3) },
+        10 => Fault::SlowDisk { files: pick(rng, &FILES) },
+        11 => Fault::FullDisk,
+        12 => Fault::AlmostFullDisk,
+        13 | 14 => Fault::FailingDisk { write: rng.one_in(3), files: pick(rng, &FILES) },
         _ => Fault::ClockJump,
     };
     (Duration::from_millis(5 + rng.below(200)), fault)

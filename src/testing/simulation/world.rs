@@ -1,6 +1,6 @@
 //! What all tasks of one run share: the client's machine, the oracle, the randomness, the trace.
 
-use crate::oracle::{Oracle, Verdict};
+use crate::oracle::{Oracle, PartitionNumber, Verdict};
 use crate::scenario::Scenario;
 use coreline_io::Clock;
 use coreline_io::sim::{SimHandle, SimRng, SimRuntime};
@@ -23,6 +23,8 @@ pub(crate) struct World {
     pub(crate) oracle: RefCell<Oracle>,
     /// The faults are over: finish what is begun.
     pub(crate) finishing: Cell<bool>,
+    /// Only this partition has a sick disk, since so many checks were made.
+    pub(crate) only_sick: Cell<Option<(PartitionNumber, u64)>>,
     /// How far the broker's wall clock is ahead of the clients', in milliseconds: now, and at most so far.
     clock_ahead: Cell<(i64, i64)>,
     producer_ids: RefCell<BTreeSet<i64>>,
@@ -48,6 +50,7 @@ impl World {
             scenario,
             oracle: RefCell::default(),
             finishing: Cell::new(false),
+            only_sick: Cell::default(),
             clock_ahead: Cell::default(),
             producer_ids: RefCell::default(),
             cluster_id: RefCell::default(),
@@ -94,6 +97,17 @@ impl World {
     /// The largest time that the broker's wall clock can have shown so far.
     pub(crate) fn broker_ms_max(&self) -> i64 {
         self.client.wall_ms() + self.clock_ahead.get().1
+    }
+
+    /// A partition said that its disk failed, to a request that was sent when `asked_at` checks were made.
+    pub(crate) fn storage_error(&self, partition: PartitionNumber, asked_at: u64) {
+        let Some((sick, _)) = self.only_sick.get().filter(|(_, since)| *since < asked_at) else { return };
+        let oracle = self.oracle.borrow();
+        // Others of its name have its directory, too.
+        let (name, sick) = (oracle.name(partition), oracle.name(sick));
+        if name != sick {
+            fail(format!("{name} says its disk failed, and only {sick}'s did"));
+        }
     }
 
     /// A producer got this id: nobody else ever does.

@@ -80,6 +80,30 @@ fn by_age_all_goes_and_offsets_go_on() {
 }
 
 #[test]
+fn producers_are_known_when_all_they_sent_is_gone() {
+    let (world, node) = world(73);
+    let fatals = Fatals::default();
+    let batch = |sequence| with_producer(&[9], 10, Some((7, 0, sequence)));
+    world.block_on(async {
+        let store = open(&node, &fatals, 1, 0).await;
+        store.append(id(0), batch(0), LOCAL).await.expect("acked");
+        store.append(id(0), batch(1), LOCAL).await.expect("acked");
+        store.reconfigure(id(0), Arc::new(LogConfig { retention_ms: 0, ..small_config() }));
+        node.set_clock_offset_ms(1_000_000);
+        store.retain_all().await;
+        assert_eq!((start(&store), files(&node, ".snapshot")), (2, vec![2]));
+    });
+    node.crash();
+    node.restart();
+    world.block_on(async {
+        let store = open(&node, &fatals, 1, 1).await;
+        let again = store.append(id(0), batch(1), LOCAL).await.expect("a duplicate");
+        assert_eq!(again.base_offset, Offset(1));
+        assert_eq!(store.append(id(0), batch(2), LOCAL).await.expect("acked").base_offset, Offset(2));
+    });
+}
+
+#[test]
 fn what_is_not_loaded_is_looked_at_and_an_empty_log_keeps_its_place() {
     let (world, node) = world(72);
     let fatals = Fatals::default();
