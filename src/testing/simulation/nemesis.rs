@@ -168,7 +168,10 @@ impl Nemesis {
         self.world.trace(|| format!("{name} cannot be read"));
         self.host.may_exit_with = vec![ExitReason::SegmentFailed];
         self.host.node().disk_faults(|f| f.fail_every(DiskOp::Read, &format!("/{name}/")));
-        self.world.only_sick.set(self.host.is_ready().then_some((sick, self.world.oracle.borrow().checks())));
+        // After another fault of the disk what was refused may be refused once more.
+        let first = !self.world.scenario.faults.iter().any(|(_, fault)| fault.is_of_whole_disk());
+        let alone = first && self.host.is_ready();
+        self.world.only_sick.set(alone.then_some((sick, self.world.oracle.borrow().checks())));
         let until = self.world.handle.now().plus(ms(10 + self.rng.below(200)));
         while self.world.handle.now() < until {
             self.host.look();

@@ -35,6 +35,13 @@ pub(crate) enum Fault {
     ClockJump,
 }
 
+impl Fault {
+    /// What needs the disk may be refused, whatever it is about.
+    pub(crate) fn is_of_whole_disk(self) -> bool {
+        matches!(self, Self::FullDisk | Self::AlmostFullDisk | Self::FailingDisk { .. } | Self::FailingReads { .. })
+    }
+}
+
 /// A topic to be made.
 #[derive(Clone, Debug)]
 pub(crate) struct TopicPlan {
