@@ -229,6 +229,7 @@ impl<R: Runtime> LogStore<R> {
         let mut fresh = Log::new(start, start, vec![Segment::new(start)]);
         fresh.dir_made = log.dir_made;
         fresh.snapshots = log.snapshots.clone();
+        fresh.producers = log.producers.clone();
         Ok(fresh)
     }
 
@@ -256,6 +257,9 @@ impl<R: Runtime> LogStore<R> {
             let mut empty = self.empty(partition, start);
             // Written, but perhaps not durable: names are, once there is a segment.
             empty.log.dir_made = listing.metadata && !self.unsettled.holds(&partition.dir_name());
+            // Retention may have taken all that producers sent: what they have sent is known all the same.
+            empty.log.producers = self.read_snapshot(partition, &listing).await?.0;
+            empty.log.snapshots = listing.snapshots.iter().copied().collect();
             return Ok(empty);
         }
         self.rebuild_indexes(partition, &mut listing).await?;
