@@ -39,6 +39,8 @@ struct Lane {
     partition: PartitionNumber,
     /// Its topic was deleted.
     dead: bool,
+    /// Something of it was acknowledged: the partition knows the producer.
+    known: bool,
     next_number: u32,
     /// Not acknowledged, in order.
     queue: VecDeque<Batch>,
@@ -97,6 +99,7 @@ impl Producer {
                     index,
                     partition,
                     dead: false,
+                    known: false,
                     next_number: 0,
                     queue: VecDeque::new(),
                     sent: 0,
@@ -207,7 +210,10 @@ impl Producer {
         let mut parts = Vec::new();
         self.look_around();
         for at in 0..self.lanes.len() {
-            if self.lanes[at].dead {
+            // To a partition that does not know a producer any first number is right, as with Kafka: also that of a batch
+            // behind one that was refused.
+            let unknown = self.plan.idempotent && !self.lanes[at].known && self.lanes[at].sent > 0;
+            if self.lanes[at].dead || unknown {
                 continue;
             }
             let again = self.lanes[at].sent < self.lanes[at].queue.len();
@@ -287,6 +293,7 @@ impl Producer {
 
     fn forget(&mut self, at: usize, first: RecordId) {
         let lane = &mut self.lanes[at];
+        lane.known = true;
         if let Some(place) = lane.queue.iter().position(|b| b.first == first) {
             lane.queue.remove(place);
             lane.sent -= usize::from(place < lane.sent);
