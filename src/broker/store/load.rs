@@ -258,7 +258,7 @@ impl<R: Runtime> LogStore<R> {
             // Written, but perhaps not durable: names are, once there is a segment.
             empty.log.dir_made = listing.metadata && !self.unsettled.holds(&partition.dir_name());
             // Retention may have taken all that producers sent: what they have sent is known all the same.
-            empty.log.producers = self.read_snapshot(partition, &listing).await?.0;
+            empty.log.producers = self.read_snapshot(partition, &listing, &contents).await?.0;
             empty.log.snapshots = listing.snapshots.iter().copied().collect();
             return Ok(empty);
         }
