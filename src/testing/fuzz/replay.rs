@@ -80,4 +80,4 @@ macro_rules! replayed {
     };
 }
 
-replayed!(request_frame record_batch journal segment index checkpoints metadata properties compaction group_records group_values);
+replayed!(request_frame record_batch journal segment index checkpoints metadata properties txn_index compaction group_records group_values);
