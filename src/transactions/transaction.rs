@@ -169,9 +169,9 @@ impl Transaction {
                 let last = if expected.is_some() { before.epoch } else { NO_EPOCH };
                 (Producer { id, epoch: ProducerEpoch(0) }, last)
             }
-            None => (self.bumped(1), NO_EPOCH),
+            None => (self.bumped(), NO_EPOCH),
             Some(expected) if before.epoch == NO_EPOCH || expected.epoch == before.epoch => {
-                (self.bumped(1), before.epoch)
+                (self.bumped(), before.epoch)
             }
             // Asked again: the answer was lost.
             Some(expected) if expected.epoch == self.last_epoch => (before, self.last_epoch),
@@ -276,7 +276,7 @@ impl Transaction {
         if v2 {
             self.last_epoch = self.producer.epoch;
             self.next_id = fresh.filter(|_| self.is_exhausted()).unwrap_or(NO_ID);
-            self.producer = self.bumped(1);
+            self.producer = self.bumped();
         }
         if self.state != State::Ongoing {
             self.start_ms = now_ms;
@@ -285,14 +285,13 @@ impl Transaction {
         self.enter(State::prepared(commit), now_ms);
     }
 
-    /// Decides to abort, against the will of the producer: it is fenced.
+    /// Decides to abort without the producer, whose epoch is of the past from now on.
     pub fn fence(&mut self, now_ms: i64) {
         assert_eq!(self.state, State::Ongoing, "there is something to abort");
-        // As Kafka: the end of a transaction of version 2 bumps once more. Nobody has the epoch in between, so that who
-        // had the one before is not taken for somebody who asks again.
-        let v2 = self.client_version >= 2;
-        self.producer = self.bumped(if v2 { 2 } else { 1 });
-        self.last_epoch = if v2 { ProducerEpoch(self.producer.epoch.0 - 1) } else { NO_EPOCH };
+        // By one, as Kafka: a producer of version 2 whose transaction took too long may abort it and go on; whoever was
+        // followed by another finds the epoch after that.
+        self.producer = self.bumped();
+        self.last_epoch = NO_EPOCH;
         self.enter(State::PrepareAbort, now_ms);
     }
 
@@ -348,8 +347,8 @@ impl Transaction {
         }
     }
 
-    fn bumped(&self, by: i16) -> Producer {
-        Producer { id: self.producer.id, epoch: ProducerEpoch(self.producer.epoch.0.saturating_add(by)) }
+    fn bumped(&self) -> Producer {
+        Producer { id: self.producer.id, epoch: ProducerEpoch(self.producer.epoch.0.saturating_add(1)) }
     }
 }
 
