@@ -171,8 +171,7 @@ public class Transactions {
                     copied += records.count();
                 }
             }
-            say(protocol, "stable", admin.listConsumerGroupOffsets(group, new ListConsumerGroupOffsetsOptions().requireStable(true))
-                .partitionsToOffsetAndMetadata().get().values().stream().mapToLong(OffsetAndMetadata::offset).sum());
+            state(admin, "tj-copy-" + protocol);
             say(protocol, "copied", copied, committed(admin, group));
             p.beginTransaction();
             Map<TopicPartition, OffsetAndMetadata> one = Map.of(new TopicPartition("tj-in", 0), new OffsetAndMetadata(1, "z"));
@@ -186,7 +185,7 @@ public class Transactions {
                 p.beginTransaction();
             }
             p.abortTransaction();
-            admin.listConsumerGroupOffsets(group, new ListConsumerGroupOffsetsOptions().requireStable(true)).partitionsToOffsetAndMetadata().get();
+            state(admin, "tj-copy-" + protocol);
             say(protocol, "unharmed", committed(admin, group));
         }
         List<String> values = new ArrayList<>(List.of(read(out, 1, "read_committed").replaceAll(".*\\[(.*)\\]", "$1").split(", ")));
