@@ -1,6 +1,7 @@
 //! How the process ends when it must: one documented exit code a reason (`src/docs/operations.md`).
 
 use super::store::FatalReason;
+use std::io::Write as _;
 
 /// Why the process ended, by its exit code. 0 is a clean stop; a panic aborts (SIGABRT).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -54,6 +55,7 @@ pub type FatalHandler = std::sync::Arc<dyn Fn(ExitReason, &str) + Send + Sync>;
 /// Says why and ends the process at once: no destructor may write what is in doubt.
 pub fn end_process(reason: ExitReason, message: &str) {
     tracing::error!(exit_code = reason.code(), "stopping: {message}");
-    eprintln!("coreline: {message} (exit code {})", reason.code());
+    // Where standard error is on the disk that failed, this fails, too; the exit code must not.
+    let _ = writeln!(std::io::stderr(), "coreline: {message} (exit code {})", reason.code());
     std::process::exit(i32::from(reason.code()));
 }

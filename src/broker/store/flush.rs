@@ -452,17 +452,21 @@ impl<R: Runtime> LogStore<R> {
     pub(super) async fn seal(&self, partition: &Rc<Partition>, base: i64) -> IoResult<()> {
         self.complete_files(partition, base).await?;
         let end = partition.with(|log| {
-            let segment = log.segments.iter_mut().find(|s| s.base == base).expect("the segment that is sealed");
-            segment.index = None;
-            segment.aborted = Vec::new();
             let end = log.segments.iter().map(|s| s.base).find(|b| *b > base).unwrap_or(log.flushed_end);
             end.min(log.flushed_end)
         });
         self.segments_synced(partition, end.unwrap_or(0));
+        // What is sealed may be deleted: what producers have sent in it must be known without it.
+        self.write_snapshots(partition).await?;
+        partition.with(|log| {
+            let segment = log.segments.iter_mut().find(|s| s.base == base).expect("the segment that is sealed");
+            segment.index = None;
+            segment.aborted = Vec::new();
+        });
         if partition.spec.borrow().config.compacted {
             self.cleaner.mark(partition.id);
         }
-        self.write_snapshots(partition).await
+        Ok(())
     }
 
     /// Syncs the segment at `base`, cuts padding, completes its indexes.

@@ -235,7 +235,10 @@ impl Producer {
     fn batch(&mut self, at: usize) -> Batch {
         let (rng, plan) = (&self.rng, &self.plan);
         let count = 1 + rng.below(plan.records_max) as usize;
-        let bytes_max = if rng.one_in(100) { plan.record_bytes_max * 10 } else { plan.record_bytes_max };
+        let large = rng.one_in(100);
+        let bytes_max = if large { plan.record_bytes_max * 10 } else { plan.record_bytes_max };
+        // Twenty of the largest would be more than `max.message.bytes`.
+        let count = if large { count.min(10) } else { count };
         let lane = &mut self.lanes[at];
         let first = RecordId { producer: self.number, number: lane.next_number };
         let (count, sizes, codec) = match plan.batch_bytes {
