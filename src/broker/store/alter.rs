@@ -12,7 +12,7 @@ use crate::log::journal::Entry;
 use crate::log::leader_epochs::LeaderEpochs;
 use crate::log::segment::{FileKind, file_name};
 use coreline_io::{File, IoErrorKind, Runtime, TaskGroup};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::rc::Rc;
 
 /// The end of the name of a directory that is being removed.
@@ -50,17 +50,16 @@ impl<R: Runtime> LogStore<R> {
         partition.changed.notify_all();
         let journaled = self.journal_entry(Entry::Deleted { partition: id }).await;
         self.journal.release_all(id);
+        let dir = self.dir(&partition);
+        self.forget_files(&dir);
         if let Err(code) = journaled {
+            // The directory stays until a topic of the same name, or the next start, finds it.
             return Err(StoreError::Refused(code));
         }
-        let dir = self.dir(&partition);
         let target = self.deleted_dir(&partition);
-        self.files.forget_dir(&dir);
-        self.indexes.borrow_mut().forget_dir(&dir);
         let renamed = self.rt.rename(&dir, &target).await;
-        // Reads that were under way may have opened a file in between: a topic of the same name must not get it.
-        self.files.forget_dir(&dir);
-        self.indexes.borrow_mut().forget_dir(&dir);
+        // Reads that were under way may have opened a file in between.
+        self.forget_files(&dir);
         match renamed {
             Ok(()) => {}
             Err(error) if error.kind == IoErrorKind::NotFound => return Ok(()),
@@ -69,6 +68,12 @@ impl<R: Runtime> LogStore<R> {
         self.rt.sync_dir(&self.options.data_dir).await.map_err(StoreError::io("rename the deleted partition"))?;
         self.remove_later(target);
         Ok(())
+    }
+
+    /// Lets go of what is open below `dir`: a topic of the same name must not write to the files of the one before.
+    pub(super) fn forget_files(&self, dir: &Path) {
+        self.files.forget_dir(dir);
+        self.indexes.borrow_mut().forget_dir(dir);
     }
 
     /// `<topic>-<index>.<random>-delete`

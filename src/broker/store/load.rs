@@ -301,8 +301,7 @@ impl<R: Runtime> LogStore<R> {
         tracing::warn!(dir = %dir.display(), "directory of a deleted topic of the same name is removed");
         let target = self.deleted_dir(partition);
         self.rt.rename(dir, &target).await.map_err(StoreError::io("set a stale directory aside"))?;
-        self.files.forget_dir(dir);
-        self.indexes.borrow_mut().forget_dir(dir);
+        self.forget_files(dir);
         self.rt.sync_dir(&self.options.data_dir).await.map_err(StoreError::io("set a stale directory aside"))?;
         self.remove_later(target);
         Ok(())

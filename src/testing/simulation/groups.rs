@@ -201,7 +201,10 @@ impl Member {
         match code {
             Some(E::None) => Ok(()),
             Some(E::RebalanceInProgress | E::MemberIdRequired | E::StaleMemberEpoch) => Err(Setback::Rejoin(false)),
-            Some(E::UnknownMemberId | E::IllegalGeneration | E::FencedMemberEpoch) => Err(Setback::Rejoin(true)),
+            // The last one: all members were silent for too long, and the topic of all its offsets is gone.
+            Some(E::UnknownMemberId | E::IllegalGeneration | E::FencedMemberEpoch | E::GroupIdNotFound) => {
+                Err(Setback::Rejoin(true))
+            }
             Some(
                 E::CoordinatorLoadInProgress | E::CoordinatorNotAvailable | E::NotCoordinator | E::KafkaStorageError,
             ) => Err(Setback::Lost),
