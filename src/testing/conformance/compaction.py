@@ -128,7 +128,8 @@ def main():
     sent = produce(name, 3, 200, tombstones=0.5, size=8000, keys=60)
     settled(name)
     produce(name, 4, 200, first=sent, tombstones=0.0, size=8000, keys=20)
-    tell(name, settled(name))
+    # Which tombstones are gone by now depends on how often the cleaner came by; the records are the same.
+    tell(name, settled(name), tombstones=False)
     name = "compacted-lag"
     make(name, min_compaction_lag_ms="3600000")
     produce(name, 5, 300)
