@@ -158,6 +158,8 @@ struct Effect<'a> {
     path: &'a Path,
     /// A fault wants it to fail.
     fail: bool,
+    /// A fault wants it to find no room.
+    full: bool,
 }
 
 impl Effect<'_> {
@@ -169,6 +171,9 @@ impl Effect<'_> {
     fn of<T>(&self, result: impl FnOnce() -> Result<T, Error>) -> IoResult<T> {
         if self.fail {
             return Err(eio(self.operation, self.path));
+        }
+        if self.full {
+            return Err(enospc(self.operation, self.path));
         }
         result().map_err(|cause| error(self.operation, self.path, cause))
     }
@@ -212,7 +217,7 @@ impl SimRuntime {
             if !rt.is_alive() {
                 return;
             }
-            let result = effect(&Effect { rt: &rt, operation, path: &path, fail: verdict.fail });
+            let result = effect(&Effect { rt: &rt, operation, path: &path, fail: verdict.fail, full: verdict.full });
             rt.core.trace(21 + op as u64, u64::from(result.is_ok()));
             if report_after == 0 {
                 sender.send(result);
@@ -525,6 +530,9 @@ impl File for SimFile {
                 if e.fail {
                     image.fail_write(id, usize::MAX >> 1, &e.rt.disk().rng);
                     Err(eio(e.operation, e.path))
+                } else if e.full {
+                    image.fail_write(id, 0, &e.rt.disk().rng);
+                    Err(enospc(e.operation, e.path))
                 } else if missing > 0 {
                     let (disk, room) = (e.rt.disk(), (len / BLOCK).saturating_sub(missing as usize));
                     if disk.rng.one_in(4) {

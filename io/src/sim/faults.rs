@@ -21,6 +21,7 @@ pub enum DiskOp {
 #[derive(Clone, Copy, Debug)]
 enum Effect {
     Fail,
+    Full,
     Slow(Duration),
     Stuck,
 }
@@ -49,6 +50,7 @@ pub struct DiskFaults {
 #[derive(Debug, Default)]
 pub(super) struct Verdict {
     pub(super) fail: bool,
+    pub(super) full: bool,
     pub(super) stuck: bool,
     pub(super) extra: Duration,
 }
@@ -71,6 +73,11 @@ impl DiskFaults {
     /// Every such operation fails with EIO.
     pub fn fail_every(&mut self, op: DiskOp, path: &str) {
         self.add(op, path, Effect::Fail, 0, None);
+    }
+
+    /// Every such operation fails with ENOSPC, and nothing of it happens: the disk is full just there.
+    pub fn no_room(&mut self, op: DiskOp, path: &str) {
+        self.add(op, path, Effect::Full, 0, None);
     }
 
     /// Every such operation takes `extra` longer.
@@ -126,6 +133,7 @@ impl DiskFaults {
             self.hits += 1;
             match rule.effect {
                 Effect::Fail => verdict.fail = true,
+                Effect::Full => verdict.full = true,
                 Effect::Stuck => verdict.stuck = true,
                 Effect::Slow(extra) => verdict.extra += extra,
             }

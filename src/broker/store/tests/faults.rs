@@ -3,10 +3,13 @@
 use super::harness::*;
 use crate::broker::store::*;
 use crate::error_code::ErrorCode;
-use crate::ids::Offset;
-use coreline_io::sim::{CrashKind, DiskFaults, DiskOp, SimNode};
+use crate::ids::{LeaderEpoch, Offset, ProducerEpoch, ProducerId};
+use crate::log::batch::{self, BatchBuilder};
+use crate::log::log_config::{LogConfig, Ratio};
+use bytes::BytesMut;
+use coreline_io::sim::{CrashKind, DiskFaults, DiskOp, SimNode, SimRuntime};
 use coreline_io::{Clock, TaskGroup, Tasks};
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -83,6 +86,129 @@ fn a_full_disk_refuses_writes_serves_reads_and_resumes() {
             assert_eq!(read_all(&store, id(0), 0, 20_000).await, expected, "after a crash");
         });
         assert!(fatals.borrow().is_empty());
+    }
+}
+
+/// What is written, each for itself, when the disk fills up in the middle of it.
+const WRITTEN: [&str; 11] = [
+    "journal",
+    ".log",
+    ".index",
+    ".timeindex",
+    ".snapshot",
+    "leader-epoch-checkpoint",
+    "partition.metadata",
+    "log-start-offset-checkpoint",
+    ".cleaned",
+    "compaction.swap",
+    "cleaner-offset-checkpoint",
+];
+
+/// Two partitions that are there, the second of them compacted, and a third that begins on the full disk.
+struct FullDisk {
+    store: Store,
+    /// Of each partition: offset and number of what was acknowledged.
+    acked: RefCell<[Vec<(i64, u64)>; 3]>,
+    stop: Cell<bool>,
+}
+
+impl FullDisk {
+    async fn begin(node: &SimNode, fatals: &Fatals, epoch: i32) -> Store {
+        let cleaner = CleanerOptions { backoff: Duration::from_millis(2), ..CleanerOptions::default() };
+        let options = StoreOptions { cleaner, ..dying_options(0, fatals) };
+        let store = LogStore::open(node.runtime(), options).await.expect("the store opens");
+        for n in 0..3 {
+            let compacted = LogConfig { compacted: true, min_cleanable_dirty_ratio: Ratio::new(0.0), ..small_config() };
+            let config = LogConfig { segment_bytes: 20_000, max_message_bytes: 20_000, ..compacted };
+            store.assign(spec(n, epoch, LogConfig { compacted: n == 1, ..config }));
+        }
+        store.assignments_complete();
+        store
+    }
+
+    async fn client(self: Rc<Self>, rt: SimRuntime, n: u32) {
+        let mut number = 0_u64;
+        while !self.stop.get() {
+            let mut builder = BatchBuilder::default().producer(ProducerId(7), ProducerEpoch(number as i16), 0);
+            let value = [&number.to_be_bytes()[..], &[1; 3000]].concat();
+            builder.push(NOW, Some(&[number as u8 % 3]), Some(&value));
+            let batch = BytesMut::from(&builder.build(Offset(0), LeaderEpoch(-1))[..]);
+            match self.store.append(id(n), batch, LOCAL).await {
+                Ok(appended) => self.acked.borrow_mut()[n as usize].push((appended.base_offset.0, number)),
+                Err(error) => assert_eq!(error.code, ErrorCode::KafkaStorageError, "{error}"),
+            }
+            number += 1;
+            rt.sleep(Duration::from_millis(1)).await;
+        }
+    }
+}
+
+/// Offset and number of all records from the start on.
+async fn numbers(store: &Store, n: u32) -> Vec<(i64, u64)> {
+    let ends = store.load_end_offsets(id(n)).await.expect("loads");
+    let (mut next, mut found) = (ends.log_start.0, Vec::new());
+    while next < ends.high_watermark.0 {
+        let bytes = store.read(id(n), request(next, 50_000)).await.expect("readable").records.concat();
+        for item in batch::batches(&bytes) {
+            let (header, range) = item.expect("whole");
+            batch::for_each_record(&header, &bytes[range], 1 << 20, |r| {
+                let value = r.value.expect("a value");
+                found.push((r.offset.0, u64::from_be_bytes(value[..8].try_into().expect("8 bytes"))));
+            })
+            .expect("good records");
+            next = header.next_offset().0;
+        }
+    }
+    found
+}
+
+#[test]
+fn the_disk_fills_up_in_the_middle_of_each_write_and_nothing_is_lost() {
+    for (seed, path) in (0..3).flat_map(|seed| WRITTEN.map(|path| (seed, path))) {
+        let (world, node) = world(seed);
+        let fatals = Fatals::default();
+        let acked = world.block_on(async {
+            let rt = node.runtime();
+            let store = FullDisk::begin(&node, &fatals, 0).await;
+            let run = Rc::new(FullDisk { store, acked: RefCell::default(), stop: Cell::new(false) });
+            let spawn = |n| drop(rt.spawn(TaskGroup::Requests, "client", run.clone().client(rt.clone(), n)));
+            spawn(0);
+            spawn(1);
+            rt.sleep(Duration::from_millis(60)).await;
+            node.disk_faults(|f| f.no_room(DiskOp::Write, path));
+            spawn(2);
+            let _ = run.store.delete_records(id(0), Offset(3)).await;
+            rt.sleep(Duration::from_millis(120)).await;
+            assert!(node.disk_faults(|f| f.hits()) > 0, "{path}: it was not written meanwhile");
+            let readable = numbers(&run.store, 0).await;
+            assert!(readable.iter().all(|r| r.1 == r.0 as u64 || path == "journal" || path == ".log"), "{path}");
+            node.disk_faults(|f| f.clear());
+            rt.sleep(Duration::from_millis(1500)).await;
+            let before = run.acked.borrow().each_ref().map(Vec::len);
+            rt.sleep(Duration::from_millis(100)).await;
+            run.stop.set(true);
+            let after = run.acked.borrow().each_ref().map(Vec::len);
+            assert!(before.iter().zip(after).all(|(b, a)| *b < a), "seed {seed}, {path}: {before:?}, then {after:?}");
+            assert_eq!(run.store.stats().uncleanable_partitions, 0, "seed {seed}, {path}");
+            rt.sleep(Duration::from_millis(50)).await;
+            run.acked.take()
+        });
+        assert_eq!((fatals.take(), node.exited().is_some()), (vec![], false), "seed {seed}, {path}");
+        node.crash();
+        node.restart();
+        world.block_on(async {
+            let store = FullDisk::begin(&node, &fatals, 1).await;
+            for n in 0..3_u32 {
+                let found = numbers(&store, n).await;
+                let start = store.load_end_offsets(id(n)).await.expect("loaded").log_start.0;
+                let acked = &acked[n as usize];
+                // Of a compacted partition the last of each key.
+                let last =
+                    |r: &&(i64, u64)| n != 1 || acked.iter().rev().find(|l| l.1 % 256 % 3 == r.1 % 256 % 3) == Some(*r);
+                let missing = acked.iter().filter(|r| r.0 >= start).filter(last).find(|r| !found.contains(r));
+                assert_eq!(missing, None, "seed {seed}, {path}, partition {n}: {found:?}");
+            }
+        });
     }
 }
 
