@@ -249,6 +249,112 @@ fn records_go_in_and_come_out() {
     node.stop();
 }
 
+/// A small file system of its own, unmounted when dropped.
+struct SmallDisk(TempDir);
+
+impl SmallDisk {
+    /// None where the machine does not allow it.
+    fn mount(mib: u64) -> Option<Self> {
+        let dir = directory();
+        let (image, at) = (dir.path().join("image"), dir.path().join("mnt"));
+        std::fs::create_dir(&at).expect("a directory");
+        std::fs::File::create(&image).and_then(|f| f.set_len(mib << 20)).expect("an image");
+        let run = |program: &str, arguments: &[&str], path: &[&Path]| {
+            let ran =
+                Command::new(program).args(arguments).args(path).stderr(Stdio::null()).stdout(Stdio::null()).status();
+            ran.is_ok_and(|status| status.success())
+        };
+        let made = run("mkfs.ext4", &["-q"], &[&image]) && run("mount", &["-o", "loop"], &[&image, &at]);
+        if !made {
+            eprintln!("skipped: no loop device can be mounted here");
+        }
+        made.then_some(Self(dir))
+    }
+
+    fn path(&self) -> PathBuf {
+        self.0.path().join("mnt")
+    }
+
+    /// The setting that puts a node's data there, and nothing else of it.
+    fn data(&self) -> String {
+        format!("log.dirs={}", self.path().join("data").display())
+    }
+
+    /// What the kernel does to a file system with an error: everything but reading fails from now on.
+    fn becomes_read_only(&self) {
+        let done = Command::new("mount").args(["-o", "remount,abort"]).arg(self.path()).output().expect("mount runs");
+        assert!(done.status.success(), "{}", text(&done.stderr));
+    }
+
+    fn unmount(&self) {
+        drop(Command::new("umount").arg(self.path()).output());
+    }
+
+    /// Unmounted, checked, mounted again.
+    fn repair(&self) {
+        self.unmount();
+        let image = self.0.path().join("image");
+        drop(Command::new("fsck.ext4").args(["-f", "-y"]).arg(&image).output());
+        let done = Command::new("mount").args(["-o", "loop"]).args([image, self.path()]).output().expect("mount runs");
+        assert!(done.status.success(), "{}", text(&done.stderr));
+    }
+}
+
+impl Drop for SmallDisk {
+    fn drop(&mut self) {
+        self.unmount();
+    }
+}
+
+#[test]
+fn a_full_file_system_refuses_writes_serves_reads_and_takes_them_again() {
+    let Some(disk) = SmallDisk::mount(120) else { return };
+    let (dir, data) = (directory(), disk.data());
+    let node = Node::start(dir.path(), &["coreline.cores=1", "log.segment.delete.delay.ms=0", &data]);
+    node.ok(&["topic", "create", "t", "--config", "segment.bytes=2097152"], "");
+    let some: String = (0..20).map(|n| format!("{n:03}-{}\n", "x".repeat(200_000))).collect();
+    let mut rounds = 0;
+    let refused = loop {
+        let output = node.run(&["produce", "t"], &some);
+        if !output.status.success() {
+            break text(&output.stderr);
+        }
+        rounds += 1;
+        assert!(rounds < 100, "the disk never fills up");
+    };
+    assert!(refused.contains("KAFKA_STORAGE_ERROR"), "{refused}");
+    let read = node.values("t");
+    let whole = |v: &String| v.len() == 200_004;
+    assert!(read.len() >= rounds * 20 && read.iter().all(whole), "{} records of {rounds} rounds", read.len());
+    node.ok(&["topic", "delete-records", "t", "--before", &(rounds * 20 - 5).to_string()], "");
+    // Files go in the background; a producer tries again until then.
+    let again = (0..100).any(|_| node.run(&["produce", "t"], "again\n").status.success());
+    assert!(again, "{}", node.log());
+    assert!(node.values("t").contains(&"again".to_owned()));
+    node.stop();
+}
+
+#[test]
+fn a_file_system_that_becomes_read_only_ends_the_node_and_loses_nothing() {
+    let Some(disk) = SmallDisk::mount(120) else { return };
+    let (dir, data) = (directory(), disk.data());
+    let settings = ["coreline.cores=1", &data];
+    let mut node = Node::start(dir.path(), &settings);
+    node.ok(&["topic", "create", "t"], "");
+    node.ok(&["produce", "t"], &lines(0..200));
+    disk.becomes_read_only();
+    let output = node.run(&["produce", "t"], "never\n");
+    assert!(!output.status.success(), "nothing is acknowledged that cannot be made durable");
+    let status = node.exit.recv_timeout(PATIENCE).expect("it ends by itself");
+    node.ended = true;
+    assert!((20..=23).contains(&status.code().unwrap_or(-1)), "{status}\n{}", node.log());
+    drop(node);
+    disk.repair();
+    let node = Node::start(dir.path(), &settings);
+    assert_eq!(node.values("t")[..200], expected(0..200));
+    node.stop();
+}
+
 #[test]
 fn a_topic_is_compacted_when_it_is_asked_for() {
     let dir = directory();
