@@ -312,3 +312,40 @@ fn a_directory_of_a_deleted_topic_of_the_same_name_is_set_aside() {
     let data = SimNode::DATA_DIR;
     assert!(node.files().iter().all(|(path, _)| !path.to_string_lossy().contains("-delete")), "under {data}");
 }
+
+#[test]
+fn a_refused_deletion_leaves_no_file_open_for_a_topic_of_the_same_name() {
+    let (world, node) = world_with(7, CrashKind::PowerLoss);
+    let fatals = Fatals::default();
+    let same_name = |n: u32| PartitionSpec { id: id(n), ..spec(0, 0, small_config()) };
+    world.block_on(async {
+        let first = open(&node, &fatals, 1, 0).await;
+        append(&first, &[0], 30_000).await.expect("acked, in its segment");
+        // A full disk: the journal takes nothing more, not even that the partition is gone.
+        let used: u64 = node.files().iter().map(|f| f.1).sum();
+        node.set_disk_capacity(Some(used));
+        let mut n = 1;
+        while append(&first, &[n], 1000).await.is_ok() {
+            n += 1;
+            assert!(n < 10_000, "the disk never filled up");
+        }
+        first.delete_partition(id(0)).await.expect_err("refused");
+        node.set_disk_capacity(None);
+        // The topic of that name comes and goes on another shard, and comes back to this one.
+        let second = LogStore::open(node.runtime(), small_options(1, &fatals)).await.expect("opens");
+        second.assign(same_name(50));
+        second.assignments_complete();
+        second.append(id(50), batch_of(&[1], 30_000), LOCAL).await.expect("acked");
+        second.delete_partition(id(50)).await.expect("deleted");
+        first.assign(same_name(51));
+        first.append(id(51), batch_of(&[2], 30_000), LOCAL).await.expect("acked");
+    });
+    node.crash();
+    node.restart();
+    world.block_on(async {
+        let store = LogStore::open(node.runtime(), small_options(0, &fatals)).await.expect("opens");
+        store.assign(same_name(51));
+        store.assignments_complete();
+        assert_eq!(read_all(&store, id(51), 0, 1000).await, [(0, 2)], "what was acknowledged");
+    });
+}
