@@ -263,7 +263,8 @@ impl<R: Runtime> LogStore<R> {
             return Ok(empty);
         }
         self.rebuild_indexes(partition, &mut listing).await?;
-        let (mut log, synced) = self.load_end(partition, &listing, &contents).await?;
+        let journaled_start = self.recovered.borrow().get(&partition.id).and_then(|r| r.log_start).unwrap_or(0);
+        let (mut log, synced) = self.load_end(partition, &listing, &contents, start.max(journaled_start)).await?;
         log.dir_made = listing.metadata;
         log.epochs.truncate_from_end(crate::ids::Offset(log.log_end));
         Ok(OnDisk { log, start, settle: self.unsettled.holds(&partition.dir_name()), synced, contents })
@@ -335,6 +336,7 @@ impl<R: Runtime> LogStore<R> {
         partition: &Rc<Partition>,
         listing: &Listing,
         contents: &DirContents,
+        log_start: i64,
     ) -> Result<(Log, u64), StoreError> {
         let dir = self.dir(partition);
         let interval = partition.spec.borrow().config.index_interval_bytes;
@@ -435,7 +437,9 @@ impl<R: Runtime> LogStore<R> {
                 )));
             }
         }
-        if end < producers_from {
+        // A snapshot up to the log's start may outlive the batches that it sums up: they were deleted, and a power loss
+        // undid a part of that.
+        if end < producers_from && producers_from > log_start {
             return Err(StoreError::Corrupt(format!(
                 "{}: batches end at offset {end}, but there was a snapshot at {producers_from}",
                 dir.display()
@@ -450,7 +454,7 @@ impl<R: Runtime> LogStore<R> {
         let mut log = Log::new(bases[0], end, segments);
         log.epochs = epochs;
         log.producers = producers;
-        log.snapshots = listing.snapshots.iter().copied().filter(|s| *s <= end).collect();
+        log.snapshots = listing.snapshots.iter().copied().filter(|s| *s <= end.max(log_start)).collect();
         log.bytes_since_snapshot = scanned;
         Ok((log, synced))
     }

@@ -104,6 +104,39 @@ fn producers_are_known_when_all_they_sent_is_gone() {
 }
 
 #[test]
+fn a_deleted_segment_that_a_power_loss_brings_back_is_before_the_start() {
+    let (world, node) = world(74);
+    let fatals = Fatals::default();
+    let batch = |sequence| with_producer(&[9], 10, Some((7, 0, sequence)));
+    let at = |base: i64| format!("{}/topic0-0/{base:020}.log", SimNode::DATA_DIR);
+    let old = world.block_on(async {
+        let store = open(&node, &fatals, 1, 0).await;
+        for sequence in 0..3 {
+            store.append(id(0), batch(sequence), LOCAL).await.expect("acked");
+        }
+        let partition = store.partitions.borrow()[&id(0)].clone();
+        store.flush_partition(&partition).await.expect("written");
+        let old = node.file_contents(at(0)).expect("the first segment");
+        store.reconfigure(id(0), Arc::new(LogConfig { retention_ms: 0, ..small_config() }));
+        node.set_clock_offset_ms(1_000_000);
+        store.retain_all().await;
+        assert_eq!((start(&store), files(&node, ".snapshot")), (3, vec![3]));
+        old
+    });
+    node.crash();
+    node.restart();
+    // Its rename was not durable, nor was the name of the next one, and what followed its first batch.
+    node.put_file(at(0), &old[..batch(0).len()]);
+    node.remove_path(at(3));
+    world.block_on(async {
+        let store = open(&node, &fatals, 1, 1).await;
+        assert_eq!(store.append(id(0), batch(2), LOCAL).await.expect("a duplicate").base_offset, Offset(2));
+        assert_eq!(store.append(id(0), batch(3), LOCAL).await.expect("acked").base_offset, Offset(3));
+        assert_eq!(start(&store), 3);
+    });
+}
+
+#[test]
 fn what_is_not_loaded_is_looked_at_and_an_empty_log_keeps_its_place() {
     let (world, node) = world(72);
     let fatals = Fatals::default();
