@@ -48,6 +48,8 @@ def produce(name, seed, batches, first=0, keys=40, tombstones=0.1, size=4000, id
         "bootstrap.servers": BOOTSTRAP, "linger.ms": 10_000, "compression.type": codec,
         "enable.idempotence": idempotent, "acks": "all", "batch.num.messages": 100,
     })
+    # The client knows the partition: what is sent then waits for the flush, and is one batch.
+    producer.list_topics(name)
     sent = first
     failed = []
     for _ in range(batches):

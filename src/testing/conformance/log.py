@@ -175,15 +175,21 @@ def stored(name, offset=0):
     return found
 
 
+def known(producer, name):
+    """The client knows the partition: what is sent then waits for the flush, and is one batch."""
+    producer.list_topics(name, PATIENCE_S)
+
+
 def send(name, codec, records, idempotent=True, first=NOW - 5000):
     """One batch; the error, or where it went."""
     got = []
     producer = Producer({"bootstrap.servers": BOOTSTRAP, "linger.ms": 10_000, "compression.type": codec, "acks": "all",
                          "enable.idempotence": idempotent, "message.max.bytes": 4_000_000, "retries": 0 if not idempotent else 5})
+    known(producer, name)
     for n, (key, value) in enumerate(records):
         producer.produce(name, value, key, timestamp=first + n, headers=[("h", b"%d" % n)],
                          on_delivery=lambda error, message: got.append(error.name() if error else message.offset()))
-    producer.flush(30)
+    producer.flush(PATIENCE_S)
     return got
 
 
@@ -246,10 +252,11 @@ def limits():
             got = []
             producer = Producer({"bootstrap.servers": BOOTSTRAP, "linger.ms": 10_000, "compression.type": codec, "retries": 0,
                                  "enable.idempotence": False})
+            known(producer, "log-limits")
             for at in (early, 0, late):
                 producer.produce("log-limits", b"v" * 100, b"k", timestamp=now + at,
                                  on_delivery=lambda error, _: got.append(error.name() if error else "taken"))
-            producer.flush(30)
+            producer.flush(PATIENCE_S)
             say("times", codec, early, late, got)
     say("4 KB", send("log-limits", "none", [(b"k", b"v" * 4000)], idempotent=False, first=int(time.time() * 1000)))
     say("6 KB", send("log-limits", "none", [(b"k", b"v" * 6000)], idempotent=False, first=int(time.time() * 1000)))
