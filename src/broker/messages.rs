@@ -1,5 +1,6 @@
 //! What shards say to each other. One request kind, one reply kind; the owner of a conversation names both.
 
+use super::fatal::ExitReason;
 use super::groups::GroupEvent;
 use super::handlers::remote::{Ask, Told};
 use super::store::Isolation;
@@ -43,7 +44,12 @@ pub enum Reply {
     /// Done, to whatever has no better answer.
     Done,
     /// To `Start`: why this shard cannot.
-    Failed(String),
+    Failed {
+        /// The process ends with its code.
+        reason: ExitReason,
+        /// Which shard it is, and what is wrong there.
+        message: String,
+    },
     /// To `LogSizes`: in bytes, those that could be read.
     LogSizes(Vec<(PartitionId, u64)>),
     /// To `Data`.

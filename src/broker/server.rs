@@ -237,7 +237,7 @@ async fn lead<R: Runtime>(ctx: ShardContext<R, BrokerMesh>, node: Node, door: &R
     for answer in starting {
         match answer.await {
             Ok(Reply::Done) => {}
-            Ok(Reply::Failed(message)) => return Err(ServerError::new(ExitReason::Shard, message)),
+            Ok(Reply::Failed { reason, message }) => return Err(ServerError::new(reason, message)),
             Err(_) => {
                 stopped_early(&ctx)?;
                 return close(&shard).await;
@@ -283,7 +283,8 @@ async fn follow<R: Runtime>(
     let (shard, listener) = match opened {
         Ok(opened) => opened,
         Err(e) => {
-            start.reply.send(Reply::Failed(format!("shard {}: {e}", ctx.shard)));
+            let message = format!("shard {}: {e}", ctx.shard);
+            start.reply.send(Reply::Failed { reason: e.reason, message });
             return Err(e);
         }
     };
@@ -500,5 +501,43 @@ fn data_dir_error(config: &BrokerConfig, error: &IoError) -> ServerError {
             ),
         ),
         _ => ServerError::new(ExitReason::DataDirectory, format!("data directory {dir}: {error}")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use coreline_io::sim::{DiskOp, SimOptions, SimWorld};
+    use coreline_shards::sim::start;
+
+    /// What the process would exit with depends on what is wrong, not on whose shard finds it.
+    #[test]
+    fn what_another_shard_cannot_read_ends_the_node_with_its_own_code() {
+        let world = SimWorld::new(1, SimOptions::default());
+        let machine = world.node("broker");
+        let settings = [("listeners", "PLAINTEXT://10.0.0.1:9092"), ("log.dirs", "/data/coreline")];
+        let settings = settings.map(|(key, value)| (key.to_owned(), value.to_owned()));
+        let mut config = BrokerConfig::from_settings(settings).expect("valid settings");
+        config.journal_bytes = 16 << 20;
+        let config = Arc::new(config);
+        let run = |stop_when_ready: bool| {
+            let (ready, when_ready) = flume::bounded(1);
+            let on_ready = Arc::new(move |_: &Ready| ready.send(()).expect("somebody waits"));
+            let fatal: FatalHandler = Arc::new(|reason, message| panic!("{reason:?}: {message}"));
+            let node = Node::new(config.clone(), fatal, on_ready);
+            let shards = start::<BrokerMesh, _, _, _>(&machine, 2, move |ctx| run_shard(ctx, node.clone()));
+            world.block_on(async {
+                if stop_when_ready {
+                    when_ready.recv_async().await.expect("it gets ready");
+                    shards.shutdown.request();
+                }
+                shards.join().await
+            })
+        };
+        run(true).expect("starts and stops");
+        machine.disk_faults(|f| f.fail_every(DiskOp::Read, "shard-0001/clean"));
+        let error = run(false).expect_err("a shard's mark cannot be read").error;
+        assert_eq!(error.reason, ExitReason::Damaged, "{error}");
+        assert!(error.to_string().contains("shard-0001/clean"), "{error}");
     }
 }

@@ -48,7 +48,7 @@ use futures_util::future::{Either, select};
 use hosted::{Hosted, Ready, Stepped};
 use kind::Kind;
 use std::cell::{Cell, RefCell};
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::pin::pin;
 use std::rc::Rc;
 use std::time::Duration;
@@ -68,8 +68,8 @@ pub(crate) struct Coordinators<R: Runtime, K: Kind> {
     kind: K,
     /// By partition: those of the topic that this shard owns in the image that the kind has seen.
     hosted: RefCell<BTreeMap<PartitionId, Rc<Hosted<K>>>>,
-    /// Who waits on this shard for the answer of another one.
-    waiting: RefCell<HashMap<Token, OneshotSender<Told<K>>>>,
+    /// Who waits on this shard for the answer of another one, in the order that they asked.
+    waiting: RefCell<BTreeMap<Token, OneshotSender<Told<K>>>>,
     next_token: Cell<u64>,
     loads: Rc<Semaphore>,
     on_order: RefCell<Option<OnOrder<K>>>,
