@@ -1,8 +1,9 @@
 //! CompactTopic, our own: asks the shards of a topic's partitions to compact them now, and says how far they are.
 
-use super::remote::{Ask, Told, scatter, stopping};
+use super::remote::{Ask, Told, refused, scatter_resolved, stopping};
 use super::resolve::led_partition;
 use crate::broker::Shard;
+use crate::broker::store::{CompactionState, ReadError};
 use crate::error_code::ErrorCode;
 use crate::protocol::compact_topic::{CompactTopicRequest, CompactTopicResponse, CompactedPartition};
 use coreline_io::Runtime;
@@ -17,30 +18,22 @@ pub(super) async fn handle<R: Runtime>(shard: &Shard<R>, request: CompactTopicRe
             partitions: Vec::new(),
         };
     };
-    let indexes = if request.partitions.is_empty() {
+    let indexes: Vec<i32> = if request.partitions.is_empty() {
         (0..i32::try_from(topic.partitions.len()).unwrap_or(i32::MAX)).collect()
     } else {
         request.partitions
     };
-    let mut partitions: Vec<_> =
-        indexes.into_iter().map(|index| CompactedPartition { index, ..CompactedPartition::default() }).collect();
-    let (mut places, mut asks) = (Vec::new(), Vec::new());
-    for (place, partition) in partitions.iter_mut().enumerate() {
-        match led_partition(shard, topic, partition.index) {
-            Ok((resolved, _)) => {
-                places.push(place);
-                asks.push((resolved.shard, (resolved.id, request.begin)));
-            }
-            Err(code) => partition.error_code = code.code(),
-        }
-    }
+    let asks = indexes.iter().map(|index| {
+        let (resolved, _) = led_partition(shard, topic, *index).map_err(refused)?;
+        Ok((resolved.shard, (resolved.id, request.begin)))
+    });
     let unwrap = |told| match told {
         Told::Compacting(states) => states,
         other => unreachable!("a request to compact is answered with states, not {other:?}"),
     };
-    let answers = scatter(shard, asks, Ask::Compact, unwrap, || Err(stopping())).await;
-    for (place, answer) in places.into_iter().zip(answers) {
-        let partition = &mut partitions[place];
+    let answers = scatter_resolved(shard, asks, Ask::Compact, unwrap, stopping).await;
+    let partition = |(&index, answer): (&i32, Result<CompactionState, ReadError>)| {
+        let mut partition = CompactedPartition { index, ..CompactedPartition::default() };
         match answer {
             Ok(state) => {
                 partition.pending = state.pending;
@@ -56,6 +49,8 @@ pub(super) async fn handle<R: Runtime>(shard: &Shard<R>, request: CompactTopicRe
                 partition.error_message = Some(error.message);
             }
         }
-    }
+        partition
+    };
+    let partitions = indexes.iter().zip(answers).map(partition).collect();
     CompactTopicResponse { error_code: 0, error_message: None, partitions }
 }

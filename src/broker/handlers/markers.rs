@@ -1,6 +1,6 @@
 //! Ends of transactions on their way to the shards that own the partitions.
 
-use super::remote::{Ask, Told, scatter};
+use super::remote::{Ask, Told, scatter_resolved};
 use super::resolve::led_partition;
 use crate::broker::Shard;
 use crate::broker::store::{AppendError, TxnMarker};
@@ -17,27 +17,16 @@ pub(crate) async fn write_markers<R: Runtime>(
     markers: Vec<TxnMarker>,
 ) -> Vec<Result<Offset, AppendError>> {
     let image = shard.image();
-    let mut written: Vec<Result<Offset, AppendError>> = Vec::with_capacity(markers.len());
-    let (mut places, mut asks) = (Vec::new(), Vec::new());
-    for marker in markers {
+    let asks = markers.into_iter().map(|marker| {
         let topic = image.topic_by_id(marker.partition.topic).ok_or(ErrorCode::UnknownTopicOrPartition);
-        match topic.and_then(|topic| led_partition(shard, topic, marker.partition.index.0)) {
-            Ok((resolved, _)) => {
-                places.push(written.len());
-                asks.push((resolved.shard, marker));
-                written.push(Ok(Offset(-1)));
-            }
-            Err(code) => written.push(Err(AppendError::new(code, code.text()))),
-        }
-    }
+        let resolved = topic.and_then(|topic| led_partition(shard, topic, marker.partition.index.0));
+        let (resolved, _) = resolved.map_err(|code| AppendError::new(code, code.text()))?;
+        Ok((resolved.shard, marker))
+    });
     let unwrap = |told| match told {
         Told::MarkersWritten(results) => results,
         other => unreachable!("markers are answered with their offsets, not {other:?}"),
     };
-    let stopping = || Err(AppendError::new(ErrorCode::NotLeaderOrFollower, "the node is stopping"));
-    let answers = scatter(shard, asks, Ask::WriteMarkers, unwrap, stopping).await;
-    for (place, answer) in places.into_iter().zip(answers) {
-        written[place] = answer;
-    }
-    written
+    let stopping = || AppendError::new(ErrorCode::NotLeaderOrFollower, "the node is stopping");
+    scatter_resolved(shard, asks, Ask::WriteMarkers, unwrap, stopping).await
 }

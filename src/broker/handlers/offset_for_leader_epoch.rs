@@ -1,6 +1,6 @@
 //! OffsetForLeaderEpoch: where an epoch ended, so that a reader can see that its records were truncated (KIP-101, KIP-320).
 
-use super::remote::{Ask, EpochOne, Told, scatter, stopping};
+use super::remote::{Ask, EpochOne, Told, refused, scatter_resolved, stopping};
 use super::resolve::{believed_epoch, led_by_name};
 use crate::broker::Shard;
 use crate::broker::store::EpochEnd;
@@ -16,35 +16,22 @@ pub(super) async fn handle<R: Runtime>(
 ) -> OffsetForLeaderEpochResponse {
     let image = shard.image();
     let unknown = EpochEnd { leader_epoch: LeaderEpoch(-1), end_offset: Offset(-1) };
-    let mut found: Vec<Result<EpochEnd, ErrorCode>> = Vec::new();
-    let (mut places, mut asks) = (Vec::new(), Vec::new());
-    for topic in &request.topics {
-        for partition in &topic.partitions {
-            match led_by_name(shard, &image, &topic.topic, partition.partition) {
-                Ok(resolved) => {
-                    places.push(found.len());
-                    let epoch = LeaderEpoch(partition.leader_epoch);
-                    let current_leader_epoch = believed_epoch(partition.current_leader_epoch);
-                    asks.push((resolved.shard, EpochOne { id: resolved.id, epoch, current_leader_epoch }));
-                    found.push(Ok(unknown));
-                }
-                Err(error) => found.push(Err(error)),
-            }
-        }
-    }
+    let partitions = request.topics.iter().flat_map(|topic| topic.partitions.iter().map(move |p| (&topic.topic, p)));
+    let asks = partitions.map(|(name, partition)| {
+        let resolved = led_by_name(shard, &image, name, partition.partition).map_err(refused)?;
+        let epoch = LeaderEpoch(partition.leader_epoch);
+        let current_leader_epoch = believed_epoch(partition.current_leader_epoch);
+        Ok((resolved.shard, EpochOne { id: resolved.id, epoch, current_leader_epoch }))
+    });
     let unwrap = |told| match told {
         Told::EpochEnds(ends) => ends,
         other => unreachable!("a question for epochs is answered with epochs, not {other:?}"),
     };
-    let answers = scatter(shard, asks, Ask::EpochEnds, unwrap, || Err(stopping())).await;
-    for (place, answer) in places.into_iter().zip(answers) {
-        found[place] = answer.map_err(|error| error.code);
-    }
-    let mut found = found.into_iter();
+    let mut found = scatter_resolved(shard, asks, Ask::EpochEnds, unwrap, stopping).await.into_iter();
     let topics = request.topics.into_iter().map(|topic| {
         let partitions = topic.partitions.iter().map(|partition| {
             let found = found.next().expect("an answer for each partition");
-            let (error, end) = found.map_or_else(|error| (error, unknown), |end| (ErrorCode::None, end));
+            let (error, end) = found.map_or_else(|error| (error.code, unknown), |end| (ErrorCode::None, end));
             EpochEndOffset::default()
                 .with_error_code(error.code())
                 .with_partition(partition.partition)

@@ -205,6 +205,11 @@ pub(super) fn stopping() -> ReadError {
     ReadError::new(ErrorCode::NotLeaderOrFollower, "the node is stopping")
 }
 
+/// The error of a partition that is not asked.
+pub(super) fn refused(code: ErrorCode) -> ReadError {
+    ReadError::new(code, code.text())
+}
+
 /// Asks each item's shard, all at a time; the answers in the order of the items.
 pub(super) async fn scatter<R: Runtime, Q, A>(
     shard: &Shard<R>,
@@ -242,6 +247,32 @@ pub(super) async fn scatter<R: Runtime, Q, A>(
         }
     }
     gathered.into_iter().map(|answer| answer.expect("every place was filled")).collect()
+}
+
+/// [`scatter`] for items of which some are refused before anybody is asked: each error stays in its place.
+pub(super) async fn scatter_resolved<R: Runtime, Q, T, E>(
+    shard: &Shard<R>,
+    items: impl IntoIterator<Item = Result<(ShardId, Q), E>>,
+    wrap: impl Fn(Vec<Q>) -> Ask,
+    unwrap: impl Fn(Told) -> Vec<Result<T, E>>,
+    stopping: impl Fn() -> E,
+) -> Vec<Result<T, E>> {
+    let mut asks = Vec::new();
+    let refused: Vec<Option<E>> = items
+        .into_iter()
+        .map(|item| {
+            item.map_or_else(Some, |ask| {
+                asks.push(ask);
+                None
+            })
+        })
+        .collect();
+    let mut answers = scatter(shard, asks, wrap, unwrap, || Err(stopping())).await.into_iter();
+    let answer = |refused| match refused {
+        Some(error) => Err(error),
+        None => answers.next().expect("an answer for each item that was asked"),
+    };
+    refused.into_iter().map(answer).collect()
 }
 
 async fn ask_shard<R: Runtime>(shard: &Shard<R>, to: ShardId, ask: Ask) -> Option<Told> {
