@@ -89,15 +89,26 @@ pub fn main() -> ExitCode {
     };
     match done {
         Ok(text) => {
-            // Whoever closed the pipe has read enough.
-            let _ = std::io::stdout().write_all(text.as_bytes());
-            ExitCode::SUCCESS
+            let mut out = std::io::stdout();
+            match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
+                // Whoever closed the pipe has read enough.
+                Err(cause) if cause.kind() != std::io::ErrorKind::BrokenPipe => {
+                    say_why(&format!("standard output cannot be written: {cause}"));
+                    ExitCode::FAILURE
+                }
+                _ => ExitCode::SUCCESS,
+            }
         }
         Err(problem) => {
-            eprintln!("coreline: {problem}");
+            say_why(&problem);
             ExitCode::FAILURE
         }
     }
+}
+
+/// Says on standard error why a command failed. Where that cannot be written, the exit code alone says it.
+fn say_why(problem: &str) {
+    let _ = writeln!(std::io::stderr(), "coreline: {problem}");
 }
 
 /// Logs go to standard error; `CORELINE_LOG` filters them as `tracing` does (`info`, `coreline=debug`, …).

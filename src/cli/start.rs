@@ -25,7 +25,7 @@ pub struct StartArgs {
 }
 
 fn fail(reason: ExitReason, message: &str) -> ExitCode {
-    eprintln!("coreline: {message}");
+    super::say_why(message);
     ExitCode::from(reason.code())
 }
 

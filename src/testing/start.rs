@@ -512,6 +512,21 @@ fn wrong_settings_are_refused_by_name() {
 }
 
 #[test]
+fn what_cannot_be_printed_is_not_a_success() {
+    let full = || std::fs::File::options().write(true).open("/dev/full").expect("a device that is full");
+    let dir = directory();
+    let status = start_command(dir.path(), &["no.such.key=1"]).stderr(full()).stdout(Stdio::null()).status().unwrap();
+    assert_eq!(status.code(), Some(2), "a wrong setting, where nobody can be told");
+    let node = Node::start(dir.path(), &[]);
+    node.ok(&["topic", "create", "orders"], "");
+    let list = ["topic", "list", "--bootstrap-server", &node.address];
+    let out = coreline().args(list).stdout(full()).stderr(Stdio::piped()).output().unwrap();
+    assert_eq!(out.status.code(), Some(1));
+    assert!(text(&out.stderr).contains("standard output cannot be written"), "{}", text(&out.stderr));
+    node.stop();
+}
+
+#[test]
 fn a_file_is_read_and_overrides_go_before_it() {
     let dir = directory();
     let file = dir.path().join("server.properties");

@@ -120,7 +120,7 @@ pub fn run(args: &LogArgs) -> ExitCode {
         Ok(true) => ExitCode::SUCCESS,
         Ok(false) => ExitCode::FAILURE,
         Err(problem) => {
-            eprintln!("coreline: {problem}");
+            super::say_why(&problem);
             ExitCode::from(2)
         }
     }
