@@ -1,6 +1,7 @@
 //! What a fuzzer calls: everything that a frame from a stranger meets before a handler does.
 
 use super::api::ApiKey;
+use super::by_topic_id::ByTopicId;
 use super::frame::{Request, SIZE_LEN, frame_size};
 use super::{codec, produce};
 use bytes::BytesMut;
@@ -33,8 +34,8 @@ fn decodes(request: &Request, body: BytesMut) -> bool {
         ApiKey::ListOffsets => by_codec::<m::ListOffsetsRequest>(request, body),
         ApiKey::Metadata => by_codec::<m::MetadataRequest>(request, body),
         ApiKey::FindCoordinator => by_codec::<m::FindCoordinatorRequest>(request, body),
-        ApiKey::OffsetCommit => by_codec::<m::OffsetCommitRequest>(request, body),
-        ApiKey::OffsetFetch => by_codec::<m::OffsetFetchRequest>(request, body),
+        ApiKey::OffsetCommit => by_codec::<ByTopicId<m::OffsetCommitRequest>>(request, body),
+        ApiKey::OffsetFetch => by_codec::<ByTopicId<m::OffsetFetchRequest>>(request, body),
         ApiKey::JoinGroup => by_codec::<m::JoinGroupRequest>(request, body),
         ApiKey::Heartbeat => by_codec::<m::HeartbeatRequest>(request, body),
         ApiKey::LeaveGroup => by_codec::<m::LeaveGroupRequest>(request, body),

@@ -4,6 +4,7 @@
 //! and Fetch responses ([`fetch`]) are read and written by hand, around the records.
 
 pub mod api;
+pub mod by_topic_id;
 pub mod codec;
 pub mod compact_topic;
 pub mod fetch;

@@ -291,7 +291,8 @@ pub(super) const OFFSET_COMMIT: Schema = &[
     structs(
         "topics",
         &[
-            text("name"),
+            text("name").to(9),
+            uuid("topic_id").from(10),
             structs(
                 "partitions",
                 &[
@@ -314,7 +315,7 @@ pub(super) const OFFSET_FETCH: Schema = &[
             text("group_id"),
             text("member_id").from(9),
             int32("member_epoch").from(9),
-            structs("topics", &[text("name"), int32s("partition_indexes")]),
+            structs("topics", &[text("name").to(9), uuid("topic_id").from(10), int32s("partition_indexes")]),
         ],
     )
     .from(8),

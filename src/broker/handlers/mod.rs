@@ -148,7 +148,10 @@ impl<R: Runtime> Handlers<R> {
                 let image = shard.image();
                 in_out.out(&offset_commit::handle(&self.groups, context, &image, in_out.decode()?).await)
             }
-            ApiKey::OffsetFetch => in_out.out(&offset_fetch::handle(&self.groups, context, in_out.decode()?).await),
+            ApiKey::OffsetFetch => {
+                let image = shard.image();
+                in_out.out(&offset_fetch::handle(&self.groups, context, &image, in_out.decode()?).await)
+            }
             ApiKey::JoinGroup => in_out.out(&join_group::handle(&self.groups, context, in_out.decode()?).await),
             ApiKey::SyncGroup => in_out.out(&sync_group::handle(&self.groups, context, in_out.decode()?).await),
             ApiKey::Heartbeat => in_out.out(&heartbeat::handle(&self.groups, context, in_out.decode()?).await),

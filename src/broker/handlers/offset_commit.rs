@@ -6,23 +6,34 @@ use crate::broker::groups::Groups;
 use crate::controller::ClusterImage;
 use crate::error_code::ErrorCode;
 use crate::groups::Request;
+use crate::ids::TopicId;
+use crate::protocol::by_topic_id::{BY_TOPIC_ID, ByTopicId};
+use crate::protocol::codec::text;
 use coreline_io::Runtime;
 use kafka_protocol::messages::offset_commit_request::OffsetCommitRequestTopic;
 use kafka_protocol::messages::offset_commit_response::{OffsetCommitResponsePartition, OffsetCommitResponseTopic};
 use kafka_protocol::messages::{OffsetCommitRequest, OffsetCommitResponse, TopicName};
 use std::collections::BTreeMap;
 use std::rc::Rc;
+use uuid::Uuid;
 
 pub(super) async fn handle<R: Runtime>(
     groups: &Rc<Groups<R>>,
     context: &RequestContext,
     image: &ClusterImage,
-    mut request: OffsetCommitRequest,
+    ByTopicId(mut request): ByTopicId<OffsetCommitRequest>,
 ) -> OffsetCommitResponse {
-    let order: Vec<(TopicName, Vec<i32>)> = request
+    let by_id = context.request.header.api_version >= BY_TOPIC_ID;
+    let unknown = if by_id { ErrorCode::UnknownTopicId } else { ErrorCode::UnknownTopicOrPartition };
+    if by_id {
+        for topic in &mut request.topics {
+            topic.name = name_of(image, topic.topic_id).unwrap_or_default();
+        }
+    }
+    let order: Vec<(TopicName, Uuid, Vec<i32>)> = request
         .topics
         .iter()
-        .map(|topic| (topic.name.clone(), topic.partitions.iter().map(|p| p.partition_index).collect()))
+        .map(|topic| (topic.name.clone(), topic.topic_id, topic.partitions.iter().map(|p| p.partition_index).collect()))
         .collect();
     request.topics.retain_mut(|topic| keep_known(image, topic));
     let mut codes = BTreeMap::new();
@@ -46,16 +57,22 @@ pub(super) async fn handle<R: Runtime>(
         }
     }
     // Topics of which nothing was asked are not answered: as Kafka.
-    let topics = order.into_iter().filter(|(_, partitions)| !partitions.is_empty()).map(|(name, partitions)| {
+    let topics = order.into_iter().filter(|(.., partitions)| !partitions.is_empty()).map(|(name, id, partitions)| {
+        // A name is missing only where an id was not known.
+        let missing = if name.is_empty() { unknown } else { ErrorCode::UnknownTopicOrPartition };
         let partitions = partitions.into_iter().map(|index| {
-            let code = codes.get(&(name.clone(), index)).copied();
-            let code = code.unwrap_or(ErrorCode::UnknownTopicOrPartition.code());
+            let code = codes.get(&(name.clone(), index)).copied().unwrap_or(missing.code());
             OffsetCommitResponsePartition::default().with_partition_index(index).with_error_code(code)
         });
         let partitions = partitions.collect();
-        OffsetCommitResponseTopic::default().with_name(name).with_partitions(partitions)
+        OffsetCommitResponseTopic::default().with_name(name).with_topic_id(id).with_partitions(partitions)
     });
     OffsetCommitResponse::default().with_topics(topics.collect())
+}
+
+/// The name of the topic with this id, if there is one.
+pub(super) fn name_of(image: &ClusterImage, id: Uuid) -> Option<TopicName> {
+    image.topic_by_id(TopicId(id)).map(|topic| TopicName(text(&topic.name)))
 }
 
 /// Leaves only what exists; false if that is nothing.

@@ -2,17 +2,22 @@
 //! all at a time.
 
 use super::group_client::{client, of_kind};
+use super::offset_commit::name_of;
 use crate::broker::connection::RequestContext;
 use crate::broker::groups::Groups;
+use crate::controller::ClusterImage;
 use crate::error_code::ErrorCode;
 use crate::groups::{Client, Request};
+use crate::protocol::by_topic_id::{BY_TOPIC_ID, ByTopicId};
 use coreline_io::Runtime;
 use futures_util::future::join_all;
 use kafka_protocol::messages::offset_fetch_request::{OffsetFetchRequestGroup, OffsetFetchRequestTopics};
 use kafka_protocol::messages::offset_fetch_response::{
-    OffsetFetchResponseGroup, OffsetFetchResponsePartition, OffsetFetchResponseTopic,
+    OffsetFetchResponseGroup, OffsetFetchResponsePartition, OffsetFetchResponsePartitions, OffsetFetchResponseTopic,
+    OffsetFetchResponseTopics,
 };
 use kafka_protocol::messages::{OffsetFetchRequest, OffsetFetchResponse};
+use kafka_protocol::protocol::StrBytes;
 use std::rc::Rc;
 
 /// The first version with several groups.
@@ -23,13 +28,14 @@ const GROUP_ERROR: i16 = 2;
 pub(super) async fn handle<R: Runtime>(
     groups: &Rc<Groups<R>>,
     context: &RequestContext,
-    request: OffsetFetchRequest,
+    image: &ClusterImage,
+    ByTopicId(request): ByTopicId<OffsetFetchRequest>,
 ) -> OffsetFetchResponse {
     let client = client(context);
     let version = client.api_version;
     let stable = request.require_stable;
     if version >= MANY {
-        let all = request.groups.into_iter().map(|group| one(groups, &client, group, stable));
+        let all = request.groups.into_iter().map(|group| one(groups, image, &client, group, stable));
         return OffsetFetchResponse::default().with_groups(join_all(all).await);
     }
     let topics = request.topics.map(|topics| {
@@ -40,20 +46,49 @@ pub(super) async fn handle<R: Runtime>(
     });
     let group = OffsetFetchRequestGroup::default().with_group_id(request.group_id).with_member_epoch(-1);
     let asked = topics.clone();
-    let found = one(groups, &client, group.with_topics(topics), stable).await;
+    let found = one(groups, image, &client, group.with_topics(topics), stable).await;
     as_single(version, found, asked)
 }
 
 async fn one<R: Runtime>(
     groups: &Rc<Groups<R>>,
+    image: &ClusterImage,
     client: &Client,
-    group: OffsetFetchRequestGroup,
+    mut group: OffsetFetchRequestGroup,
     require_stable: bool,
 ) -> OffsetFetchResponseGroup {
     let id = group.group_id.clone();
+    let unknown = if client.api_version >= BY_TOPIC_ID { name_topics(image, &mut group) } else { Vec::new() };
     let told = groups.ask(&id, client, Request::OffsetFetch { group, require_stable }).await;
-    of_kind!(told, OffsetFetch)
-        .unwrap_or_else(|code| OffsetFetchResponseGroup::default().with_group_id(id).with_error_code(code.code()))
+    let mut found = of_kind!(told, OffsetFetch)
+        .unwrap_or_else(|code| OffsetFetchResponseGroup::default().with_group_id(id).with_error_code(code.code()));
+    if found.error_code == ErrorCode::None.code() {
+        found.topics.extend(unknown);
+    }
+    found
+}
+
+/// Gives the topics of a group the names that belong to their ids. Those that have none are taken out, and come back as
+/// what is to be answered of them.
+fn name_topics(image: &ClusterImage, group: &mut OffsetFetchRequestGroup) -> Vec<OffsetFetchResponseTopics> {
+    let mut unknown = Vec::new();
+    let failed = |&index: &i32| {
+        let partition = OffsetFetchResponsePartitions::default().with_partition_index(index);
+        let partition = partition.with_committed_offset(-1).with_committed_leader_epoch(-1);
+        partition.with_metadata(Some(StrBytes::default())).with_error_code(ErrorCode::UnknownTopicId.code())
+    };
+    if let Some(topics) = &mut group.topics {
+        topics.retain_mut(|topic| {
+            let name = name_of(image, topic.topic_id);
+            if name.is_none() {
+                let partitions = topic.partition_indexes.iter().map(failed).collect();
+                let topic = OffsetFetchResponseTopics::default().with_topic_id(topic.topic_id);
+                unknown.push(topic.with_partitions(partitions));
+            }
+            name.map(|name| topic.name = name).is_some()
+        });
+    }
+    unknown
 }
 
 /// The answer of the older versions.

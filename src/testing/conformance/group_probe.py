@@ -18,6 +18,7 @@ MESSAGES = False
 # ?(fields) for one that may be null.
 PARTITIONS = [("topic", "uuid"), ("partitions", ["i32"])]
 DESCRIBED = [("partitions", [[("topic", "uuid"), ("name", "str"), ("partitions", ["i32"])]])]
+TOPIC = [("name", "str", 0, 9), ("topic", "uuid", 10)]
 APIS = {  # key, first flexible version, versions, request, response
     "JoinGroup": (11, 6, range(0, 10), [("group", "str"), ("session", "i32"), ("rebalance", "i32", 1), ("member", "str"), ("instance", "str", 5),
                                        ("type", "str"), ("protocols", [[("name", "str"), ("metadata", "bytes")]]), ("reason", "str", 8)],
@@ -31,16 +32,15 @@ APIS = {  # key, first flexible version, versions, request, response
     "LeaveGroup": (13, 4, range(0, 6), [("group", "str"), ("member", "str", 0, 2),
                                        ("members", [[("member", "str"), ("instance", "str"), ("reason", "str", 5)]], 3)],
                    [("throttle", "i32", 1), ("error", "i16"), ("members", [[("member", "str"), ("instance", "str"), ("error", "i16")]], 3)]),
-    "OffsetCommit": (8, 8, range(2, 10), [("group", "str"), ("generation", "i32"), ("member", "str"), ("instance", "str", 7), ("retention", "i64", 2, 4),
-                                          ("topics", [[("name", "str"), ("partitions", [[("index", "i32"), ("offset", "i64"), ("epoch", "i32", 6),
-                                                                                         ("metadata", "str")]])]])],
-                     [("throttle", "i32", 3), ("topics", [[("name", "str"), ("partitions", [[("index", "i32"), ("error", "i16")]])]])]),
-    "OffsetFetch": (9, 6, range(1, 10), [("group", "str", 0, 7), ("topics", [[("name", "str"), ("partitions", ["i32"])]], 0, 7),
+    "OffsetCommit": (8, 8, range(2, 11), [("group", "str"), ("generation", "i32"), ("member", "str"), ("instance", "str", 7), ("retention", "i64", 2, 4),
+                                          ("topics", [[*TOPIC, ("partitions", [[("index", "i32"), ("offset", "i64"), ("epoch", "i32", 6), ("metadata", "str")]])]])],
+                     [("throttle", "i32", 3), ("topics", [[*TOPIC, ("partitions", [[("index", "i32"), ("error", "i16")]])]])]),
+    "OffsetFetch": (9, 6, range(1, 11), [("group", "str", 0, 7), ("topics", [[("name", "str"), ("partitions", ["i32"])]], 0, 7),
                                          ("groups", [[("group", "str"), ("member", "str", 9), ("epoch", "i32", 9),
-                                                      ("topics", [[("name", "str"), ("partitions", ["i32"])]])]], 8), ("stable", "bool", 7)],
+                                                      ("topics", [[*TOPIC, ("partitions", ["i32"])]])]], 8), ("stable", "bool", 7)],
                     [("throttle", "i32", 3), ("topics", [[("name", "str"), ("partitions", [[("index", "i32"), ("offset", "i64"), ("epoch", "i32", 5),
                                                                                            ("metadata", "str"), ("error", "i16")]])]], 0, 7),
-                     ("error", "i16", 2, 7), ("groups", [[("group", "str"), ("topics", [[("name", "str"), ("partitions", [[
+                     ("error", "i16", 2, 7), ("groups", [[("group", "str"), ("topics", [[*TOPIC, ("partitions", [[
                          ("index", "i32"), ("offset", "i64"), ("epoch", "i32"), ("metadata", "str"), ("error", "i16")]])]]), ("error", "i16")]], 8)]),
     "DescribeGroups": (15, 5, range(0, 7), [("groups", ["str"]), ("operations", "bool", 3)],
                        [("throttle", "i32", 1), ("groups", [[("error", "i16"), ("message", "str", 6), ("group", "str"), ("state", "str"), ("type", "str"),
@@ -75,6 +75,11 @@ APIS = {  # key, first flexible version, versions, request, response
                             ("name", "str"), ("value", "str"), ("readonly", "bool"), ("source", "i8"), ("sensitive", "bool"),
                             ("synonyms", [[("name", "str"), ("value", "str"), ("source", "i8")]]), ("kind", "i8", 3), ("document", "str", 3)]])]])]),
     "ListConfigResources": (74, 0, range(1, 2), [("types", ["i8"], 1)], [("throttle", "i32"), ("error", "i16"), ("resources", [[("name", "str"), ("type", "i8")]])]),
+    "Metadata": (3, 9, range(12, 13), [("topics", [[("topic", "uuid"), ("name", "str")]]), ("create", "bool"), ("operations", "bool")],
+                 [("throttle", "i32"), ("brokers", [[("node", "i32"), ("host", "str"), ("port", "i32"), ("rack", "str")]]), ("cluster", "str"),
+                  ("controller", "i32"), ("topics", [[("error", "i16"), ("name", "str"), ("topic", "uuid"), ("internal", "bool"), ("partitions", [[
+                      ("error", "i16"), ("index", "i32"), ("leader", "i32"), ("epoch", "i32"), ("replicas", ["i32"]), ("isr", ["i32"]),
+                      ("offline", ["i32"])]]), ("operations", "i32")]])]),
     "FindCoordinator": (10, 3, range(0, 7), [("key", "str", 0, 3), ("type", "i8", 1), ("keys", ["str"], 4)],
                         [("throttle", "i32", 1), ("error", "i16", 0, 3), ("message", "str", 1, 3), ("node", "i32", 0, 3), ("host", "str", 0, 3),
                          ("port", "i32", 0, 3), ("coordinators", [[("key", "str"), ("node", "i32"), ("host", "str"), ("port", "i32"),
@@ -134,12 +139,14 @@ class Client:
     """A connection, and the names of what differs from run to run."""
 
     known = {}
+    ids = {}  # of topics, by name
 
     def __init__(self, address, id="probe"):
         self.address, self.id, self.connection = address, id, Connection(address)
 
     def send(self, api, version, **fields):
         key, flexible_from, _, request, _ = APIS[api]
+        with_ids(fields)
         flexible = version >= flexible_from
         # Requests end with tagged fields where they are flexible; write() does as for any other struct.
         self.connection.send(header(key, version, flexible, client=self.id) + write(request, fields, version, flexible))
@@ -170,13 +177,28 @@ def shown(value, name=""):
     if name == "message" and not MESSAGES:
         return "…" if value else "none"
     if name == "topic":
-        return "ID"
+        return next((name for name, id in Client.ids.items() if id == value), "ID")
     if isinstance(value, str):
         return re.sub(r"[\w.]*-?[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}|(?<![\w-])[\w-]{22}(?![\w-])",
                       lambda m: Client.known.setdefault(m.group(), f"M{len(Client.known) + 1}"), value) or "''"
     if isinstance(value, bytes):
         return value.hex() or "''"
     return str(value)
+
+
+def with_ids(value):
+    """Says of each topic the id beside the name; an unknown one of a topic that is not there."""
+    if isinstance(value, dict) and "name" in value and "partitions" in value:
+        value.setdefault("topic", Client.ids.get(value["name"], b"\7" * 16))
+    for inner in value.values() if isinstance(value, dict) else value if isinstance(value, list) else ():
+        with_ids(inner)
+
+
+def learn_ids(c):
+    names = ("gp-t", "gp-u")
+    asked = lambda: c.ask("Metadata", 12, topics=[{"topic": None, "name": name} for name in names])
+    for topic in eventually(asked, lambda a: all(t["error"] == 0 for t in a["topics"]))["topics"]:
+        Client.ids[topic["name"]] = topic["topic"]
 
 
 def say(what, answer): print(f"{what}: {shown(answer)}", flush=True)
@@ -333,8 +355,8 @@ def commits(c, member):
     def commit(what, version=9, **fields):
         topics = fields.pop("topics", None) or [{"name": "gp-t", "partitions": [{"index": fields.pop("index", 0), "offset": fields.pop("offset", 5), "epoch": -1,
                                                                                   "metadata": fields.pop("metadata", "m")}]}]
-        say(f"commit {what}", c.ask("OffsetCommit", version, **{"group": "gp", "generation": 2, "member": member, "instance": None, "retention": -1,
-                                                               "topics": topics, **fields}))
+        ordered(f"commit {what}", c.ask("OffsetCommit", version, **{"group": "gp", "generation": 2, "member": member, "instance": None, "retention": -1,
+                                                                   "topics": topics, **fields}))
     for version in APIS["OffsetCommit"][2]:
         commit(f"v{version}", version, offset=version)
     commit("another generation", generation=1)
@@ -363,18 +385,28 @@ def commits(c, member):
                 {"group": "gp-offsets", "member": None, "epoch": -1, "topics": None}]))
         ordered(f"fetch of nothing v{version}", c.ask("OffsetFetch", version, group="gp-none", topics=topics, groups=[
             {"group": "gp-none", "member": None, "epoch": -1, "topics": topics}]))
+    for what, topic in [("an unknown id", b"\1" * 16), ("no id", bytes(16)), ("the id of another name", Client.ids["gp-u"])]:
+        partitions = [{"index": i, "offset": 1, "epoch": -1, "metadata": ""} for i in (0, 7)]
+        commit(f"{what} v10", 10, topics=[{"name": "gp-t", "topic": topic, "partitions": partitions}])
+        commit(f"{what} v10, of nobody", 10, member="nobody", topics=[{"name": "gp-t", "topic": topic, "partitions": partitions}])
+        for group in ("gp-offsets", "gp-none"):
+            ordered(f"fetch {what} v10 of {group}", c.ask("OffsetFetch", 10, groups=[
+                {"group": group, "member": None, "epoch": -1, "topics": [{"name": "gp-t", "topic": topic, "partitions": [0, 9]}]}]))
+    commit("known and unknown ids v10", 10, topics=[{"name": name, "partitions": [{"index": 0, "offset": 5, "epoch": -1, "metadata": ""}]}
+                                                    for name in ("gp-t", "gp-none")])
+    commit("of another generation v10", 10, generation=1)
     for what, fields in [("a member of a classic group", {"group": "gp", "member": member, "epoch": 2}), ("nobody of a classic group", {"group": "gp", "member": "x", "epoch": 2}),
                          ("a member of nothing", {"group": "gp-none", "member": "x", "epoch": 2}), ("no group", {"group": "", "member": None, "epoch": -1})]:
         ordered(f"fetch by {what}", c.ask("OffsetFetch", 9, groups=[{**fields, "topics": [{"name": "gp-t", "partitions": [0]}]}]))
 
 
 def ordered(what, answer):
-    """Topics and groups come in any order."""
+    """Topics, partitions and groups come in any order."""
     answer.get("groups", []).sort(key=lambda g: g["group"])
     for holder in [answer, *answer.get("groups", [])]:
         for topic in holder.get("topics", []):
             topic["partitions"].sort(key=lambda p: p["index"])
-        holder.get("topics", []).sort(key=lambda t: t["name"])
+        holder.get("topics", []).sort(key=lambda t: t.get("name") or shown(t["topic"], "topic"))
     say(what, answer)
 
 
@@ -412,12 +444,13 @@ def kip_848(address, c):
     commit = {"group": "gp-848", "member": me, "instance": None, "topics": [{"name": "gp-t", "partitions": [{"index": 0, "offset": 1, "epoch": -1, "metadata": ""}]}]}
     for what, fields in [("", {"generation": epoch}), (" of a stale epoch", {"generation": epoch - 1}), (" of a later epoch", {"generation": epoch + 9}),
                          (" of nobody", {"generation": epoch, "member": "B" * 22}), (" of no member", {"generation": -1, "member": ""})]:
-        for version in (8, 9):
+        for version in (8, 9, 10):
             say(f"consumer commit{what} v{version}", c.ask("OffsetCommit", version, **{**commit, **fields}))
     fetch = [{"name": "gp-t", "partitions": [0]}]
     for what, fields in [("", {"member": me, "epoch": epoch}), (" of a stale epoch", {"member": me, "epoch": epoch - 1}), (" of nobody", {"member": "B" * 22, "epoch": epoch}),
                          (" of an operator", {"member": None, "epoch": -1})]:
-        ordered(f"consumer fetch{what}", c.ask("OffsetFetch", 9, groups=[{"group": "gp-848", "topics": fetch, **fields}]))
+        for version in (9, 10):
+            ordered(f"consumer fetch{what} v{version}", c.ask("OffsetFetch", version, groups=[{"group": "gp-848", "topics": fetch, **fields}]))
     say("classic heartbeat to a consumer group", c.ask("Heartbeat", 4, group="gp-848", generation=epoch, member=me, instance=None))
     say("classic sync to a consumer group", c.ask("SyncGroup", 5, group="gp-848", generation=epoch, member=me, instance=None, type="consumer", protocol="range"))
     say("classic leave of a consumer member", c.ask("LeaveGroup", 5, group="gp-848", members=[{"member": "x", "instance": None, "reason": None}]))
@@ -483,6 +516,7 @@ def main():
     c = Client(address)
     create(c, "gp-t", 2)
     create(c, "gp-u", 2)
+    learn_ids(c)
     coordinators(c)
     member_of_every_version(c)
     wrong_joins(c)

@@ -4,6 +4,7 @@ use super::harness::*;
 use super::producing::{produce, topic_data};
 use crate::broker::groups::offsets_topic::OFFSETS_TOPIC;
 use crate::error_code::ErrorCode;
+use crate::protocol::by_topic_id::ByTopicId;
 use crate::protocol::codec::text;
 use bytes::Bytes;
 use coreline_io::Clock;
@@ -153,6 +154,55 @@ fn commits_in_every_version_are_fetched_in_every_version_on_every_shard() {
         let codes: Vec<i16> = deleted.results.iter().map(|r| r.error_code).collect();
         assert_eq!(codes, [vec![0; 12], vec![ErrorCode::GroupIdNotFound.code()]].concat());
         assert_eq!(client.ask(5, &ListGroupsRequest::default()).await.groups.len(), 0);
+    });
+}
+
+async fn id_of(client: &mut Client, topic: &str) -> Uuid {
+    let asked = MetadataRequestTopic::default().with_name(Some(text(topic).into()));
+    client.ask(12, &MetadataRequest::default().with_topics(Some(vec![asked]))).await.topics[0].topic_id
+}
+
+/// By version 10: the id, offset and code of each partition.
+async fn fetched_by_id(client: &mut Client, group_name: &str, topics: Option<&[Uuid]>) -> Vec<(Uuid, i64, i16)> {
+    let asked = |id: &Uuid| OffsetFetchRequestTopics::default().with_topic_id(*id).with_partition_indexes(vec![0]);
+    let of_group = OffsetFetchRequestGroup::default().with_group_id(group(group_name)).with_member_epoch(-1);
+    let of_group = of_group.with_topics(topics.map(|topics| topics.iter().map(asked).collect()));
+    let response = client.ask(10, &ByTopicId(OffsetFetchRequest::default().with_groups(vec![of_group]))).await;
+    let topics = response.groups[0].topics.iter();
+    topics.map(|t| (t.topic_id, t.partitions[0].committed_offset, t.partitions[0].error_code)).collect()
+}
+
+#[test]
+fn version_10_knows_topics_by_their_ids() {
+    let node = Node::start(3, NO_DELAY);
+    node.world.block_on(async {
+        node.create("t", 2, &[]).await;
+        node.create("u", 2, &[]).await;
+        let mut client = ready(&node).await;
+        let (t, u, none) = (id_of(&mut client, "t").await, id_of(&mut client, "u").await, Uuid::from_u128(7));
+        let mut request = commit("g", &[("", 0, 5, "m"), ("", 0, 6, ""), ("", 0, 7, ""), ("", 9, 8, "")]);
+        for (topic, id) in request.topics.iter_mut().zip([t, none, u, t]) {
+            topic.topic_id = id;
+        }
+        let response = client.ask(10, &ByTopicId(request)).await;
+        let codes: Vec<_> = response.topics.iter().map(|t| (t.topic_id, t.partitions[0].error_code)).collect();
+        let unknown = ErrorCode::UnknownTopicId.code();
+        let no_partition = ErrorCode::UnknownTopicOrPartition.code();
+        assert_eq!(codes, [(t, 0), (none, unknown), (u, 0), (t, no_partition)]);
+        assert_eq!(fetch_one(&mut client, "g", "t", 0).await, (5, 0));
+
+        let asked = [none, u, t];
+        let found = fetched_by_id(&mut client, "g", Some(&asked)).await;
+        assert_eq!(found, [(u, 7, 0), (t, 5, 0), (none, -1, unknown)]);
+        assert_eq!(fetched_by_id(&mut client, "g", None).await, [(t, 5, 0), (u, 7, 0)]);
+
+        // A topic made anew under the same name is another topic: nothing was read of it.
+        let gone = DeleteTopicsRequest::default().with_topic_names(vec![text("t").into()]);
+        assert_eq!(client.ask(4, &gone).await.responses[0].error_code, 0);
+        node.create("t", 2, &[]).await;
+        let again = id_of(&mut client, "t").await;
+        let found = fetched_by_id(&mut client, "g", Some(&[t, again])).await;
+        assert_eq!(found, [(again, -1, 0), (t, -1, unknown)]);
     });
 }
 
