@@ -6,6 +6,8 @@
 //! otherwise  begin() → guard → ask coordinator → append with the guard, if it is still the one that waits
 //!            a marker or a first batch meanwhile clears the guard: what the coordinator said may be of the transaction before
 //! ```
+//! Where each transaction has an epoch of its own (transaction version 2) the marker of the one before may come while the
+//! coordinator is asked, and waits for that itself: it leaves the guard alone. A zombie's guard is its own, as its epoch is.
 
 use crate::error_code::ErrorCode;
 use crate::ids::{ProducerEpoch, ProducerId};
@@ -51,13 +53,11 @@ impl Verifications {
     /// Begins to verify, or goes on with it.
     pub fn begin(&mut self, producer: TxnProducer, now_ms: i64) -> VerificationGuard {
         let known = self.waiting.get_mut(&producer.producer_id);
-        if let Some(waiting) = known {
-            if producer.producer_epoch > waiting.epoch {
-                (waiting.epoch, waiting.lowest_sequence) = (producer.producer_epoch, producer.base_sequence);
-            } else if producer.producer_epoch == waiting.epoch {
+        if let Some(waiting) = known.filter(|waiting| producer.producer_epoch <= waiting.epoch) {
+            if producer.producer_epoch == waiting.epoch {
                 waiting.lowest_sequence = waiting.lowest_sequence.min(producer.base_sequence);
+                waiting.v2 = producer.v2;
             }
-            waiting.v2 = producer.v2;
             return waiting.guard;
         }
         self.last += 1;
@@ -88,7 +88,8 @@ impl Verifications {
             return Ok(());
         }
         let id = batch.producer_id;
-        let waiting = self.waiting.get(&id);
+        // What another epoch waits for says nothing about this one.
+        let waiting = self.waiting.get(&id).filter(|waiting| waiting.epoch == batch.producer_epoch);
         let verified = guard.is_some() && guard == waiting.map(|w| w.guard);
         if !verified && !producers.is_ongoing(id, batch.producer_epoch) {
             let message = format!(
@@ -107,9 +108,19 @@ impl Verifications {
         Ok(())
     }
 
-    /// A batch or a marker of the producer's transaction is in the log: guards that were given are void.
-    pub fn clear(&mut self, id: ProducerId) {
-        self.waiting.remove(&id);
+    /// A batch of the producer's transaction is in the log: it has begun, guards that were given are void.
+    pub fn begun(&mut self, id: ProducerId, epoch: ProducerEpoch) {
+        if self.waiting.get(&id).is_some_and(|waiting| waiting.epoch <= epoch) {
+            self.waiting.remove(&id);
+        }
+    }
+
+    /// A marker is in the log: guards for the transaction that it ends are void. `v2`: its epoch is the next one's.
+    pub fn ended(&mut self, id: ProducerId, epoch: ProducerEpoch, v2: bool) {
+        let is_of = |waiting: &Waiting| waiting.epoch < epoch || waiting.epoch == epoch && !v2;
+        if self.waiting.get(&id).is_some_and(is_of) {
+            self.waiting.remove(&id);
+        }
     }
 
     /// Forgets those of which nothing was heard for `expiration_ms`.
@@ -146,13 +157,13 @@ mod tests {
         assert_eq!(verifications.begin(producer(0, 1, false), 1), guard, "one question at a time");
         assert_eq!(code(&verifications, &states, &batch(0, 0), None), refused);
         assert_eq!(code(&verifications, &states, &batch(0, 0), Some(guard)), Ok(()));
-        verifications.clear(ProducerId(7));
+        verifications.ended(ProducerId(7), ProducerEpoch(0), false);
         assert_eq!(code(&verifications, &states, &batch(0, 0), Some(guard)), refused, "the transaction before");
         let second = verifications.begin(producer(0, 0, false), 1);
         assert_ne!(second, guard);
         assert_eq!(code(&verifications, &states, &batch(0, 0), Some(guard)), refused);
         states.update(&batch(0, 0));
-        verifications.clear(ProducerId(7));
+        verifications.begun(ProducerId(7), ProducerEpoch(0));
         assert_eq!(code(&verifications, &states, &batch(0, 1), None), Ok(()), "it goes on");
         assert_eq!(code(&verifications, &states, &batch(1, 0), None), refused, "of another epoch");
     }
@@ -161,19 +172,52 @@ mod tests {
     fn a_batch_does_not_overtake_one_that_could_not_be_verified() {
         let (mut verifications, states) = (Verifications::default(), ProducerStates::default());
         verifications.begin(producer(0, 4, false), 1);
-        let guard = Some(verifications.begin(producer(0, 5, false), 1));
-        let code = |v: &Verifications, b: &RecordBatchHeader| v.check(b, guard, &states).map_err(|e| e.code);
-        assert_eq!(code(&verifications, &batch(0, 5)), Err(ErrorCode::OutOfOrderSequenceNumber));
-        assert_eq!(code(&verifications, &batch(0, 4)), Ok(()));
-        verifications.begin(producer(1, 9, false), 1);
-        assert_eq!(code(&verifications, &batch(1, 9)), Ok(()), "a new epoch counts anew");
-        verifications.begin(producer(2, 9, true), 1);
+        let guard = verifications.begin(producer(0, 5, false), 1);
+        let code = |v: &Verifications, b: &RecordBatchHeader, g| v.check(b, Some(g), &states).map_err(|e| e.code);
+        assert_eq!(code(&verifications, &batch(0, 5), guard), Err(ErrorCode::OutOfOrderSequenceNumber));
+        assert_eq!(code(&verifications, &batch(0, 4), guard), Ok(()));
+        let guard = verifications.begin(producer(1, 9, false), 1);
+        assert_eq!(code(&verifications, &batch(1, 9), guard), Ok(()), "a new epoch counts anew");
+        let guard = verifications.begin(producer(2, 9, true), 1);
         assert_eq!(
-            code(&verifications, &batch(2, 9)),
+            code(&verifications, &batch(2, 9), guard),
             Err(ErrorCode::OutOfOrderSequenceNumber),
             "version 2 begins at 0"
         );
         verifications.expire(1001, 1000);
-        assert_eq!(code(&verifications, &batch(0, 4)), Err(ErrorCode::InvalidTxnState));
+        assert_eq!(code(&verifications, &batch(2, 0), guard), Err(ErrorCode::InvalidTxnState));
+    }
+
+    #[test]
+    fn the_marker_of_the_transaction_before_leaves_the_next_ones_guard() {
+        let (id, states) = (ProducerId(7), ProducerStates::default());
+        let code = |v: &Verifications, b: &RecordBatchHeader, g| v.check(b, Some(g), &states).map_err(|e| e.code);
+        let mut verifications = Verifications::default();
+        let guard = verifications.begin(producer(5, 0, true), 1);
+        verifications.ended(id, ProducerEpoch(5), true);
+        assert_eq!(code(&verifications, &batch(5, 0), guard), Ok(()), "that of epoch 4 has ended");
+        verifications.ended(id, ProducerEpoch(6), true);
+        assert_eq!(code(&verifications, &batch(5, 0), guard), Err(ErrorCode::InvalidTxnState), "now its own has");
+        let guard = verifications.begin(producer(6, 0, false), 1);
+        verifications.ended(id, ProducerEpoch(6), false);
+        assert_eq!(code(&verifications, &batch(6, 0), guard), Err(ErrorCode::InvalidTxnState), "epochs stay the same");
+    }
+
+    #[test]
+    fn a_zombie_is_not_in_the_way() {
+        let (id, mut states) = (ProducerId(7), ProducerStates::default());
+        let mut verifications = Verifications::default();
+        let old = verifications.begin(producer(1, 0, true), 1);
+        let new = verifications.begin(producer(2, 0, true), 1);
+        assert_ne!(old, new);
+        assert_eq!(verifications.begin(producer(1, 0, true), 1), new, "which is void for it");
+        let refused = verifications.check(&batch(1, 0), Some(new), &states).map_err(|e| e.code);
+        assert_eq!(refused, Err(ErrorCode::InvalidTxnState));
+        assert!(verifications.check(&batch(2, 0), Some(new), &states).is_ok());
+        states.update(&batch(2, 0));
+        verifications.begun(id, ProducerEpoch(2));
+        // It asks when the transaction has begun: that goes on.
+        verifications.begin(producer(1, 0, true), 1);
+        assert!(verifications.check(&batch(2, 1), None, &states).is_ok());
     }
 }

@@ -218,11 +218,12 @@ pub(super) fn is_abort(header: &RecordBatchHeader, bytes: &[u8]) -> bool {
 impl Log {
     /// Notes a batch that was just added with its producer. `marker`: what it says, if it ends a transaction.
     pub(super) fn note_producer(&mut self, header: &RecordBatchHeader, marker: Option<EndTxnMarker>) -> Option<Undo> {
-        if header.is_transactional() {
-            // The transaction has begun, or ended: what the coordinator was asked before counts no more.
-            self.verifications.clear(header.producer_id);
-        }
-        let Some(marker) = marker else { return self.producers.update(header) };
+        let Some(marker) = marker else {
+            if header.is_transactional() {
+                self.verifications.begun(header.producer_id, header.producer_epoch);
+            }
+            return self.producers.update(header);
+        };
         let noted = self.producers.end(header, marker);
         self.active().aborted.extend(noted.aborted);
         noted.undo
@@ -246,6 +247,8 @@ pub(super) fn append_marker(
     let header = batch::parse_header(&bytes).expect("a batch that was made here has a header");
     let (stamp, len) = (stamp_of(&spec.config, origin), bytes.len());
     log.markers.push_back((first, *marker));
+    // What the coordinator was asked about the transaction that ends counts no more.
+    log.verifications.ended(marker.producer_id, marker.producer_epoch, marker.v2);
     add_all(log, spec, BytesMut::from(&bytes[..]), &[header], stamp, origin, expiration_ms);
     log.assert_invariants();
     let appended = Appended {
