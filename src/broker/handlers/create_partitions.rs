@@ -26,7 +26,7 @@ pub(super) async fn handle<R: Runtime>(
     };
     let topics = request.topics.iter().map(more).collect();
     let command = Command::CreatePartitions { topics, validate_only: request.validate_only };
-    let outcomes = match shard.controller.submit(command).await {
+    let outcomes = match shard.controller.submit_within(&shard.runtime, command, request.timeout_ms).await {
         Ok(Outcome::Topics(outcomes)) => outcomes.into_iter().map(|o| o.result.map(drop)).collect(),
         Ok(other) => unreachable!("topics have outcomes of topics, not {other:?}"),
         Err(e) => vec![Err(e); request.topics.len()],

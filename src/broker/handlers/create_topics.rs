@@ -29,7 +29,7 @@ pub(super) async fn handle<R: Runtime>(shard: &Rc<Shard<R>>, request: CreateTopi
         }
     }
     let command = Command::CreateTopics { topics: topics.clone(), validate_only: request.validate_only };
-    let outcomes = shard.controller.submit(command).await;
+    let outcomes = shard.controller.submit_within(&shard.runtime, command, request.timeout_ms).await;
     for (i, topic) in topics.iter().enumerate() {
         if !seen.insert(topic.name.clone()) {
             continue;

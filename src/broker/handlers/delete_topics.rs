@@ -30,7 +30,8 @@ pub(super) async fn handle<R: Runtime>(
         }
     }
     topics.extend(request.topic_names.iter().map(|name| TopicRef::Name(name.0.to_string())));
-    let answered = match shard.controller.submit(Command::DeleteTopics { topics: topics.clone() }).await {
+    let command = Command::DeleteTopics { topics: topics.clone() };
+    let answered = match shard.controller.submit_within(&shard.runtime, command, request.timeout_ms).await {
         Ok(Outcome::Topics(outcomes)) => outcomes,
         Ok(other) => unreachable!("topics have outcomes of topics, not {other:?}"),
         Err(e) => topics.iter().map(|t| unanswered(t, e.clone())).collect(),

@@ -378,7 +378,7 @@ fn offsets_of_a_deleted_topic_go_with_it() {
         let mut client = ready(&node).await;
         let both = commit("g", &[("t", 0, 5, ""), ("stays", 0, 6, "")]);
         assert_eq!(commit_codes(&mut client, 8, &both).await, [0, 0]);
-        let delete = DeleteTopicsRequest::default().with_topic_names(vec![text("t").into()]);
+        let delete = DeleteTopicsRequest::default().with_topic_names(vec![text("t").into()]).with_timeout_ms(10_000);
         assert_eq!(client.ask(5, &delete).await.responses[0].error_code, 0);
         node.create("t", 1, &[]).await;
         assert_eq!(fetch_one(&mut client, "g", "t", 0).await, (-1, 0));
