@@ -89,6 +89,10 @@ func main() {
 		groups([]string{os.Args[1]})
 		return
 	}
+	if len(os.Args) > 2 && os.Args[2] == "transactions" {
+		transactions([]string{os.Args[1]})
+		return
+	}
 	brokers := []string{os.Args[1]}
 	admin, err := sarama.NewClusterAdmin(brokers, config())
 	must(err)
