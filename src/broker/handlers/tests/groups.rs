@@ -197,7 +197,7 @@ fn version_10_knows_topics_by_their_ids() {
         assert_eq!(fetched_by_id(&mut client, "g", None).await, [(t, 5, 0), (u, 7, 0)]);
 
         // A topic made anew under the same name is another topic: nothing was read of it.
-        let gone = DeleteTopicsRequest::default().with_topic_names(vec![text("t").into()]);
+        let gone = DeleteTopicsRequest::default().with_topic_names(vec![text("t").into()]).with_timeout_ms(10_000);
         assert_eq!(client.ask(4, &gone).await.responses[0].error_code, 0);
         node.create("t", 2, &[]).await;
         let again = id_of(&mut client, "t").await;
