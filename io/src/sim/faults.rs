@@ -80,6 +80,11 @@ impl DiskFaults {
         self.add(op, path, Effect::Full, 0, None);
     }
 
+    /// The same, for all but the first `passing`.
+    pub fn no_room_after(&mut self, op: DiskOp, path: &str, passing: u64) {
+        self.add(op, path, Effect::Full, passing, None);
+    }
+
     /// Every such operation takes `extra` longer.
     pub fn slow(&mut self, op: DiskOp, path: &str, extra: Duration) {
         self.add(op, path, Effect::Slow(extra), 0, None);

@@ -5,11 +5,15 @@ use super::compaction::CHECKPOINT_FILE;
 use super::partition::{Commit, Partition, Phase};
 use super::read::with_ends;
 use super::types::{AppendError, EndOffsets, ReadError, StoreError};
-use super::{LogStore, flush::EPOCHS_FILE};
+use super::{
+    LogStore,
+    flush::{EPOCHS_FILE, METADATA_FILE, RETRY_AFTER},
+};
 use crate::error_code::ErrorCode;
-use crate::ids::{Offset, PartitionId};
+use crate::ids::{Offset, PartitionId, TopicId};
 use crate::log::journal::Entry;
 use crate::log::leader_epochs::LeaderEpochs;
+use crate::log::partition_metadata;
 use crate::log::segment::{FileKind, file_name};
 use coreline_io::{File, IoErrorKind, Runtime, TaskGroup};
 use std::path::{Path, PathBuf};
@@ -50,24 +54,70 @@ impl<R: Runtime> LogStore<R> {
         partition.changed.notify_all();
         let journaled = self.journal_entry(Entry::Deleted { partition: id }).await;
         self.journal.release_all(id);
-        let dir = self.dir(&partition);
-        self.forget_files(&dir);
+        self.forget_files(&self.dir(&partition));
         if let Err(code) = journaled {
-            // The directory stays until a topic of the same name, or the next start, finds it.
+            self.delete_later(partition);
             return Err(StoreError::Refused(code));
         }
-        let target = self.deleted_dir(&partition);
-        let renamed = self.rt.rename(&dir, &target).await;
+        self.remove_dir_of(&partition).await
+    }
+
+    /// A deletion that found no room in the journal: its directory goes once there is some. Records that the journal still
+    /// has would find it gone, and nothing asks for them.
+    fn delete_later(self: &Rc<Self>, partition: Rc<Partition>) {
+        let store = self.clone();
+        drop(self.rt.spawn(TaskGroup::Background, "delete again", async move {
+            while store.is_running() {
+                store.rt.sleep(RETRY_AFTER).await;
+                if store.journal_entry(Entry::Deleted { partition: partition.id }).await.is_ok() {
+                    if let Err(error) = store.remove_dir_of(&partition).await {
+                        tracing::warn!(partition = %partition.dir_name(), %error, "a deleted partition stays on disk");
+                    }
+                    return;
+                }
+            }
+        }));
+    }
+
+    /// Renames the directory of a partition that was deleted, and removes it in the background.
+    async fn remove_dir_of(self: &Rc<Self>, partition: &Partition) -> Result<(), StoreError> {
+        let dir = self.dir(partition);
+        let renamed = self.rename_away(partition, |found| found == partition.id.topic).await;
         // Reads that were under way may have opened a file in between.
         self.forget_files(&dir);
-        match renamed {
-            Ok(()) => {}
-            Err(error) if error.kind == IoErrorKind::NotFound => return Ok(()),
-            Err(error) => return Err(StoreError::io("rename the deleted partition")(error)),
-        }
+        let Some(target) = renamed? else { return Ok(()) };
         self.rt.sync_dir(&self.options.data_dir).await.map_err(StoreError::io("rename the deleted partition"))?;
         self.remove_later(target);
         Ok(())
+    }
+
+    /// Gives a partition's directory the name of one that is being removed, if it is of a topic that `goes`: there may be
+    /// one of the same name meanwhile, made by a load that set ours aside. None: there is nothing to rename.
+    pub(super) async fn rename_away(
+        &self,
+        partition: &Partition,
+        goes: impl Fn(TopicId) -> bool,
+    ) -> Result<Option<PathBuf>, StoreError> {
+        let dir = self.dir(partition);
+        // Nobody else renames between the look and the rename.
+        let _turn = self.renames.acquire(1).await;
+        match self.rt.read_file(&dir.join(METADATA_FILE)).await {
+            Ok(text) => {
+                let found = std::str::from_utf8(&text).ok().and_then(partition_metadata::decode);
+                if found.is_some_and(|found| !goes(found)) {
+                    return Ok(None);
+                }
+            }
+            // A directory is made before its metadata.
+            Err(error) if error.kind == IoErrorKind::NotFound => {}
+            Err(error) => return Err(StoreError::io("read the topic's id")(error)),
+        }
+        let target = self.deleted_dir(partition);
+        match self.rt.rename(&dir, &target).await {
+            Ok(()) => Ok(Some(target)),
+            Err(error) if error.kind == IoErrorKind::NotFound => Ok(None),
+            Err(error) => Err(StoreError::io("rename the deleted partition")(error)),
+        }
     }
 
     /// Lets go of what is open below `dir`: a topic of the same name must not write to the files of the one before.

@@ -26,7 +26,7 @@ pub(super) const FLUSH_WORKERS: usize = 4;
 /// Committed batches reach their segment after this long, at the latest.
 const FLUSH_AGE: Duration = Duration::from_secs(30);
 /// A full disk is tried again after this long.
-const RETRY_AFTER: Duration = Duration::from_millis(500);
+pub(super) const RETRY_AFTER: Duration = Duration::from_millis(500);
 static ZEROS: [u8; BLOCK] = [0; BLOCK];
 /// Kafka's name for the epochs of a log.
 pub(super) const EPOCHS_FILE: &str = "leader-epoch-checkpoint";
@@ -206,10 +206,9 @@ impl<R: Runtime> LogStore<R> {
         if piece.create {
             self.reserve(partition, &file).await;
         }
-        let cut = partition.with(|log| std::mem::take(&mut log.cut_before_write)).unwrap_or(false);
-        if cut && let Err(error) = self.cut_file(&file, piece.position).await {
-            partition.with(|log| log.cut_before_write = true);
-            return Err(error);
+        if partition.with(|log| log.cut_before_write) == Some(true) {
+            self.cut_file(&file, piece.position).await?;
+            partition.with(|log| log.cut_before_write = false);
         }
         let prefix = match &piece.prefix {
             Some(parts) => parts.clone(),
@@ -312,24 +311,24 @@ impl<R: Runtime> LogStore<R> {
     /// After a write that found no room: what it left must go before anything else happens to the log.
     async fn cut_after_failure(&self, partition: &Rc<Partition>) -> IoResult<()> {
         let cut = partition.with(|log| {
-            let end = log.flushed_end;
-            let segment = log.segment_of((end - 1).max(0));
-            let position = log.tail.find(end).and_then(|i| log.tail.get(i)).map(|b| (b.base, b.position));
-            let next = position.map(|(base, position)| (log.segment_of(base), position));
-            (
-                std::mem::take(&mut log.cut_before_write),
-                log.segments[next.map_or(segment, |n| n.0)].base,
-                next.map(|n| n.1),
-            )
+            // What was refused is in the tail still, or everything that is there is flushed.
+            let next = log.tail.find(log.flushed_end).and_then(|i| log.tail.get(i)).map(|b| (b.base, b.position));
+            let (base, position) = match next {
+                Some((base, position)) => (log.segments[log.segment_of(base)].base, position),
+                None => (log.active().base, log.active().size),
+            };
+            log.cut_before_write.then_some((base, position))
         });
-        let Some((true, base, Some(position))) = cut else { return Ok(()) };
+        let Some((base, position)) = cut.flatten() else { return Ok(()) };
         let path = self.segment_path(partition, base, FileKind::Log);
-        let file = match self.files.get(&self.rt, &path, false).await {
-            Ok(file) => file,
-            Err(error) if error.kind == IoErrorKind::NotFound => return Ok(()),
+        match self.files.get(&self.rt, &path, false).await {
+            Ok(file) => self.cut_file(&file, position).await?,
+            Err(error) if error.kind == IoErrorKind::NotFound => {}
             Err(error) => return Err(self.write_failed(error)),
-        };
-        self.cut_file(&file, position).await
+        }
+        // Not before: a cut that found no room either is tried again before the next write.
+        partition.with(|log| log.cut_before_write = false);
+        Ok(())
     }
 
     /// Writes the directory and the topic's id, once.

@@ -300,11 +300,10 @@ impl<R: Runtime> LogStore<R> {
     /// Renames a directory that belongs to a deleted topic; it is removed with the other leftovers.
     async fn set_aside(self: &Rc<Self>, partition: &Partition, dir: &Path) -> Result<(), StoreError> {
         tracing::warn!(dir = %dir.display(), "directory of a deleted topic of the same name is removed");
-        let target = self.deleted_dir(partition);
-        self.rt.rename(dir, &target).await.map_err(StoreError::io("set a stale directory aside"))?;
+        let renamed = self.rename_away(partition, |found| found != partition.id.topic).await?;
         self.forget_files(dir);
         self.rt.sync_dir(&self.options.data_dir).await.map_err(StoreError::io("set a stale directory aside"))?;
-        self.remove_later(target);
+        renamed.into_iter().for_each(|target| self.remove_later(target));
         Ok(())
     }
 

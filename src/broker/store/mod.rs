@@ -124,6 +124,8 @@ pub struct LogStore<R: Runtime> {
     loads: Rc<Semaphore>,
     scans: Rc<Semaphore>,
     gather: Gather<R>,
+    /// Whoever renames a partition's directory has it: what is there may be of another topic of the same name.
+    renames: Rc<Semaphore>,
     removals: Removals,
     hooks: RefCell<Vec<HighWatermarkHook>>,
     marker_hooks: RefCell<Vec<MarkerHook>>,
@@ -170,6 +172,7 @@ impl<R: Runtime> LogStore<R> {
             loads: Semaphore::new(LOADS_MAX),
             scans: Semaphore::new(SCANS_MAX),
             gather: Gather::default(),
+            renames: Semaphore::new(1),
             removals: Removals::default(),
             hooks: RefCell::default(),
             marker_hooks: RefCell::default(),

@@ -4,7 +4,7 @@ use super::harness::*;
 use crate::ids::Offset;
 use crate::log::segment::{FileKind, file_name};
 use coreline_io::BLOCK;
-use coreline_io::sim::{CrashKind, SimNode};
+use coreline_io::sim::{CrashKind, DiskOp, SimNode};
 use std::path::PathBuf;
 
 /// A batch of one record that fills a block.
@@ -62,6 +62,43 @@ fn what_lies_behind_a_torn_batch_never_follows_a_new_one() {
         store.load_end_offsets(id(0)).await.expect("loads");
         assert_eq!(read_all(&store, id(0), 0, 100_000).await, [(0, 2), (1, 3)]);
     });
+}
+
+/// ```text
+/// segment   [ 0 ]
+/// refused         [ 10 ][ 11 ] …      whole blocks of it are there, and cutting them off finds no room either
+/// then      [ 0 ][ 20 ]               what is behind it has offsets that fit
+/// ```
+#[test]
+fn what_a_full_disk_left_is_cut_off_even_if_that_fails_at_first() {
+    let mut left = 0;
+    for seed in 0..20 {
+        let (world, node) = world(seed);
+        let fatals = Fatals::default();
+        let segment = file(&file_name(0, FileKind::Log));
+        world.block_on(async {
+            let store = open(&node, &fatals, 1, 0).await;
+            store.append(id(0), block(0), LOCAL).await.expect("acked");
+            let partition = store.partition(id(0)).expect("assigned");
+            store.flush_partition(&partition).await.expect("flushed");
+            let used: u64 = node.files().iter().map(|f| f.1).sum();
+            node.set_disk_capacity(Some(used + 5 * BLOCK as u64));
+            node.disk_faults(|f| f.no_room_after(DiskOp::Write, ".log", 1));
+            let refused: Vec<u8> = (10..18).flat_map(block).collect();
+            store.append(id(0), refused.as_slice().into(), LOCAL).await.expect_err("the disk is full");
+            left += usize::from(node.file_contents(&segment).expect("a segment").len() > BLOCK);
+            node.disk_faults(|f| f.clear());
+            node.set_disk_capacity(None);
+            store.append(id(0), block(20), LOCAL).await.expect("acked");
+            store.flush_partition(&partition).await.expect("flushed");
+        });
+        die(&node);
+        world.block_on(async {
+            let store = open(&node, &fatals, 1, 0).await;
+            assert_eq!(read_all(&store, id(0), 0, 100_000).await, [(0, 0), (1, 20)], "seed {seed}");
+        });
+    }
+    assert!(left > 0, "nothing of a refused write was left");
 }
 
 /// A device may have all of a write that it refused.
