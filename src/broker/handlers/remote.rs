@@ -15,8 +15,12 @@ use bytes::BytesMut;
 use coreline_io::{Runtime, TaskGroup};
 use coreline_shards::{ReplyTo, ShardId};
 use futures_util::future::join_all;
+use futures_util::{StreamExt, stream};
 use std::collections::BTreeMap;
 use std::rc::Rc;
+
+/// Partitions that one question is answered for at a time.
+const TOGETHER_MAX: usize = 512;
 
 /// Records for partitions of one shard.
 #[derive(Debug)]
@@ -132,19 +136,24 @@ pub(super) fn append<R: Runtime>(
     }
 }
 
+/// Asks for many partitions at a time, because what must be loaded first is loaded together; but not for all of a hundred
+/// thousand.
+async fn together<Q, A, F: Future<Output = A>>(items: Vec<Q>, ask: impl FnMut(Q) -> F) -> Vec<A> {
+    stream::iter(items).map(ask).buffered(TOGETHER_MAX).collect().await
+}
+
 /// Answers for partitions of this shard.
 async fn answer<R: Runtime>(shard: &Shard<R>, ask: Ask) -> Told {
     let (store, now_ms) = (&shard.store, shard.runtime.wall_ms());
     match ask {
         Ask::Append(appends) => Told::Appended(append(store, appends).await),
         Ask::Read { reads, max_bytes } => Told::Read(read(store, reads, max_bytes).await),
-        // At a time: what must be loaded first is loaded together.
-        Ask::Offsets(items) => Told::Offsets(join_all(items.into_iter().map(|item| list_offset(store, item))).await),
+        Ask::Offsets(items) => Told::Offsets(together(items, |item| list_offset(store, item)).await),
         Ask::EpochEnds(items) => {
             let find = |item: EpochOne| store.offset_for_leader_epoch(item.id, item.epoch, item.current_leader_epoch);
-            Told::EpochEnds(join_all(items.into_iter().map(find)).await)
+            Told::EpochEnds(together(items, find).await)
         }
-        Ask::Producers(ids) => Told::Producers(join_all(ids.into_iter().map(|id| store.producers(id))).await),
+        Ask::Producers(ids) => Told::Producers(together(ids, |id| store.producers(id)).await),
         Ask::Compact(items) => {
             let mut found = Vec::with_capacity(items.len());
             for (id, begin) in items {
@@ -154,7 +163,7 @@ async fn answer<R: Runtime>(shard: &Shard<R>, ask: Ask) -> Told {
         }
         // At a time: they share group commits.
         Ask::DeleteRecords(items) => {
-            Told::RecordsDeleted(join_all(items.into_iter().map(|(id, to)| store.delete_records(id, to))).await)
+            Told::RecordsDeleted(together(items, |(id, to)| store.delete_records(id, to)).await)
         }
         Ask::WriteMarkers(markers) => Told::MarkersWritten(store.write_txn_markers(markers, now_ms).await),
         Ask::TxnStates(items) => {

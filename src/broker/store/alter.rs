@@ -14,7 +14,7 @@ use crate::ids::{Offset, PartitionId, TopicId};
 use crate::log::journal::Entry;
 use crate::log::leader_epochs::LeaderEpochs;
 use crate::log::partition_metadata;
-use crate::log::segment::{FileKind, file_name};
+use crate::log::segment::{FileKind, file_name, parse_file_name};
 use coreline_io::{File, IoErrorKind, Runtime, TaskGroup};
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
@@ -108,8 +108,13 @@ impl<R: Runtime> LogStore<R> {
                     return Ok(None);
                 }
             }
-            // A directory is made before its metadata.
-            Err(error) if error.kind == IoErrorKind::NotFound => {}
+            // A directory is made before its metadata, and that before its first segment: somebody is making it.
+            Err(error) if error.kind == IoErrorKind::NotFound => {
+                let entries = self.rt.list_dir(&dir).await.unwrap_or_default();
+                if !entries.iter().any(|e| matches!(parse_file_name(&e.name), Some((_, FileKind::Log)))) {
+                    return Ok(None);
+                }
+            }
             Err(error) => return Err(StoreError::io("read the topic's id")(error)),
         }
         let target = self.deleted_dir(partition);

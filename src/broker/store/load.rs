@@ -9,7 +9,7 @@ use super::recovery::Recovered;
 use super::retention::DELETED_FILE_SUFFIX;
 use super::txn::is_abort;
 use super::types::{AppendError, ReadError, StoreError};
-use super::{LogStore, StoreState};
+use super::{LOADS_MAX, LogStore, StoreState};
 use crate::error_code::ErrorCode;
 use crate::ids::PartitionId;
 use crate::log::batch::{self, RecordBatchHeader};
@@ -21,7 +21,8 @@ use crate::log::segment::{FileKind, ScanEnd, file_name, parse_file_name, scan};
 use crate::log::txn_marker::read_marker;
 use bytes::{Bytes, BytesMut};
 use coreline_io::{DirContents, DirEntry, File, IoErrorKind, IoResult, Runtime, TaskGroup};
-use std::collections::{BTreeMap, BTreeSet};
+use std::cell::{Cell, RefCell};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::ops::ControlFlow;
 use std::path::Path;
 use std::rc::Rc;
@@ -30,6 +31,25 @@ use std::time::Duration;
 const SCAN_BYTES: usize = 1 << 20;
 /// Files that are no longer than this are read with their directory.
 const SMALL_FILE_BYTES: u64 = 64 << 10;
+
+/// Partitions that wait to be loaded, and the tasks that load them.
+#[derive(Debug, Default)]
+pub(super) struct Loads {
+    waiting: RefCell<VecDeque<Rc<Partition>>>,
+    tasks: Cell<usize>,
+}
+
+impl Loads {
+    fn next(&self) -> Option<Rc<Partition>> {
+        let mut waiting = self.waiting.borrow_mut();
+        let next = waiting.pop_front();
+        if next.is_none() {
+            // A line that was long keeps no memory.
+            *waiting = VecDeque::new();
+        }
+        next
+    }
+}
 
 /// What is on disk, before the journal's part.
 struct OnDisk {
@@ -56,11 +76,20 @@ struct Listing {
 }
 
 impl<R: Runtime> LogStore<R> {
-    /// Starts to load; the phase is `Loading` already.
+    /// Starts to load; the phase is `Loading` already. Who waits for its turn is a place in a line, not a task: thousands
+    /// may come at once.
     pub(super) fn spawn_load(self: &Rc<Self>, partition: Rc<Partition>) {
+        self.loads.waiting.borrow_mut().push_back(partition);
+        if self.loads.tasks.get() == LOADS_MAX {
+            return;
+        }
+        self.loads.tasks.set(self.loads.tasks.get() + 1);
         let store = self.clone();
         drop(self.rt.spawn(TaskGroup::Requests, "load partition", async move {
-            store.load_now(&partition).await;
+            while let Some(partition) = store.loads.next() {
+                store.load_now(&partition).await;
+            }
+            store.loads.tasks.set(store.loads.tasks.get() - 1);
         }));
     }
 
@@ -108,9 +137,7 @@ impl<R: Runtime> LogStore<R> {
     }
 
     async fn load_now(self: &Rc<Self>, partition: &Rc<Partition>) {
-        let permit = self.loads.acquire(1).await;
         let result = self.load_log(partition).await;
-        drop(permit);
         let queued = partition.with_phase(|phase| {
             let Phase::Loading(queued) = phase else { return None };
             let queued = std::mem::take(queued);

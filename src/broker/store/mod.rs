@@ -7,7 +7,7 @@
 //! | `partition`, `tail`, `index_builder` | the state of one log, no I/O |
 //! | `journal_writer`, `journal_files` | the group commit, the ring of files |
 //! | `flush`, `flush_round` | tail → segments, seals, indexes, snapshots; many partitions at once |
-//! | `read`, `offsets` | tail and cold reads, ListOffsets |
+//! | `read`, `shared_reads`, `offsets` | tail and cold reads, several readers of one range, ListOffsets |
 //! | `recovery`, `load`, `settle`, `gather` | the journal at open, partitions at first use, what of them may not be durable, many at once |
 //! | `txn` | ends of transactions, who may append to one |
 //! | `alter`, `retention` | delete, move the start, cut the end; what grows old |
@@ -35,6 +35,7 @@ mod read;
 mod recovery;
 mod retention;
 mod settle;
+mod shared_reads;
 mod space;
 mod tail;
 mod take_in;
@@ -56,9 +57,11 @@ use gather::Gather;
 use index_cache::IndexCache;
 use journal_files::JournalFiles;
 use journal_writer::WriterQueue;
+use load::Loads;
 use partition::{Partition, Payload};
 use recovery::{Recovered, Unsettled};
 use retention::Removals;
+use shared_reads::SharedReads;
 use std::cell::{Cell, RefCell};
 use std::collections::{HashMap, VecDeque};
 use std::hash::{BuildHasherDefault, DefaultHasher};
@@ -121,12 +124,13 @@ pub struct LogStore<R: Runtime> {
     full: Cell<bool>,
     /// Told when a group commit, a flush or a direct write ends, and when space runs out.
     progress: Notify,
-    loads: Rc<Semaphore>,
+    loads: Loads,
     scans: Rc<Semaphore>,
     gather: Gather<R>,
     /// Whoever renames a partition's directory has it: what is there may be of another topic of the same name.
     renames: Rc<Semaphore>,
     removals: Removals,
+    shared_reads: SharedReads,
     hooks: RefCell<Vec<HighWatermarkHook>>,
     marker_hooks: RefCell<Vec<MarkerHook>>,
     stats: Cell<StoreStats>,
@@ -169,11 +173,12 @@ impl<R: Runtime> LogStore<R> {
             not_durable_segments: Cell::new(0),
             full: Cell::new(false),
             progress: Notify::default(),
-            loads: Semaphore::new(LOADS_MAX),
+            loads: Loads::default(),
             scans: Semaphore::new(SCANS_MAX),
             gather: Gather::default(),
             renames: Semaphore::new(1),
             removals: Removals::default(),
+            shared_reads: SharedReads::default(),
             hooks: RefCell::default(),
             marker_hooks: RefCell::default(),
             stats: Cell::default(),

@@ -2,6 +2,7 @@
 
 use super::LogStore;
 use super::partition::{Log, Partition};
+use super::shared_reads::{PIECE_BYTES, Piece};
 use super::types::{AbortedTransaction, Isolation, ReadError, ReadRequest, ReadResult};
 use crate::error_code::ErrorCode;
 use crate::ids::{LeaderEpoch, Offset, PartitionId};
@@ -10,12 +11,10 @@ use crate::log::index::OffsetEntry;
 use crate::log::segment::FileKind;
 use crate::log::txn_index::AbortedTxn;
 use bytes::{Bytes, BytesMut};
-use coreline_io::{File, IoErrorKind, Runtime};
-use futures_util::future::join_all;
+use coreline_io::{IoErrorKind, Runtime};
+use futures_util::{StreamExt, stream};
 use std::rc::Rc;
 
-/// Bytes of one read from the device; several are in flight at a time.
-const READ_BYTES: usize = 256 << 10;
 /// Reads in flight for one request, at most.
 const READS_IN_FLIGHT: usize = 4;
 /// A cold read takes at least this much more than was asked for: the way from an index entry to the batch.
@@ -170,7 +169,7 @@ impl<R: Runtime> LogStore<R> {
 
     /// Reads from one segment. Gives also the offset after what was read. None: it holds nothing from the offset on.
     async fn read_cold(
-        &self,
+        self: &Rc<Self>,
         partition: &Rc<Partition>,
         request: &ReadRequest,
         cold: Cold,
@@ -193,7 +192,7 @@ impl<R: Runtime> LogStore<R> {
                 if at >= cold.end_position {
                     break;
                 }
-                self.read_more(&file, &mut rope, position, want, cold.end_position).await?;
+                self.read_more(&file, &mut rope, position, want, &cold).await?;
                 if rope.header(to).is_none() {
                     return Err(damaged(&path, at, "no batch header"));
                 }
@@ -221,7 +220,7 @@ impl<R: Runtime> LogStore<R> {
                     break;
                 }
                 want = want.max(to + size);
-                self.read_more(&file, &mut rope, position, want, cold.end_position).await?;
+                self.read_more(&file, &mut rope, position, want, &cold).await?;
                 if to + size > rope.len() {
                     return Err(damaged(&path, at, "the batch is longer than the segment"));
                 }
@@ -244,28 +243,35 @@ impl<R: Runtime> LogStore<R> {
         Ok(Some((result, Offset(next_offset))))
     }
 
-    /// Reads from the end of `rope` until it holds `want` bytes or the segment ends; several reads at a time.
+    /// Reads from the end of `rope` until it holds `want` bytes or the segment ends; several pieces at a time.
     async fn read_more(
-        &self,
-        file: &R::File,
+        self: &Rc<Self>,
+        file: &Rc<R::File>,
         rope: &mut Rope,
         position: u64,
         want: usize,
-        end_position: u64,
+        cold: &Cold,
     ) -> Result<(), ReadError> {
         let start = position + rope.len() as u64;
         let missing = want.saturating_sub(rope.len()).max(SLACK_BYTES) as u64;
-        let end = (start + missing).min(end_position);
-        let piece = (end - start).div_ceil(READS_IN_FLIGHT as u64).max(READ_BYTES as u64);
-        let mut reads = Vec::new();
-        let mut at = start;
-        while at < end {
-            let len = piece.min(end - at);
-            reads.push(file.read_at(at, len as usize));
-            at += len;
-        }
-        for read in join_all(reads).await {
-            rope.push(read.map_err(read_failed)?);
+        let end = (start + missing).min(cold.end_position);
+        let pieces = (start / PIECE_BYTES..end.div_ceil(PIECE_BYTES)).map(|n| {
+            let at = n * PIECE_BYTES;
+            let len = PIECE_BYTES.min(cold.end_position - at) as usize;
+            Piece { generation: cold.generation, segment: cold.segment, at, len }
+        });
+        let mut reads =
+            stream::iter(pieces).map(|piece| self.read_piece(file.clone(), piece)).buffered(READS_IN_FLIGHT);
+        let mut skip = (start % PIECE_BYTES) as usize;
+        while let Some(read) = reads.next().await {
+            let bytes = read?;
+            let short = bytes.len() < PIECE_BYTES as usize;
+            rope.push(bytes.slice(skip.min(bytes.len())..));
+            if short {
+                // The segment's end, or a file that is shorter than it should be: nothing may follow.
+                break;
+            }
+            skip = 0;
         }
         Ok(())
     }

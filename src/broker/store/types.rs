@@ -453,8 +453,12 @@ pub struct StoreStats {
     pub direct_writes: u64,
     /// Bytes written to segments, padding included.
     pub segment_bytes: u64,
-    /// Bytes read from segments.
+    /// Bytes of segments that readers looked at.
     pub cold_bytes: u64,
+    /// Bytes that were read from the device for them.
+    pub device_read_bytes: u64,
+    /// Bytes that they were given of what others had read, or were reading.
+    pub shared_read_bytes: u64,
     /// Acknowledged bytes that no flush to the device covers yet, now.
     pub not_durable_bytes: u64,
     /// Acknowledged bytes in the journal that are not in a segment yet, now.

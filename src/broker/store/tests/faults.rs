@@ -294,36 +294,39 @@ fn paths(node: &SimNode) -> Vec<String> {
 
 #[test]
 fn a_late_deletion_leaves_the_directory_of_a_newer_topic_of_the_same_name_alone() {
-    let (world, node) = world(8);
-    let fatals = Fatals::default();
-    let again = PartitionSpec { id: id(50), ..spec(0, 0, small_config()) };
-    world.block_on(async {
-        let rt = node.runtime();
-        let store = open(&node, &fatals, 1, 0).await;
-        append(&store, &[0], 30_000).await.expect("acked");
-        node.disk_faults(|f| f.slow(DiskOp::Write, "journal", Duration::from_secs(5)));
-        let deleted = Rc::new(Cell::new(false));
-        let (deleting, done) = (store.clone(), deleted.clone());
-        drop(rt.spawn(TaskGroup::Requests, "delete", async move {
-            deleting.delete(id(0)).await.expect("deleted");
-            done.set(true);
-        }));
-        rt.sleep(Duration::from_millis(100)).await;
-        store.assign(again.clone());
-        // Straight to its segment, past the journal.
-        store.append(id(50), batch_of(&[1], 30_000), LOCAL).await.expect("acked");
-        assert!(!deleted.get(), "the deletion waits for the journal");
-        rt.sleep(Duration::from_secs(20)).await;
-        assert!(deleted.get());
-    });
-    node.crash();
-    node.restart();
-    world.block_on(async {
-        let store = LogStore::open(node.runtime(), small_options(0, &fatals)).await.expect("opens");
-        store.assign(again);
-        store.assignments_complete();
-        assert_eq!(read_all(&store, id(50), 0, 1000).await, [(0, 1)]);
-    });
+    for seed in 0..10 {
+        let (world, node) = world(seed);
+        let fatals = Fatals::default();
+        let again = PartitionSpec { id: id(50), ..spec(0, 0, small_config()) };
+        world.block_on(async {
+            let rt = node.runtime();
+            let store = LogStore::open(node.runtime(), small_options(0, &fatals)).await.expect("opens");
+            store.assign(spec(0, 0, small_config()));
+            append(&store, &[0], 30_000).await.expect("acked");
+            node.disk_faults(|f| f.slow(DiskOp::Write, "journal", Duration::from_secs(5)));
+            let deleted = Rc::new(Cell::new(false));
+            let (deleting, done) = (store.clone(), deleted.clone());
+            drop(rt.spawn(TaskGroup::Requests, "delete", async move {
+                deleting.delete(id(0)).await.expect("deleted");
+                done.set(true);
+            }));
+            rt.sleep(Duration::from_millis(100)).await;
+            store.assign(again.clone());
+            // Straight to its segment, while the deletion comes to its end.
+            store.append(id(50), batch_of(&[1], 30_000), LOCAL).await.expect("acked");
+            rt.sleep(Duration::from_secs(20)).await;
+            assert!(deleted.get());
+        });
+        node.crash();
+        node.restart();
+        world.block_on(async {
+            let store = LogStore::open(node.runtime(), small_options(0, &fatals)).await.expect("opens");
+            store.assign(again);
+            store.assignments_complete();
+            assert_eq!(read_all(&store, id(50), 0, 1000).await, [(0, 1)]);
+        });
+        assert!(fatals.borrow().is_empty());
+    }
 }
 
 #[test]

@@ -10,6 +10,7 @@ mod compression;
 mod faults;
 mod guards;
 mod harness;
+mod reading;
 mod retention;
 mod simulation;
 mod txn;

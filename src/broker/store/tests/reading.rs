@@ -1,0 +1,83 @@
+//! Cold reads: who shares them, and who does not suffer from others.
+
+use super::harness::*;
+use crate::broker::store::*;
+use crate::error_code::ErrorCode;
+use coreline_io::Clock;
+use coreline_io::sim::{CrashKind, DiskOp, SimNode};
+use futures_util::FutureExt;
+use futures_util::future::join_all;
+use std::time::Duration;
+
+/// A store in which nothing is in memory: 20 batches of 4,000 bytes are in the first segment.
+async fn cold(node: &SimNode, fatals: &Fatals) -> Store {
+    let store = open(node, fatals, 1, 0).await;
+    for n in 0..40 {
+        store.append(id(0), batch_of(&[n], 4000), LOCAL).await.expect("acked");
+    }
+    store.shutdown().await.expect("closes");
+    node.crash_by(CrashKind::Kill);
+    node.restart();
+    let store = open(node, fatals, 1, 0).await;
+    store.load_end_offsets(id(0)).await.expect("loads");
+    store
+}
+
+fn numbers(result: Result<ReadResult, ReadError>) -> Vec<u64> {
+    decode(&result.expect("readable")).into_iter().map(|r| r.1).collect()
+}
+
+#[test]
+fn readers_of_one_cold_range_share_what_is_read() {
+    let (world, node) = world(1);
+    let fatals = Fatals::default();
+    world.block_on(async {
+        let store = cold(&node, &fatals).await;
+        assert_eq!(store.stats().device_read_bytes, 0);
+        let reads = [0, 0, 3, 5].map(|offset| store.read(id(0), request(offset, 30_000)));
+        let found: Vec<_> = join_all(reads).await.into_iter().map(numbers).collect();
+        assert_eq!(found, [0, 0, 3, 5].map(|first| (first..first + 7).collect::<Vec<u64>>()));
+        // A segment of the tests is shorter than a piece.
+        let once = store.stats().device_read_bytes;
+        assert!((80_000..100_000).contains(&once), "{once}");
+        assert_eq!(store.stats().shared_read_bytes, 3 * once);
+        let later = numbers(store.read(id(0), request(7, 30_000)).await);
+        assert_eq!(later, (7..14).collect::<Vec<u64>>());
+        assert_eq!(store.stats().device_read_bytes, once, "it was there still");
+    });
+}
+
+#[test]
+fn a_reader_that_goes_away_takes_nothing_from_the_others() {
+    let (world, node) = world(2);
+    let fatals = Fatals::default();
+    world.block_on(async {
+        let store = cold(&node, &fatals).await;
+        let mut first = Box::pin(store.read(id(0), request(0, 30_000)));
+        let mut second = Box::pin(store.read(id(0), request(0, 30_000)));
+        while store.stats().shared_read_bytes == 0 {
+            assert!(first.as_mut().now_or_never().is_none(), "the device has not answered");
+            assert!(second.as_mut().now_or_never().is_none());
+            node.runtime().sleep(Duration::from_micros(1)).await;
+        }
+        drop(first);
+        assert_eq!(numbers(second.await), (0..7).collect::<Vec<u64>>());
+    });
+}
+
+#[test]
+fn a_read_that_failed_is_tried_again_by_the_next() {
+    let (world, node) = world(3);
+    let fatals = Fatals::default();
+    world.block_on(async {
+        let store = cold(&node, &fatals).await;
+        node.disk_faults(|f| f.fail_every(DiskOp::Read, ".log"));
+        let reads = [0, 0].map(|offset| store.read(id(0), request(offset, 30_000)));
+        for failed in join_all(reads).await {
+            assert_eq!(failed.expect_err("EIO").code, ErrorCode::KafkaStorageError);
+        }
+        node.disk_faults(|f| f.clear());
+        assert_eq!(numbers(store.read(id(0), request(0, 30_000)).await), (0..7).collect::<Vec<u64>>());
+    });
+    assert!(fatals.borrow().is_empty());
+}
