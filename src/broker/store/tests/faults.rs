@@ -339,7 +339,10 @@ fn a_deletion_that_finds_no_room_in_the_journal_is_finished_once_there_is() {
         node.disk_faults(|f| f.no_room(DiskOp::Write, "journal"));
         store.delete(id(0)).await.expect_err("refused");
         node.runtime().sleep(Duration::from_secs(5)).await;
-        assert!(paths(&node).iter().any(|p| p.contains("topic0-0")), "it may be needed: nothing says that it is deleted");
+        assert!(
+            paths(&node).iter().any(|p| p.contains("topic0-0")),
+            "it may be needed: nothing says that it is deleted"
+        );
         node.disk_faults(|f| f.clear());
         node.runtime().sleep(Duration::from_secs(5)).await;
         assert!(!paths(&node).iter().any(|p| p.contains("topic0-0")), "{:?}", paths(&node));
