@@ -6,6 +6,7 @@ use crate::groups;
 use crate::oracle::{PartitionNumber, Time};
 use crate::producer::REQUEST_TIMEOUT;
 use crate::topics::{LifeNumber, Listed};
+use crate::transactions;
 use crate::world::{World, fail};
 use coreline::error_code::ErrorCode;
 use coreline_io::Clock;
@@ -82,8 +83,8 @@ async fn topics(world: &World, connection: &Connection) -> Result<(), Lost> {
         {
             fail(format!("Metadata of {name}: {topic:?}"));
         }
-        if topic.is_internal || name == groups::TOPIC {
-            // Nobody's records are in it: the members of the group look after it.
+        if topic.is_internal || name == groups::TOPIC || name == transactions::TOPIC {
+            // Nobody's records are in it: the members of the group look after it, or the readers of what is committed.
             continue;
         }
         let one = Listed { name, id: topic.topic_id, partitions: topic.partitions.len() };

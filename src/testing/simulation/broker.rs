@@ -51,6 +51,7 @@ pub(crate) struct Host {
 fn config(scenario: &Scenario, shards: usize) -> BrokerConfig {
     let settings = [("listeners", format!("PLAINTEXT://10.0.0.1:{PORT}")), ("log.dirs", "/data/coreline".to_owned())];
     let few = [("offsets.topic.num.partitions", "3".to_owned()), ("group.initial.rebalance.delay.ms", "0".to_owned())];
+    let few = few.into_iter().chain([("transaction.state.log.num.partitions", "3".to_owned())]);
     let cleaner = &scenario.cleaner;
     let cleaner = [
         ("log.cleaner.backoff.ms", cleaner.backoff_ms.to_string()),

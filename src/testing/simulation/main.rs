@@ -8,19 +8,24 @@
 //! | --- | --- |
 //! | `scenario` | what a seed is |
 //! | `oracle`, `topics`, `cleanup`, `ledger` | what must be true, pure |
+//! | `book`, `history` | what must be true of transactions, pure |
 //! | `broker`, `nemesis` | the broker's machine, and what happens to it |
 //! | `client`, `producer`, `consumer`, `groups`, `consumer_member`, `admin`, `auditor` | who talks to it |
+//! | `transactions`, `committed` | transactional producers, and who reads what they commit |
 //! | `records` | batches, written and read apart from the broker's code |
 //! | `world` | what they share |
 
 mod admin;
 mod auditor;
+mod book;
 mod broker;
 mod cleanup;
 mod client;
+mod committed;
 mod consumer;
 mod consumer_member;
 mod groups;
+mod history;
 mod ledger;
 mod nemesis;
 mod oracle;
@@ -29,6 +34,7 @@ mod records;
 mod run;
 mod scenario;
 mod topics;
+mod transactions;
 mod world;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};

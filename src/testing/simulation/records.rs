@@ -140,7 +140,7 @@ pub(crate) fn times(first: RecordId, count: usize, timestamp_ms: i64) -> Vec<i64
     ids.map(|id| timestamp_ms + delta_ms(id)).collect()
 }
 
-const HEADER: usize = 61;
+pub(crate) const HEADER: usize = 61;
 const LOG_APPEND_TIME: i16 = 1 << 3;
 /// The base time is when tombstones may go.
 const DELETE_HORIZON: i16 = 1 << 6;
@@ -155,7 +155,7 @@ fn put_varint(buf: &mut BytesMut, value: i64) {
     buf.put_u8(rest as u8);
 }
 
-fn get_varint(buf: &mut &[u8]) -> Result<i64, String> {
+pub(crate) fn get_varint(buf: &mut &[u8]) -> Result<i64, String> {
     let mut value = 0u64;
     for shift in (0..64).step_by(7) {
         let Some((&byte, rest)) = buf.split_first() else { return Err("a varint past the end".to_owned()) };

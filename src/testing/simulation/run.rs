@@ -2,15 +2,19 @@
 
 use crate::admin;
 use crate::auditor;
+use crate::book::Book;
 use crate::broker::{Host, PORT};
+use crate::committed;
 use crate::consumer::{Consumer, Until};
 use crate::groups;
 use crate::nemesis::Nemesis;
 use crate::producer::Producer;
 use crate::scenario::{Bias, Scenario};
+use crate::transactions;
 use crate::world::{World, fail};
 use coreline_io::sim::{SimHandle, SimOptions, SimRng, SimWorld};
 use coreline_io::{TaskGroup, Tasks};
+use std::cell::RefCell;
 use std::fmt;
 use std::net::SocketAddr;
 use std::rc::Rc;
@@ -25,6 +29,7 @@ const FINISH_MAX: Duration = Duration::from_secs(60);
 pub(crate) struct Summary {
     runs: u64,
     records: u64,
+    transactions: u64,
     checks: u64,
     polls: u64,
     virtual_ms: u64,
@@ -35,6 +40,7 @@ impl Summary {
     pub(crate) fn add(&mut self, other: &Self) {
         self.runs += other.runs;
         self.records += other.records;
+        self.transactions += other.transactions;
         self.checks += other.checks;
         self.polls += other.polls;
         self.virtual_ms += other.virtual_ms;
@@ -44,9 +50,10 @@ impl Summary {
 
 impl fmt::Display for Summary {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { runs, records, checks, polls, virtual_ms, .. } = self;
+        let Self { runs, records, transactions, checks, polls, virtual_ms, .. } = self;
         let seconds = virtual_ms / 1000;
-        write!(f, "{runs} runs: {records} records, {checks} checks, {polls} polls, {seconds} s of virtual time")
+        write!(f, "{runs} runs: {records} records, {transactions} transactions, ")?;
+        write!(f, "{checks} checks, {polls} polls, {seconds} s of virtual time")
     }
 }
 
@@ -76,26 +83,32 @@ pub(crate) fn run(seed: u64, trace: bool) -> Summary {
     let world = World::new(sim.handle(), client.runtime(), address, scenario, sim.rng(), trace);
     let host = Host::new(&world, broker);
     let mut nemesis = Nemesis { world: world.clone(), host, client, rng: sim.rng() };
-    sim.block_on(play(&world, &mut nemesis));
+    let book: Rc<RefCell<Book>> = Rc::default();
+    sim.block_on(play(&world, &book, &mut nemesis));
     let oracle = world.oracle.borrow();
+    let (transactions, their_checks) = book.borrow().counts();
     Summary {
         runs: 1,
         records: oracle.records() as u64,
-        checks: oracle.checks(),
+        transactions,
+        checks: oracle.checks() + their_checks,
         polls: sim.steps(),
         virtual_ms: sim.now().nanos / 1_000_000,
         trace_hash: sim.trace_hash(),
     }
 }
 
-async fn play(world: &Rc<World>, nemesis: &mut Nemesis) {
+async fn play(world: &Rc<World>, book: &Rc<RefCell<Book>>, nemesis: &mut Nemesis) {
     for plan in &world.scenario.topics {
         world.oracle.borrow_mut().topics.intend(&plan.name, plan.intent());
+    }
+    if world.scenario.faults.iter().any(|(_, fault)| fault.is_of_whole_disk()) {
+        world.oracle.borrow_mut().topics.cores_lag();
     }
     nemesis.host.start();
     let spawn = |task| drop(world.client.spawn(TaskGroup::Requests, "workload", task));
     let clients = {
-        let world = world.clone();
+        let (world, book) = (world.clone(), book.clone());
         async move {
             admin::make_topics(&world).await;
             let client = world.client.clone();
@@ -117,6 +130,7 @@ async fn play(world: &Rc<World>, nemesis: &mut Nemesis) {
                 spawn(Box::pin(admin::live(world.clone(), plan.clone())));
             }
             spawn(Box::pin(auditor::audit(world.clone())));
+            transactions::start(&world, &book, spawn);
         }
     };
     world.doing("admin", "starting");
@@ -140,6 +154,13 @@ async fn play(world: &Rc<World>, nemesis: &mut Nemesis) {
     let audit = world.client.spawn(TaskGroup::Requests, "last-audit", auditor::audit(world.clone()));
     if within(&world.handle, FINISH_MAX, audit).await.is_none() {
         fail("stuck at the last audit");
+    }
+    if !book.borrow().is_empty() {
+        let reading = committed::last_reading(world.clone(), book.clone(), world.scenario.transactions.producers);
+        let reading = world.client.spawn(TaskGroup::Requests, "last-log-reader", reading);
+        if within(&world.handle, FINISH_MAX, reading).await.is_none() {
+            fail("stuck at the last reading of transactions");
+        }
     }
     for (partition, end) in ends {
         let verdict = world.oracle.borrow_mut().finish(partition, end);

@@ -4,6 +4,7 @@ use crate::cleanup::Cleanup;
 use crate::groups::GroupPlan;
 use crate::records::Codec;
 use crate::topics::Intent;
+use crate::transactions::LONG_MS;
 use coreline_io::sim::SimRng;
 use std::time::Duration;
 
@@ -115,6 +116,17 @@ pub(crate) struct CleanerPlan {
     pub(crate) io_buffer_bytes: u64,
 }
 
+/// Transactional producers and their topic.
+#[derive(Clone, Debug)]
+pub(crate) struct TransactionPlan {
+    pub(crate) producers: u32,
+    pub(crate) configs: Vec<(&'static str, String)>,
+    /// After so long the broker aborts a transaction.
+    pub(crate) timeout_ms: i32,
+    /// Between transactions.
+    pub(crate) pause_ms_max: u64,
+}
+
 /// See the [module](self).
 #[derive(Clone, Debug)]
 pub(crate) struct Scenario {
@@ -140,6 +152,7 @@ pub(crate) struct Scenario {
     pub(crate) quiet_after: Duration,
     pub(crate) last_crash: bool,
     pub(crate) net_delay_us_max: u64,
+    pub(crate) transactions: TransactionPlan,
 }
 
 fn pick<T: Copy>(rng: &SimRng, of: &[T]) -> T {
@@ -179,7 +192,25 @@ impl Scenario {
             quiet_after: Duration::from_millis(20 + rng.below(150)),
             last_crash: rng.one_in(2),
             net_delay_us_max: pick(rng, &[100, 300, 300, 5000]),
+            transactions: transactions(rng),
         }
+    }
+}
+
+fn transactions(rng: &SimRng) -> TransactionPlan {
+    let mut configs = Vec::new();
+    if rng.one_in(2) {
+        configs.push(("segment.ms", (5 + rng.below(200)).to_string()));
+    }
+    if rng.one_in(2) {
+        configs.push(("index.interval.bytes", rng.below(1000).to_string()));
+        configs.push(("segment.index.bytes", (8 * (1 + rng.below(20))).to_string()));
+    }
+    TransactionPlan {
+        producers: pick(rng, &[0, 0, 1, 2, 3]),
+        configs,
+        timeout_ms: pick(rng, &[LONG_MS, LONG_MS, 30]),
+        pause_ms_max: pick(rng, &[1, 5, 20]),
     }
 }
 

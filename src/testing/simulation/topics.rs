@@ -66,7 +66,7 @@ impl Life {
 /// What was known when a question was asked: the answer may not be older.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Asked {
-    /// By life: its partitions, if it had to be there.
+    /// By life: its partitions that had to be there, if there were any.
     lives: Vec<Option<usize>>,
     gone: Vec<LifeNumber>,
 }
@@ -75,6 +75,7 @@ pub(crate) struct Asked {
 #[derive(Debug, Default)]
 pub(crate) struct Topics {
     lives: Vec<Life>,
+    cores_lag: bool,
     intents: BTreeMap<String, Intent>,
 }
 
@@ -113,10 +114,21 @@ impl Topics {
         self.all().find(|(_, l)| l.id == id)
     }
 
+    /// A core whose disk is full knows nothing of what another one tells to whoever asks there.
+    pub(crate) fn cores_lag(&mut self) {
+        self.cores_lag = true;
+    }
+
+    /// Its partitions that any core knows, if there are any.
+    fn known(&self, life: &Life) -> Option<usize> {
+        let known = if self.cores_lag { life.settled_at.len() } else { life.partitions.len() };
+        (life.is_there() && known > 0).then_some(known)
+    }
+
     /// A question is about to be asked.
     pub(crate) fn asking(&self) -> Asked {
         Asked {
-            lives: self.lives.iter().map(|l| l.is_there().then_some(l.partitions.len())).collect(),
+            lives: self.lives.iter().map(|l| self.known(l)).collect(),
             gone: self.all().filter(|(_, l)| l.is_gone()).map(|(n, _)| n).collect(),
         }
     }
@@ -268,6 +280,10 @@ mod tests {
         see(&mut t, &asked, &listed("t", 1, 3)).expect("an old answer");
         assert!(see_now(&mut t, &listed("t", 1, 3)).is_err(), "a new answer");
         assert!(t.listed(&t.asking(), &[]).is_err(), "the second is gone");
+        t.cores_lag();
+        t.listed(&t.asking(), &[]).expect("making it was not answered");
+        t.settled(1, 1, 9);
+        assert!(t.listed(&t.asking(), &[]).is_err(), "it was");
         t.leaving(1);
         t.gone(1);
         t.listed(&t.asking(), &[]).expect("it should be gone");
