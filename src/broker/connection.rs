@@ -6,7 +6,7 @@
 
 use super::frames::{Frame, FrameError, FrameReader, RequestMemory};
 use super::pipeline::{Close, PendingAnswer, Pipeline};
-use crate::protocol::{Request, ResponseFrame};
+use crate::protocol::{ApiKey, Request, ResponseFrame};
 use bytes::BytesMut;
 use coreline_io::{Monotonic, Runtime, Stream, TaskGroup};
 use std::cell::{Cell, RefCell};
@@ -82,6 +82,8 @@ pub struct Connection<S> {
     closing: Cell<bool>,
     /// The task that writes answers that come later: started with the first of them.
     has_writer: Cell<bool>,
+    /// Of the request before.
+    last: Cell<Option<ApiKey>>,
 }
 
 impl<S: Stream> Connection<S> {
@@ -95,6 +97,7 @@ impl<S: Stream> Connection<S> {
             busy: Cell::new(false),
             closing: Cell::new(false),
             has_writer: Cell::new(false),
+            last: Cell::new(None),
         })
     }
 
@@ -183,7 +186,9 @@ impl<S: Stream> Connection<S> {
     {
         let Frame { mut bytes, permit } = frame;
         let request = Request::parse(&mut bytes).map_err(Close::because)?;
-        let (pipelined, what) = (request.api.key.is_pipelined(), Described::of(&request));
+        let (key, what) = (request.api.key, Described::of(&request));
+        // Only with those of its own kind: between others the order is that of the requests, as if each had waited.
+        let pipelined = key.is_pipelined() && self.last.replace(Some(key)) == Some(key);
         if !pipelined && !self.pipeline.drained().await {
             return Err(End::Gone);
         }

@@ -118,8 +118,12 @@ impl Broker {
 }
 
 fn frame(key: i16, correlation_id: i32, body: &[u8]) -> Bytes {
-    // Produce 3 and Metadata 0: headers without tags.
-    let version = if key == 0 { 3 } else { 0 };
+    // Produce 3, OffsetCommit 2 and Metadata 0: headers without tags.
+    let version = match key {
+        PRODUCE => 3,
+        OFFSET_COMMIT => 2,
+        _ => 0,
+    };
     let mut frame = BytesMut::new();
     frame.put_i32(10 + body.len() as i32);
     frame.put_i16(key);
@@ -132,6 +136,7 @@ fn frame(key: i16, correlation_id: i32, body: &[u8]) -> Bytes {
 
 const PRODUCE: i16 = 0;
 const METADATA: i16 = 3;
+const OFFSET_COMMIT: i16 = 8;
 
 impl Client {
     async fn send(&self, frames: &[Bytes]) {
@@ -180,6 +185,27 @@ fn produce_requests_pipeline_and_are_answered_in_order() {
             assert_eq!(client.receive().await, Some((10, Bytes::from_static(b"m"))));
         });
     }
+}
+
+#[test]
+fn only_requests_of_one_kind_overtake_answers() {
+    let broker = start(1, |_| {});
+    broker.world.block_on(async {
+        let mut client = broker.connect().await;
+        let all = [PRODUCE, OFFSET_COMMIT, OFFSET_COMMIT, PRODUCE];
+        let frames: Vec<Bytes> = (1..).zip(all).map(|(id, key)| frame(key, id, b"x")).collect();
+        client.send(&frames).await;
+        // How many are handled, with so many answered before.
+        for (answered, handled) in [(1, 1), (2, 3), (1, 4)] {
+            broker.wait_for(|b| b.handled() == handled).await;
+            broker.client_runtime().sleep(Duration::from_secs(1)).await;
+            assert_eq!(broker.handled(), handled);
+            broker.commit(answered).await;
+        }
+        for id in 1..=4 {
+            assert_eq!(client.receive().await.expect("an answer").0, id);
+        }
+    });
 }
 
 #[test]

@@ -230,7 +230,8 @@ pub(super) fn commit_value(
     Ok(OffsetCommitValue {
         offset,
         leader_epoch: leader_epoch.max(-1),
-        metadata: Arc::from(metadata),
+        // The empty one is shared: most clients write nothing.
+        metadata: if metadata.is_empty() { Arc::default() } else { Arc::from(metadata) },
         commit_timestamp_ms: cx.now.wall_ms,
         expire_timestamp_ms,
         topic_id,

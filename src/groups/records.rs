@@ -7,7 +7,9 @@
 
 use super::Record;
 use crate::ids::TopicId;
-use crate::protocol::wire::{DecodeError, Reader, put_length, put_no_tags, put_nullable_string, put_string};
+use crate::protocol::wire::{
+    DecodeError, Reader, put_length, put_no_tags, put_nullable_string, put_string, varint_len,
+};
 use bytes::{BufMut, Bytes, BytesMut};
 use std::sync::Arc;
 use uuid::Uuid;
@@ -273,7 +275,10 @@ impl OffsetCommitValue {
     /// Version 1 where the client set a retention, else 4, as Kafka 4.2.
     #[must_use]
     pub fn encode(&self) -> Bytes {
-        let mut buf = BytesMut::with_capacity(48 + self.metadata.len());
+        // Exactly what is written: bytes that fill their room are frozen where they are.
+        let (len, has_id) = (self.metadata.len(), !self.topic_id.0.is_nil());
+        let flexible = 22 + varint_len(u32::try_from(len + 1).unwrap_or(u32::MAX)) + if has_id { 19 } else { 1 };
+        let mut buf = BytesMut::with_capacity(len + if self.expire_timestamp_ms == -1 { flexible } else { 28 });
         if self.expire_timestamp_ms != -1 {
             buf.put_i16(1);
             buf.put_i64(self.offset);

@@ -105,7 +105,7 @@ impl ApiKey {
     /// True if the next request of a connection may be handled before this one is answered.
     #[must_use]
     pub const fn is_pipelined(self) -> bool {
-        matches!(self, Self::Produce)
+        matches!(self, Self::Produce | Self::OffsetCommit)
     }
 
     /// True for an API of Kafka. Our own are not in ApiVersions: Kafka's clients would print keys that they do not know.

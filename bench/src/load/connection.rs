@@ -3,7 +3,7 @@
 use super::{LoadError, TIMEOUT};
 use kafka_protocol::messages::ResponseHeader;
 use kafka_protocol::protocol::{Decodable, HeaderVersion, Request};
-use std::io::{self, Write};
+use std::io::{self, BufReader, Read, Write};
 use std::net::{TcpStream, ToSocketAddrs};
 
 /// A connection that several threads may share: one sends, one receives.
@@ -30,6 +30,29 @@ impl Connection {
         LoadError::Connection { address: self.address.clone(), cause }
     }
 
+    /// Puts a request behind others that go out with it, by [`Connection::send_frames`].
+    pub(super) fn frame<Q: Request>(
+        &self,
+        frames: &mut Vec<u8>,
+        request: &Q,
+        version: i16,
+        correlation_id: i32,
+    ) -> Result<(), LoadError> {
+        let invalid = |what: String| self.failed(io::Error::new(io::ErrorKind::InvalidInput, what));
+        frames.extend_from_slice(&crate::client::encode_frame(request, version, correlation_id).map_err(invalid)?);
+        Ok(())
+    }
+
+    /// Sends requests with one write.
+    pub(super) fn send_frames(&self, frames: &[u8]) -> Result<(), LoadError> {
+        (&self.stream).write_all(frames).map_err(|e| self.failed(e))
+    }
+
+    /// What receives with few reads; nobody else may receive.
+    pub(super) fn answers(&self) -> Answers<'_> {
+        Answers { connection: self, reader: BufReader::with_capacity(64 << 10, &self.stream) }
+    }
+
     /// Sends a request.
     pub(super) fn send<Q: Request>(&self, request: &Q, version: i16, correlation_id: i32) -> Result<(), LoadError> {
         let invalid = |what: String| self.failed(io::Error::new(io::ErrorKind::InvalidInput, what));
@@ -43,7 +66,16 @@ impl Connection {
         version: i16,
         correlation_id: i32,
     ) -> Result<P, LoadError> {
-        let mut frame = crate::client::read_frame(&mut &self.stream).map_err(|e| self.failed(e))?;
+        self.receive_from(&mut &self.stream, version, correlation_id)
+    }
+
+    fn receive_from<P: Decodable + HeaderVersion>(
+        &self,
+        reader: &mut impl Read,
+        version: i16,
+        correlation_id: i32,
+    ) -> Result<P, LoadError> {
+        let mut frame = crate::client::read_frame(reader).map_err(|e| self.failed(e))?;
         let invalid = |what: String| self.failed(io::Error::new(io::ErrorKind::InvalidData, what));
         let header =
             ResponseHeader::decode(&mut frame, P::header_version(version)).map_err(|e| invalid(e.to_string()))?;
@@ -56,5 +88,28 @@ impl Connection {
     /// Ends both directions: a receive under way fails.
     pub(super) fn shutdown(&self) {
         let _ = self.stream.shutdown(std::net::Shutdown::Both);
+    }
+}
+
+/// The answers of a connection, with few reads.
+#[derive(Debug)]
+pub(super) struct Answers<'a> {
+    connection: &'a Connection,
+    reader: BufReader<&'a TcpStream>,
+}
+
+impl Answers<'_> {
+    /// Receives the next answer, which must carry `correlation_id`.
+    pub(super) fn receive<P: Decodable + HeaderVersion>(
+        &mut self,
+        version: i16,
+        correlation_id: i32,
+    ) -> Result<P, LoadError> {
+        self.connection.receive_from(&mut self.reader, version, correlation_id)
+    }
+
+    /// True if at least the beginning of another answer is here.
+    pub(super) fn has_more(&self) -> bool {
+        !self.reader.buffer().is_empty()
     }
 }

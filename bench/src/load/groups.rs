@@ -223,17 +223,22 @@ fn commit_of(workload: &GroupsWorkload, group: usize, offset: i64) -> OffsetComm
 /// One connection's commits until `end`: how many, and how long each took.
 fn commit_until(workload: &GroupsWorkload, number: usize, end: Instant) -> Result<(u64, Histogram<u64>), LoadError> {
     let connection = Connection::open(&workload.bootstrap_server)?;
-    let mut histogram = histogram();
+    let (mut histogram, mut answers, mut frames) = (histogram(), connection.answers(), Vec::new());
     let (mut count, mut sent, mut times) = (0u64, 0i32, std::collections::VecDeque::new());
     loop {
-        while times.len() < workload.in_flight && Instant::now() < end {
+        // What is here already makes room for more commits, which go out with one write.
+        while !answers.has_more() && times.len() < workload.in_flight && Instant::now() < end {
             let group = (number + sent as usize * workload.connections) % workload.groups;
-            connection.send(&commit_of(workload, group, i64::from(sent)), COMMIT, sent)?;
+            connection.frame(&mut frames, &commit_of(workload, group, i64::from(sent)), COMMIT, sent)?;
             times.push_back((sent, Instant::now()));
             sent = sent.wrapping_add(1) & i32::MAX;
         }
+        if !frames.is_empty() {
+            connection.send_frames(&frames)?;
+            frames.clear();
+        }
         let Some((id, at)) = times.pop_front() else { return Ok((count, histogram)) };
-        let answer: OffsetCommitResponse = connection.receive(COMMIT, id)?;
+        let answer: OffsetCommitResponse = answers.receive(COMMIT, id)?;
         let codes = answer.topics.iter().flat_map(|t| &t.partitions).map(|p| p.error_code);
         if let Some(code) = codes.into_iter().find(|code| *code != 0) {
             return Err(LoadError::Refused { what: "OffsetCommit".to_owned(), code });

@@ -6,7 +6,7 @@ use super::{Coordinators, Told};
 use crate::coordinator::{Client, Token};
 use crate::error_code::ErrorCode;
 use crate::ids::PartitionId;
-use coreline_io::sync::{OneshotSender, oneshot};
+use coreline_io::sync::{OneshotReceiver, OneshotSender, oneshot};
 use coreline_io::{Runtime, TaskGroup};
 use coreline_shards::ShardId;
 use std::rc::Rc;
@@ -58,6 +58,21 @@ impl<R: Runtime, K: Kind> Coordinators<R, K> {
         self.ask_at(partition, shard, client, request).await
     }
 
+    /// Puts a question to the coordinator of a group or transaction; whoever puts two, one after the other, has them
+    /// asked in that order.
+    ///
+    /// # Errors
+    /// As [`Coordinators::ask`].
+    pub(crate) async fn begin(
+        self: &Rc<Self>,
+        id: &str,
+        client: &Client,
+        request: K::Request,
+    ) -> Result<Asked<R, K>, ErrorCode> {
+        let (partition, shard) = self.find(id)?;
+        self.begin_at(partition, shard, client, request).await
+    }
+
     /// Asks the coordinator of a partition on a shard of this node.
     ///
     /// # Errors
@@ -69,12 +84,22 @@ impl<R: Runtime, K: Kind> Coordinators<R, K> {
         client: &Client,
         request: K::Request,
     ) -> Told<K> {
+        self.begin_at(partition, shard, client, request).await?.answer().await
+    }
+
+    async fn begin_at(
+        self: &Rc<Self>,
+        partition: PartitionId,
+        shard: ShardId,
+        client: &Client,
+        request: K::Request,
+    ) -> Result<Asked<R, K>, ErrorCode> {
         if self.stopped.get() {
             return Err(ErrorCode::NotCoordinator);
         }
         let token = self.take_token();
         let (sender, receiver) = oneshot();
-        let mut wanted = Wanted { coordinators: Rc::clone(self), token, partition, shard, answered: false };
+        let wanted = Wanted { coordinators: Rc::clone(self), token, partition, shard, answered: false };
         if shard == self.shard.id {
             self.submit(partition, token, Asker::Here(sender), (client.clone(), request));
         } else {
@@ -84,10 +109,7 @@ impl<R: Runtime, K: Kind> Coordinators<R, K> {
                 return Err(ErrorCode::NotCoordinator);
             }
         }
-        let told = receiver.await;
-        wanted.answered = true;
-        // Nobody answers when the node stops.
-        told.unwrap_or(Err(ErrorCode::NotCoordinator))
+        Ok(Asked { receiver, wanted })
     }
 
     /// A token that no shard has given before.
@@ -144,6 +166,26 @@ impl<R: Runtime, K: Kind> Coordinators<R, K> {
             // A closed mesh: the node stops, nobody waits any more.
             let _ = mesh.post(to, K::mesh(event)).await;
         });
+    }
+}
+
+/// A question that the coordinator has, or will have before those put after it.
+pub(crate) struct Asked<R: Runtime, K: Kind> {
+    receiver: OneshotReceiver<Told<K>>,
+    wanted: Wanted<R, K>,
+}
+
+impl<R: Runtime, K: Kind> Asked<R, K> {
+    /// Waits for the answer.
+    ///
+    /// # Errors
+    /// As [`Coordinators::ask`].
+    pub(crate) async fn answer(self) -> Told<K> {
+        let Self { receiver, mut wanted } = self;
+        let told = receiver.await;
+        wanted.answered = true;
+        // Nobody answers when the node stops.
+        told.unwrap_or(Err(ErrorCode::NotCoordinator))
     }
 }
 

@@ -31,6 +31,7 @@ pub(crate) mod kind;
 mod load;
 pub mod placement;
 
+pub(crate) use ask::Asked;
 pub use ask::CoordinatorEvent;
 
 use super::Shard;

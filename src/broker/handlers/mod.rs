@@ -144,10 +144,6 @@ impl<R: Runtime> Handlers<R> {
                 let both = (&*self.groups, &*self.transactions);
                 in_out.out(&find_coordinator::handle(shard, both, context, in_out.decode()?).await)
             }
-            ApiKey::OffsetCommit => {
-                let image = shard.image();
-                in_out.out(&offset_commit::handle(&self.groups, context, &image, in_out.decode()?).await)
-            }
             ApiKey::OffsetFetch => {
                 let image = shard.image();
                 in_out.out(&offset_fetch::handle(&self.groups, context, &image, in_out.decode()?).await)
@@ -215,15 +211,17 @@ impl<R: Runtime> Handlers<R> {
             }
             ApiKey::CompactTopic => in_out.out(&compact_topic::handle(shard, in_out.decode()?).await),
             ApiKey::DescribeLogDirs => in_out.out(&describe_log_dirs::handle(shard, in_out.decode()?).await),
-            ApiKey::Produce => unreachable!("Produce does not go through the codec"),
+            ApiKey::Produce | ApiKey::OffsetCommit => unreachable!("answered later"),
         }
     }
 }
 
 impl<R: Runtime> Service for Handlers<R> {
     async fn handle(&self, context: RequestContext, body: BytesMut) -> Result<Answer, Close> {
-        if context.request.api.key == ApiKey::Produce {
-            return self.produce(context, body).await;
+        match context.request.api.key {
+            ApiKey::Produce => return self.produce(context, body).await,
+            ApiKey::OffsetCommit => return self.offset_commit(context, body).await,
+            _ => {}
         }
         // Boxed: the handlers' futures are large, and most of a connection's life none of them runs.
         Box::pin(self.by_codec(&context, body.freeze())).await.map(Answer::Now)

@@ -1,83 +1,117 @@
 //! OffsetCommit: how far a group has read. Partitions that do not exist are refused here, the rest by the coordinator.
+//! Commits of one connection are asked in order, and share group commits: the next need not wait for the answer.
 
+use super::Handlers;
 use super::group_client::{client, of_kind};
-use crate::broker::connection::RequestContext;
-use crate::broker::groups::Groups;
+use crate::broker::connection::{Answer, RequestContext};
+use crate::broker::coordinator::Asked;
+use crate::broker::groups::{GroupKind, Groups};
+use crate::broker::pipeline::Close;
 use crate::controller::ClusterImage;
 use crate::error_code::ErrorCode;
 use crate::groups::Request;
 use crate::ids::TopicId;
 use crate::protocol::by_topic_id::{BY_TOPIC_ID, ByTopicId};
-use crate::protocol::codec::text;
+use crate::protocol::codec;
+use bytes::BytesMut;
 use coreline_io::Runtime;
-use kafka_protocol::messages::offset_commit_request::OffsetCommitRequestTopic;
 use kafka_protocol::messages::offset_commit_response::{OffsetCommitResponsePartition, OffsetCommitResponseTopic};
 use kafka_protocol::messages::{OffsetCommitRequest, OffsetCommitResponse, TopicName};
-use std::collections::BTreeMap;
 use std::rc::Rc;
 use uuid::Uuid;
 
-pub(super) async fn handle<R: Runtime>(
+impl<R: Runtime> Handlers<R> {
+    pub(super) async fn offset_commit(&self, context: RequestContext, body: BytesMut) -> Result<Answer, Close> {
+        let ByTopicId(request) = codec::decode(&context.request, body.freeze()).map_err(Close::because)?;
+        let image = self.shard.image();
+        let committing = Box::pin(begin(&self.groups, &context, &image, request)).await;
+        let request = context.request;
+        Ok(Answer::Later(Box::pin(async move { Ok(codec::encode(&request, &committing.answer().await)) })))
+    }
+}
+
+/// A commit that the coordinator has, as far as it is the coordinator's.
+struct Committing<R: Runtime> {
+    /// What was asked of, in order.
+    topics: Vec<Topic>,
+    /// None if nothing of it exists.
+    asked: Option<Result<Asked<R, GroupKind>, ErrorCode>>,
+}
+
+struct Topic {
+    name: TopicName,
+    id: Uuid,
+    /// The code of a partition that does not exist.
+    missing: ErrorCode,
+    /// Index, and whether it exists.
+    partitions: Vec<(i32, bool)>,
+}
+
+async fn begin<R: Runtime>(
     groups: &Rc<Groups<R>>,
     context: &RequestContext,
     image: &ClusterImage,
-    ByTopicId(mut request): ByTopicId<OffsetCommitRequest>,
-) -> OffsetCommitResponse {
+    mut request: OffsetCommitRequest,
+) -> Committing<R> {
     let by_id = context.request.header.api_version >= BY_TOPIC_ID;
-    let unknown = if by_id { ErrorCode::UnknownTopicId } else { ErrorCode::UnknownTopicOrPartition };
-    if by_id {
-        for topic in &mut request.topics {
-            topic.name = name_of(image, topic.topic_id).unwrap_or_default();
-        }
-    }
-    let order: Vec<(TopicName, Uuid, Vec<i32>)> = request
-        .topics
-        .iter()
-        .map(|topic| (topic.name.clone(), topic.topic_id, topic.partitions.iter().map(|p| p.partition_index).collect()))
-        .collect();
-    request.topics.retain_mut(|topic| keep_known(image, topic));
-    let mut codes = BTreeMap::new();
-    if !request.topics.is_empty() {
-        let (group, asked) = (request.group_id.clone(), request.topics.clone());
-        match of_kind!(groups.ask(&group, &client(context), Request::OffsetCommit(request)).await, OffsetCommit) {
-            Ok(response) => {
-                for topic in response.topics {
-                    codes.extend(
-                        topic.partitions.iter().map(|p| ((topic.name.clone(), p.partition_index), p.error_code)),
-                    );
-                }
-            }
-            Err(code) => {
-                for topic in asked {
-                    codes.extend(
-                        topic.partitions.iter().map(|p| ((topic.name.clone(), p.partition_index), code.code())),
-                    );
-                }
+    let mut topics = Vec::with_capacity(request.topics.len());
+    request.topics.retain_mut(|topic| {
+        let mut missing = ErrorCode::UnknownTopicOrPartition;
+        if by_id {
+            match name_of(image, topic.topic_id) {
+                Some(name) => topic.name = name,
+                None => missing = ErrorCode::UnknownTopicId,
             }
         }
+        let known = image.topic(&topic.name);
+        let exists = |index: i32| known.is_some_and(|known| known.partition(index).is_some());
+        let partitions = topic.partitions.iter().map(|p| (p.partition_index, exists(p.partition_index))).collect();
+        topic.partitions.retain(|p| exists(p.partition_index));
+        topics.push(Topic { name: topic.name.clone(), id: topic.topic_id, missing, partitions });
+        !topic.partitions.is_empty()
+    });
+    let asked = if request.topics.is_empty() {
+        None
+    } else {
+        let group = request.group_id.clone();
+        Some(groups.begin(&group, &client(context), Request::OffsetCommit(request)).await)
+    };
+    Committing { topics, asked }
+}
+
+impl<R: Runtime> Committing<R> {
+    async fn answer(self) -> OffsetCommitResponse {
+        let told = match self.asked {
+            Some(Ok(asked)) => of_kind!(asked.answer().await, OffsetCommit),
+            Some(Err(code)) => Err(code),
+            None => Ok(OffsetCommitResponse::default()),
+        };
+        merge(self.topics, told)
     }
+}
+
+/// What is answered of all that was asked, when the coordinator has said so of what exists.
+fn merge(asked: Vec<Topic>, told: Result<OffsetCommitResponse, ErrorCode>) -> OffsetCommitResponse {
+    let refused = told.as_ref().err().copied();
+    let told = told.map(|response| response.topics).unwrap_or_default();
+    let mut codes = told.iter().flat_map(|topic| &topic.partitions).map(|partition| partition.error_code);
     // Topics of which nothing was asked are not answered: as Kafka.
-    let topics = order.into_iter().filter(|(.., partitions)| !partitions.is_empty()).map(|(name, id, partitions)| {
-        // A name is missing only where an id was not known.
-        let missing = if name.is_empty() { unknown } else { ErrorCode::UnknownTopicOrPartition };
-        let partitions = partitions.into_iter().map(|index| {
-            let code = codes.get(&(name.clone(), index)).copied().unwrap_or(missing.code());
+    let topics = asked.into_iter().filter(|topic| !topic.partitions.is_empty()).map(|topic| {
+        let partitions = topic.partitions.into_iter().map(|(index, exists)| {
+            let code = match (exists, refused) {
+                (false, _) => topic.missing.code(),
+                (true, Some(code)) => code.code(),
+                (true, None) => codes.next().expect("the coordinator answers every partition, in order"),
+            };
             OffsetCommitResponsePartition::default().with_partition_index(index).with_error_code(code)
         });
         let partitions = partitions.collect();
-        OffsetCommitResponseTopic::default().with_name(name).with_topic_id(id).with_partitions(partitions)
+        OffsetCommitResponseTopic::default().with_name(topic.name).with_topic_id(topic.id).with_partitions(partitions)
     });
     OffsetCommitResponse::default().with_topics(topics.collect())
 }
 
 /// The name of the topic with this id, if there is one.
 pub(super) fn name_of(image: &ClusterImage, id: Uuid) -> Option<TopicName> {
-    image.topic_by_id(TopicId(id)).map(|topic| TopicName(text(&topic.name)))
-}
-
-/// Leaves only what exists; false if that is nothing.
-fn keep_known(image: &ClusterImage, topic: &mut OffsetCommitRequestTopic) -> bool {
-    let Some(known) = image.topic(&topic.name) else { return false };
-    topic.partitions.retain(|p| known.partition(p.partition_index).is_some());
-    !topic.partitions.is_empty()
+    image.topic_by_id(TopicId(id)).map(|topic| TopicName(codec::text(&topic.name)))
 }

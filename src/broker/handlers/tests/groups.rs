@@ -157,6 +157,30 @@ fn commits_in_every_version_are_fetched_in_every_version_on_every_shard() {
     });
 }
 
+#[test]
+fn commits_of_one_connection_need_not_wait_for_each_other() {
+    let node = Node::start(3, NO_DELAY);
+    node.world.block_on(async {
+        node.create("t", 2, &[]).await;
+        let mut client = ready(&node).await;
+        let mut sent = Vec::new();
+        for offset in 0..60 {
+            // Of several groups, on all shards, and now and then of nothing that exists.
+            let topic = if offset % 7 == 6 { "none" } else { "t" };
+            let request = commit(&format!("g{}", offset % 4), &[(topic, 0, offset, "m")]);
+            sent.push((client.send(9, &request).await, offset));
+        }
+        for (id, offset) in sent {
+            let (answered, response) = client.receive::<OffsetCommitRequest>(9).await.expect("an answer");
+            let code = if offset % 7 == 6 { ErrorCode::UnknownTopicOrPartition.code() } else { 0 };
+            assert_eq!((answered, response.topics[0].partitions[0].error_code), (id, code));
+        }
+        for (group, last) in [("g0", 56), ("g1", 57), ("g2", 58), ("g3", 59)] {
+            assert_eq!(fetch_one(&mut client, group, "t", 0).await, (last, 0), "{group}");
+        }
+    });
+}
+
 async fn id_of(client: &mut Client, topic: &str) -> Uuid {
     let asked = MetadataRequestTopic::default().with_name(Some(text(topic).into()));
     client.ask(12, &MetadataRequest::default().with_topics(Some(vec![asked]))).await.topics[0].topic_id
