@@ -2,6 +2,7 @@
 //! `kafka-consumer-groups` share.
 
 use super::cluster::error_name;
+use super::coordinators::{Coordinators, Kind, refused};
 use crate::error_code::ErrorCode;
 use bytes::Buf;
 use coreline_bench::client::{Client, OffsetSpec};
@@ -9,16 +10,13 @@ use kafka_protocol::messages::offset_commit_request::{OffsetCommitRequestPartiti
 use kafka_protocol::messages::offset_delete_request::{OffsetDeleteRequestPartition, OffsetDeleteRequestTopic};
 use kafka_protocol::messages::offset_fetch_request::OffsetFetchRequestGroup;
 use kafka_protocol::messages::{
-    ConsumerGroupDescribeRequest, DeleteGroupsRequest, DescribeGroupsRequest, FindCoordinatorRequest, GroupId,
-    ListGroupsRequest, OffsetCommitRequest, OffsetDeleteRequest, OffsetFetchRequest, TopicName,
-    consumer_group_describe_response, describe_groups_response,
+    ConsumerGroupDescribeRequest, DeleteGroupsRequest, DescribeGroupsRequest, GroupId, ListGroupsRequest,
+    OffsetCommitRequest, OffsetDeleteRequest, OffsetFetchRequest, TopicName, consumer_group_describe_response,
+    describe_groups_response,
 };
 use kafka_protocol::protocol::StrBytes;
 use std::collections::BTreeMap;
-use std::time::{Duration, Instant};
-
-/// A coordinator that is loading is asked again so often and so long.
-const RETRY: Duration = Duration::from_millis(100);
+use std::time::Duration;
 
 /// A topic's partition.
 pub(super) type TopicPartition = (String, i32);
@@ -68,12 +66,9 @@ pub(super) struct Committed {
     pub metadata: String,
 }
 
-/// Connections to the brokers that coordinate groups.
+/// The brokers that coordinate groups, and what they are asked.
 pub(super) struct Groups {
-    bootstrap: Client,
-    timeout: Duration,
-    clients: BTreeMap<String, Client>,
-    coordinators: BTreeMap<String, (String, i32)>,
+    cluster: Coordinators,
 }
 
 fn text(s: &str) -> StrBytes {
@@ -90,77 +85,20 @@ fn group_id(group: &str) -> GroupId {
     GroupId(text(group))
 }
 
-fn passing(code: i16) -> bool {
-    use ErrorCode::{CoordinatorLoadInProgress, CoordinatorNotAvailable, NotCoordinator};
-    [CoordinatorLoadInProgress, CoordinatorNotAvailable, NotCoordinator].iter().any(|c| c.code() == code)
-}
-
-fn refused(code: i16, message: Option<&StrBytes>) -> String {
-    match message {
-        Some(message) if !message.is_empty() => message.to_string(),
-        _ => error_name(code),
-    }
-}
-
 impl Groups {
     /// Connects to the cluster. `timeout` is for connections, answers, and coordinators that are loading.
     pub(super) fn connect(server: &str, timeout: Duration) -> Result<Self, String> {
-        let bootstrap = Client::connect(server, timeout).map_err(|e| e.to_string())?;
-        Ok(Self { bootstrap, timeout, clients: BTreeMap::new(), coordinators: BTreeMap::new() })
-    }
-
-    fn client(&mut self, address: &str) -> Result<&mut Client, String> {
-        if !self.clients.contains_key(address) {
-            let client = Client::connect(address, self.timeout).map_err(|e| e.to_string())?;
-            self.clients.insert(address.to_owned(), client);
-        }
-        Ok(self.clients.get_mut(address).expect("just put there"))
-    }
-
-    fn brokers(&mut self) -> Result<Vec<String>, String> {
-        let cluster = self.bootstrap.metadata(Some(&[])).map_err(|e| e.to_string())?;
-        Ok(cluster.nodes.into_iter().map(|n| n.address).collect())
-    }
-
-    /// Where a group's coordinator is.
-    fn coordinator(&mut self, group: &str) -> Result<(String, i32), String> {
-        if let Some(found) = self.coordinators.get(group) {
-            return Ok(found.clone());
-        }
-        let ask = FindCoordinatorRequest::default().with_key_type(0).with_coordinator_keys(vec![text(group)]);
-        let deadline = Instant::now() + self.timeout;
-        loop {
-            let answer = self.bootstrap.call(&ask).map_err(|e| e.to_string())?;
-            let found = answer.coordinators.first().ok_or("FindCoordinator was answered without a coordinator")?;
-            if found.error_code == 0 {
-                let place = (format!("{}:{}", found.host.as_str(), found.port), found.node_id.0);
-                self.coordinators.insert(group.to_owned(), place.clone());
-                return Ok(place);
-            }
-            if !passing(found.error_code) || Instant::now() > deadline {
-                return Err(refused(found.error_code, found.error_message.as_ref()));
-            }
-            std::thread::sleep(RETRY);
-        }
+        Ok(Self { cluster: Coordinators::connect(server, Kind::Group, timeout)? })
     }
 
     /// Asks a group's coordinator; again while `code` of the answer says that it is on its way.
     pub(super) fn ask<T>(
         &mut self,
         group: &str,
-        mut call: impl FnMut(&mut Client) -> Result<T, String>,
+        call: impl FnMut(&mut Client) -> Result<T, String>,
         code: impl Fn(&T) -> i16,
     ) -> Result<T, String> {
-        let deadline = Instant::now() + self.timeout;
-        loop {
-            let (address, _) = self.coordinator(group)?;
-            let answer = call(self.client(&address)?)?;
-            if !passing(code(&answer)) || Instant::now() > deadline {
-                return Ok(answer);
-            }
-            self.coordinators.remove(group);
-            std::thread::sleep(RETRY);
-        }
+        self.cluster.ask(group, call, code)
     }
 
     /// All groups of the cluster, by name; the filters take what they name, all if they name nothing.
@@ -169,8 +107,8 @@ impl Groups {
             .with_states_filter(states.iter().map(|s| text(s)).collect())
             .with_types_filter(kinds.iter().map(|s| text(s)).collect());
         let mut found = BTreeMap::new();
-        for address in self.brokers()? {
-            let answer = self.client(&address)?.call(&ask).map_err(|e| e.to_string())?;
+        for address in self.cluster.brokers()?.into_values() {
+            let answer = self.cluster.client(&address)?.call(&ask).map_err(|e| e.to_string())?;
             if answer.error_code != 0 {
                 return Err(error_name(answer.error_code));
             }
@@ -190,7 +128,7 @@ impl Groups {
     /// What the coordinator knows about a group.
     pub(super) fn describe(&mut self, group: &str) -> Result<Description, String> {
         let kind = self.list(&[], &[])?.into_iter().find(|g| g.group == group).map(|g| g.kind);
-        let coordinator = self.coordinator(group)?;
+        let coordinator = self.cluster.coordinator(group)?;
         let described = if kind.is_some_and(|kind| kind == "Consumer") {
             self.describe_consumer(group)?
         } else {
@@ -209,7 +147,7 @@ impl Groups {
                 .next()
                 .ok_or_else(|| "ConsumerGroupDescribe was answered without the group".to_owned())
         };
-        let found = self.ask(group, call, |g| g.error_code)?;
+        let found = self.cluster.ask(group, call, |g| g.error_code)?;
         if found.error_code != 0 {
             return Err(refused(found.error_code, found.error_message.as_ref()));
         }
@@ -242,7 +180,7 @@ impl Groups {
             let answer = client.call(&ask).map_err(|e| e.to_string())?;
             answer.groups.into_iter().next().ok_or_else(|| "DescribeGroups was answered without the group".to_owned())
         };
-        let found = self.ask(group, call, |g| g.error_code)?;
+        let found = self.cluster.ask(group, call, |g| g.error_code)?;
         if found.error_code != 0 {
             return Err(refused(found.error_code, found.error_message.as_ref()));
         }
@@ -275,7 +213,7 @@ impl Groups {
             let answer = client.call(&ask).map_err(|e| e.to_string())?;
             answer.groups.into_iter().next().ok_or_else(|| "OffsetFetch was answered without the group".to_owned())
         };
-        let found = self.ask(group, call, |g| g.error_code)?;
+        let found = self.cluster.ask(group, call, |g| g.error_code)?;
         if found.error_code != 0 {
             return Err(error_name(found.error_code));
         }
@@ -315,7 +253,7 @@ impl Groups {
             let mut codes = a.topics.iter().flat_map(|t| &t.partitions).map(|p| p.error_code);
             codes.find(|code| *code != 0).unwrap_or(0)
         };
-        let answer = self.ask(group, |client| client.call(&ask).map_err(|e| e.to_string()), first)?;
+        let answer = self.cluster.ask(group, |client| client.call(&ask).map_err(|e| e.to_string()), first)?;
         match first(&answer) {
             0 => Ok(()),
             code => Err(error_name(code)),
@@ -332,7 +270,7 @@ impl Groups {
             let answer = client.call(&ask).map_err(|e| e.to_string())?;
             Ok(answer.results.first().map_or(ErrorCode::UnknownServerError.code(), |r| r.error_code))
         };
-        let code = self.ask(group, call, |code| *code)?;
+        let code = self.cluster.ask(group, call, |code| *code)?;
         Ok(if code == 0 { Ok(()) } else { Err(code) })
     }
 
@@ -355,7 +293,8 @@ impl Groups {
         let ask = OffsetDeleteRequest::default()
             .with_group_id(group_id(group))
             .with_topics(topics.into_iter().map(topic).collect());
-        let answer = self.ask(group, |client| client.call(&ask).map_err(|e| e.to_string()), |a| a.error_code)?;
+        let answer =
+            self.cluster.ask(group, |client| client.call(&ask).map_err(|e| e.to_string()), |a| a.error_code)?;
         let codes = answer
             .topics
             .iter()
@@ -365,7 +304,7 @@ impl Groups {
 
     /// How many partitions a topic has; none if there is no such topic.
     pub(super) fn partitions(&mut self, topic: &str) -> Result<Option<i32>, String> {
-        let cluster = self.bootstrap.metadata(Some(&[topic])).map_err(|e| e.to_string())?;
+        let cluster = self.cluster.metadata(Some(&[topic]))?;
         let found = cluster.topics.get(topic).filter(|t| t.error_code == 0);
         Ok(found.map(|t| i32::try_from(t.leaders.len()).unwrap_or(i32::MAX)))
     }
@@ -376,7 +315,7 @@ impl Groups {
         partitions: &[TopicPartition],
         spec: OffsetSpec,
     ) -> Result<BTreeMap<TopicPartition, i64>, String> {
-        let cluster = self.bootstrap.metadata(None).map_err(|e| e.to_string())?;
+        let cluster = self.cluster.metadata(None)?;
         let mut by_leader: BTreeMap<(String, &str), Vec<i32>> = BTreeMap::new();
         for (topic, partition) in partitions {
             let leader = cluster.topics.get(topic).and_then(|t| t.leaders.get(usize::try_from(*partition).ok()?));
@@ -386,7 +325,7 @@ impl Groups {
         }
         let mut found = BTreeMap::new();
         for ((address, topic), partitions) in by_leader {
-            let answer = self.client(&address)?.offsets(topic, &partitions, spec).map_err(|e| e.to_string())?;
+            let answer = self.cluster.client(&address)?.offsets(topic, &partitions, spec).map_err(|e| e.to_string())?;
             found.extend(answer.into_iter().filter_map(|(p, offset)| Some(((topic.to_owned(), p), offset.ok()?))));
         }
         Ok(found)

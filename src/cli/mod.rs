@@ -2,6 +2,7 @@
 
 mod cluster;
 pub mod consume;
+mod coordinators;
 pub mod group;
 mod group_admin;
 mod group_member;
@@ -13,6 +14,8 @@ mod sender;
 #[cfg(feature = "uring")]
 pub mod start;
 pub mod topic;
+pub mod transaction;
+mod transaction_admin;
 
 use clap::{Parser, Subcommand};
 use coreline_bench::load::{self, Workload};
@@ -36,6 +39,8 @@ enum Command {
     Topic(topic::TopicArgs),
     /// See consumer groups, move their offsets, delete them.
     Group(group::GroupArgs),
+    /// See transactions, find those that hang, abort them.
+    Transaction(transaction::TransactionArgs),
     /// Send lines of standard input to a topic.
     Produce(produce::ProduceArgs),
     /// Write the records of a topic to standard output.
@@ -78,6 +83,7 @@ pub fn main() -> ExitCode {
         Command::Log(args) => return log::run(&args),
         Command::Topic(args) => topic::run(&args),
         Command::Group(args) => group::run(&args),
+        Command::Transaction(args) => transaction::run(&args),
         Command::Produce(args) => produce::run(&args),
         Command::Consume(args) => consume::run(&args),
         Command::BenchGroups(workload) => load::run_groups(&workload).map_err(|e| e.to_string()),

@@ -13,6 +13,7 @@ mod get_offsets;
 mod groups;
 mod log_dirs;
 mod topics;
+mod transactions;
 
 use clap::{CommandFactory, FromArgMatches};
 use coreline_bench::client::{Client, ClientError};
@@ -48,6 +49,7 @@ pub(super) fn tool(program: &Path) -> Option<Tool> {
         "kafka-groups" => |args| run(args, groups::run),
         "kafka-log-dirs" => |args| run(args, log_dirs::run),
         "kafka-topics" => |args| run(args, topics::run),
+        "kafka-transactions" => |args| run(args, transactions::run),
         _ => return None,
     })
 }
@@ -184,6 +186,7 @@ mod tests {
             groups::Args::command(),
             log_dirs::Args::command(),
             topics::Args::command(),
+            transactions::Args::command(),
         ] {
             command.debug_assert();
         }

@@ -74,16 +74,29 @@ impl Producer {
         Self { client, node_kind: kind, id, epoch, sequences: [0; 6] }
     }
 
+    fn batch(&self, sequence: i32, value: &str) -> Bytes {
+        let producer = (ProducerId(self.id), ProducerEpoch(self.epoch));
+        let mut builder = BatchBuilder::default().producer(producer.0, producer.1, sequence).attributes(0x10);
+        builder.push(1, None, Some(value.as_bytes()));
+        Bytes::from(builder.build(Offset(0), LeaderEpoch(0)))
+    }
+
+    /// Produces a record to each of the first partitions of `wide`, in one request.
+    async fn produce_wide(&mut self, id: &str, partitions: i32, sequence: i32) {
+        let version = if self.node_kind == Kind::New { 12 } else { 9 };
+        let data = (0..partitions).map(|index| (index, Some(self.batch(sequence, "v")))).collect();
+        let topics = vec![topic_data(version, "wide", Uuid::nil(), data)];
+        let request = produce(-1, topics).with_transactional_id(Some(txn_id(id)));
+        let response = self.client.ask(version, &request).await;
+        let mut codes = response.responses[0].partition_responses.iter().map(|p| p.error_code);
+        assert!(codes.all(|code| code == 0));
+    }
+
     /// Produces a record to a partition of `t`; the code.
     async fn produce(&mut self, id: &str, index: i32, value: &str) -> i16 {
-        let sequence = self.sequences[index as usize];
-        let builder = BatchBuilder::default()
-            .producer(ProducerId(self.id), ProducerEpoch(self.epoch), sequence)
-            .attributes(0x10)
-            .push(1, None, Some(value.as_bytes()))
-            .build(Offset(0), LeaderEpoch(0));
+        let batch = self.batch(self.sequences[index as usize], value);
         let version = if self.node_kind == Kind::New { 12 } else { 9 };
-        let topics = vec![topic_data(version, "t", Uuid::nil(), vec![(index, Some(Bytes::from(builder)))])];
+        let topics = vec![topic_data(version, "t", Uuid::nil(), vec![(index, Some(batch))])];
         let request = produce(-1, topics).with_transactional_id(Some(txn_id(id)));
         let response = self.client.ask(version, &request).await;
         let code = response.responses[0].partition_responses[0].error_code;
@@ -92,7 +105,11 @@ impl Producer {
     }
 
     async fn add(&mut self, id: &str, indexes: Vec<i32>) -> Vec<i16> {
-        let topic = AddPartitionsToTxnTopic::default().with_name(text("t").into()).with_partitions(indexes);
+        self.add_of("t", id, indexes).await
+    }
+
+    async fn add_of(&mut self, topic: &str, id: &str, indexes: Vec<i32>) -> Vec<i16> {
+        let topic = AddPartitionsToTxnTopic::default().with_name(text(topic).into()).with_partitions(indexes);
         let request = AddPartitionsToTxnRequest::default()
             .with_v3_and_below_transactional_id(txn_id(id))
             .with_v3_and_below_producer_id(self.id.into())
@@ -262,4 +279,49 @@ fn unknown_partitions_take_the_others_with_them() {
         assert_eq!(client.ask(2, &bad).await.error_code, ErrorCode::InvalidRegularExpression.code());
         assert!(node.image().topic(STATE_TOPIC).is_some_and(|topic| topic.internal && topic.partitions.len() == 50));
     });
+}
+
+/// Group commits of each shard so far.
+fn group_commits(node: &Node) -> Vec<u64> {
+    node.handlers.borrow().iter().map(|handlers| handlers.shard().store.stats().groups).collect()
+}
+
+/// Group commits of each shard since then, the coordinator's shard first.
+fn since(node: &Node, before: &[u64], coordinator: usize) -> (u64, Vec<u64>) {
+    let mut more: Vec<u64> = group_commits(node).iter().zip(before).map(|(now, then)| now - then).collect();
+    (more.remove(coordinator), more)
+}
+
+#[test]
+fn a_transaction_over_a_hundred_partitions_is_one_group_commit_a_shard_and_phase() {
+    for kind in [Kind::Old, Kind::New] {
+        let node = Node::start(1, &[]);
+        node.world.block_on(async {
+            let mut client = ready(&node).await;
+            node.create("wide", 100, &[]).await;
+            let before = group_commits(&node);
+            let mut me = Producer::init(&node, kind, "x").await;
+            let coordinator =
+                group_commits(&node).iter().zip(before).position(|(now, then)| *now > then).expect("written");
+            for round in 0..2 {
+                let before = group_commits(&node);
+                if kind == Kind::Old {
+                    assert_eq!(me.add_of("wide", "x", (0..100).collect()).await, [0; 100]);
+                    assert_eq!(since(&node, &before, coordinator), (1, vec![0, 0]), "{kind:?} {round}: adding");
+                }
+                let before = group_commits(&node);
+                me.produce_wide("x", 100, if kind == Kind::New { 0 } else { round }).await;
+                let adds = u64::from(kind == Kind::New);
+                assert_eq!(since(&node, &before, coordinator), (1 + adds, vec![1, 1]), "{kind:?} {round}: records");
+                let before = group_commits(&node);
+                assert_eq!(me.end("x", true).await, 0);
+                complete(&node, &mut client, "x", "CompleteCommit").await;
+                assert_eq!(
+                    since(&node, &before, coordinator),
+                    (3, vec![1, 1]),
+                    "{kind:?} {round}: decided, markers, done"
+                );
+            }
+        });
+    }
 }
