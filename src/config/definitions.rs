@@ -709,6 +709,11 @@ const KAFKA_ONLY: &[&str] = &[
     "num.recovery.threads.per.data.dir",
     "log.cleaner.enable",
     "log.cleaner.threads",
+    "log.flush.scheduler.interval.ms",
+    "log.flush.offset.checkpoint.interval.ms",
+    "log.flush.start.offset.checkpoint.interval.ms",
+    "log.initial.task.delay.ms",
+    "log.dir.failure.timeout.ms",
     "transaction.state.log.min.isr",
     "transaction.abort.timed.out.transaction.cleanup.interval.ms",
     "transaction.two.phase.commit.enable",
@@ -794,6 +799,27 @@ mod tests {
             for (synonym, _) in t.synonyms {
                 broker_key(synonym).expect("a synonym is a broker's key");
             }
+        }
+    }
+
+    /// All of Kafka 4.2 that begin with `log.`, and what recovery has.
+    const LOG_KEYS_OF_KAFKA: &str = "log.cleaner.backoff.ms log.cleaner.dedupe.buffer.size log.cleaner.delete.retention.ms \
+        log.cleaner.enable log.cleaner.io.buffer.load.factor log.cleaner.io.buffer.size log.cleaner.io.max.bytes.per.second \
+        log.cleaner.max.compaction.lag.ms log.cleaner.min.cleanable.ratio log.cleaner.min.compaction.lag.ms \
+        log.cleaner.threads log.cleanup.policy log.dir log.dir.failure.timeout.ms log.dirs log.flush.interval.messages \
+        log.flush.interval.ms log.flush.offset.checkpoint.interval.ms log.flush.scheduler.interval.ms \
+        log.flush.start.offset.checkpoint.interval.ms log.index.interval.bytes log.index.size.max.bytes \
+        log.initial.task.delay.ms log.local.retention.bytes log.local.retention.ms log.message.timestamp.after.max.ms \
+        log.message.timestamp.before.max.ms log.message.timestamp.type log.preallocate log.retention.bytes \
+        log.retention.check.interval.ms log.retention.hours log.retention.minutes log.retention.ms log.roll.hours \
+        log.roll.jitter.hours log.roll.jitter.ms log.roll.ms log.segment.bytes log.segment.delete.delay.ms \
+        num.recovery.threads.per.data.dir";
+
+    #[test]
+    fn every_log_key_of_kafka_is_obeyed_or_refused_by_name() {
+        for name in LOG_KEYS_OF_KAFKA.split_whitespace() {
+            let unknown = matches!(broker_key(name), Err(crate::config::ConfigError::Unknown { .. }));
+            assert!(!unknown, "{name} is not known");
         }
     }
 

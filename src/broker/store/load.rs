@@ -7,7 +7,7 @@ use super::index_builder::IndexBuilder;
 use super::partition::{Log, Partition, Phase, Segment, TxnFile};
 use super::recovery::Recovered;
 use super::retention::DELETED_FILE_SUFFIX;
-use super::txn::is_abort;
+use super::txn::{TXN_INDEXES_FILE, decode_txn_indexes};
 use super::types::{AppendError, ReadError, StoreError};
 use super::{LOADS_MAX, LogStore, StoreState};
 use crate::error_code::ErrorCode;
@@ -70,6 +70,10 @@ struct Listing {
     logs: BTreeMap<i64, u64>,
     indexes: BTreeSet<(i64, FileKind)>,
     snapshots: BTreeSet<i64>,
+    /// Segments that had a transaction index when this was noted last.
+    txn_indexes: BTreeSet<i64>,
+    /// Sealed segments whose indexes are made after the load.
+    rebuild_later: BTreeSet<i64>,
     metadata: bool,
     epochs: bool,
     log_start: bool,
@@ -155,6 +159,7 @@ impl<R: Runtime> LogStore<R> {
                 self.unflushed.set(self.unflushed.get() + log.journaled_bytes);
                 let synced = log.synced_end;
                 let flush = log.journaled_bytes > 0 || log.log_start_dirty;
+                let rebuild = log.segments.iter().any(|s| s.rebuilding);
                 partition.with_phase(|phase| *phase = Phase::Ready(Box::new(log)));
                 for append in queued {
                     self.append_now(partition, append);
@@ -162,6 +167,9 @@ impl<R: Runtime> LogStore<R> {
                 self.journal.release(partition.id, synced, !flush);
                 if flush {
                     self.queue_flush(partition);
+                }
+                if rebuild {
+                    self.rebuild_in_background(partition.clone());
                 }
             }
             Err(error) => {
@@ -278,6 +286,11 @@ impl<R: Runtime> LogStore<R> {
         }
         let mut listing = list(&contents.entries);
         let start = if listing.log_start { self.read_log_start(&dir, &contents).await?.unwrap_or(0) } else { 0 };
+        if contents.entries.iter().any(|e| e.name == TXN_INDEXES_FILE) {
+            let text = self.small_file(&dir, TXN_INDEXES_FILE, &contents).await;
+            let text = text.map_err(StoreError::io("read which transaction indexes there are"))?;
+            listing.txn_indexes = decode_txn_indexes(&String::from_utf8_lossy(&text));
+        }
         let left = contents.entries.iter().filter(|e| e.name.ends_with(DELETED_FILE_SUFFIX));
         self.remove_files_after(left.map(|e| dir.join(&e.name)).collect(), Duration::ZERO);
         if listing.logs.is_empty() {
@@ -371,6 +384,8 @@ impl<R: Runtime> LogStore<R> {
         let epochs = if listing.epochs { self.read_epochs(&dir, contents).await? } else { None };
         let aborted = match listing.indexes.contains(&(last, FileKind::TxnIndex)) {
             true => self.read_txn_index(partition, last).await?,
+            // It is known that there was one.
+            false if listing.txn_indexes.contains(&last) => None,
             false => Some(Vec::new()),
         };
         let (mut producers, snapshot) = match &aborted {
@@ -387,8 +402,10 @@ impl<R: Runtime> LogStore<R> {
                 on_disk: true,
                 index: None,
                 max_timestamp: None,
+                rebuilding: listing.rebuild_later.contains(base),
                 txn_file: match listing.indexes.contains(&(*base, FileKind::TxnIndex)) {
                     true => TxnFile::Stale,
+                    false if listing.rebuild_later.contains(base) => TxnFile::Unknown,
                     false => TxnFile::Missing,
                 },
                 ..Segment::new(*base)
@@ -600,12 +617,13 @@ impl<R: Runtime> LogStore<R> {
     async fn rebuild_indexes(&self, partition: &Rc<Partition>, listing: &mut Listing) -> Result<(), StoreError> {
         let sealed = listing.logs.len().saturating_sub(1);
         let bases: Vec<i64> = listing.logs.keys().copied().take(sealed).collect();
-        let interval = partition.spec.borrow().config.index_interval_bytes;
         let mut txn_wanted = Vec::new();
         for (at, base) in bases.iter().copied().enumerate() {
             let next = bases.get(at + 1).copied().unwrap_or(i64::MAX);
-            let mut txn_missing = listing.indexes.contains(&(base, FileKind::TxnIndex))
-                && !self.txn_index_is_whole(partition, base, next).await?;
+            let mut txn_missing = match listing.indexes.contains(&(base, FileKind::TxnIndex)) {
+                true => !self.txn_index_is_whole(partition, base, next).await?,
+                false => listing.txn_indexes.contains(&base),
+            };
             if txn_missing {
                 txn_wanted.push(base);
             }
@@ -614,23 +632,13 @@ impl<R: Runtime> LogStore<R> {
             if whole {
                 continue;
             }
-            tracing::info!(partition = %partition.dir_name(), segment = base, "index is missing, it is rebuilt");
-            let mut index = IndexBuilder::new(base);
-            self.scan_segment(partition, base, 0, |h, bytes, position| {
-                txn_missing |= is_abort(h, bytes);
-                let len = h.size_in_bytes() as u32;
-                let timestamp = if h.record_count > 0 { h.max_timestamp } else { -1 };
-                index.on_batch(h.base_offset.0, h.last_offset().0, timestamp, position, len, interval);
-            })
-            .await?;
-            index.push_time();
-            for (kind, bytes) in
-                [(FileKind::TimeIndex, &index.times.pending), (FileKind::OffsetIndex, &index.offsets.pending)]
-            {
-                let path = self.segment_path(partition, base, kind);
-                self.files.forget(&path);
-                self.rt.write_file_atomic(&path, bytes).await.map_err(StoreError::io("write a rebuilt index"))?;
+            if listing.logs[&base] > self.options.rebuild_at_once_bytes_max {
+                listing.rebuild_later.insert(base);
+                continue;
             }
+            let (index, aborts) = self.scan_for_indexes(partition, base).await?;
+            self.write_rebuilt(partition, base, &index).await?;
+            txn_missing |= aborts;
             if txn_missing && txn_wanted.last() != Some(&base) {
                 txn_wanted.push(base);
             }
@@ -651,7 +659,7 @@ fn small_files(entries: &[DirEntry]) -> Vec<usize> {
         });
         of_kind.max().map(|(_, at)| at)
     };
-    let named = [METADATA_FILE, EPOCHS_FILE, LOG_START_FILE];
+    let named = [METADATA_FILE, EPOCHS_FILE, LOG_START_FILE, TXN_INDEXES_FILE];
     let named = entries.iter().enumerate().filter(|(_, e)| named.contains(&e.name.as_str())).map(|(at, _)| at);
     let files = FileKind::ALL.into_iter().filter_map(newest).chain(named);
     files.filter(|at| entries[*at].len <= SMALL_FILE_BYTES).collect()

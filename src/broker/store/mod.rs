@@ -9,6 +9,7 @@
 //! | `flush`, `flush_round` | tail → segments, seals, indexes, snapshots; many partitions at once |
 //! | `read`, `shared_reads`, `offsets` | tail and cold reads, several readers of one range, ListOffsets |
 //! | `recovery`, `load`, `settle`, `gather` | the journal at open, partitions at first use, what of them may not be durable, many at once |
+//! | `rebuild` | indexes that are missing |
 //! | `txn` | ends of transactions, who may append to one |
 //! | `alter`, `retention` | delete, move the start, cut the end; what grows old |
 //! | `compaction` | the cleaner: compacted topics keep the last record of each key |
@@ -32,6 +33,7 @@ mod load;
 mod offsets;
 mod partition;
 mod read;
+mod rebuild;
 mod recovery;
 mod retention;
 mod settle;

@@ -96,6 +96,14 @@ impl<R: Runtime> LogStore<R> {
 
     /// The first record with the largest timestamp of the log.
     async fn max_timestamp(self: &Rc<Self>, partition: &Rc<Partition>) -> Result<Option<OffsetFound>, ReadError> {
+        // Of a segment without an index nothing is known.
+        loop {
+            let changed = partition.changed.notified();
+            if !self.with_log(partition, |log, _| log.segments.iter().any(|s| s.rebuilding))? {
+                break;
+            }
+            changed.await;
+        }
         // Together with what the segments know: a flush moves batches from one to the other.
         let mut best = self.with_log(partition, |log, _| resident_max(log))?;
         for times in self.segment_times(partition)? {

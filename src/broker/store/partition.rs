@@ -144,6 +144,8 @@ pub(super) struct Segment {
     /// Aborted transactions whose marker is here, oldest first; none once it is sealed (the file has them).
     pub(super) aborted: Vec<AbortedTxn>,
     pub(super) txn_file: TxnFile,
+    /// Its indexes are missing, and being made in the background.
+    pub(super) rebuilding: bool,
 }
 
 /// What is known of a segment's transaction index file.
@@ -155,6 +157,8 @@ pub(super) enum TxnFile {
     Holds(usize),
     /// There is one from before the last load, perhaps of what has been cut since.
     Stale,
+    /// There is none, and perhaps there should be: its segment is being looked through.
+    Unknown,
 }
 
 impl Segment {
@@ -170,6 +174,7 @@ impl Segment {
             index,
             aborted: Vec::new(),
             txn_file: TxnFile::Missing,
+            rebuilding: false,
         }
     }
 }

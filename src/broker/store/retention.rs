@@ -95,6 +95,8 @@ impl<R: Runtime> LogStore<R> {
             };
             match plan {
                 Plan::Keep { .. } => return Ok(()),
+                // Its age is in an index that is being made.
+                Plan::Read { base } if is_rebuilding(partition, base) => return Ok(()),
                 Plan::Read { base } => {
                     let timestamp = self.last_timestamp(partition, base).await.map_err(io("read a time index"))?;
                     partition.with(|log| {
@@ -305,6 +307,10 @@ impl<R: Runtime> LogStore<R> {
         let bytes = file.read_at(0, batch::HEADER_LEN).await?;
         Ok(batch::parse_header(&bytes).map_or(-1, |header| header.max_timestamp))
     }
+}
+
+fn is_rebuilding(partition: &Partition, base: i64) -> bool {
+    partition.with(|log| log.segments.iter().any(|s| s.base == base && s.rebuilding)).unwrap_or(false)
 }
 
 fn io(context: &'static str) -> impl FnOnce(IoError) -> StoreError {

@@ -15,8 +15,15 @@ use crate::log::txn_index::{self, AbortedTxn, Entries};
 use crate::log::txn_marker::{EndTxnMarker, build_marker, read_marker};
 use bytes::{Bytes, BytesMut};
 use coreline_io::{IoErrorKind, IoResult, Runtime};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
+
+/// The base offsets of the segments that have a transaction index; in the partition's directory, where there are any.
+pub(super) const TXN_INDEXES_FILE: &str = "transaction-index-checkpoint";
+
+pub(super) fn decode_txn_indexes(text: &str) -> BTreeSet<i64> {
+    text.lines().skip(2).filter_map(|line| line.trim().parse().ok()).collect()
+}
 
 pub(super) fn stopped() -> AppendError {
     AppendError::new(ErrorCode::KafkaStorageError, "the store has stopped")
@@ -82,11 +89,13 @@ impl<R: Runtime> LogStore<R> {
             for segment in &log.segments[log.segment_of(from.0)..] {
                 if segment.index.is_some() {
                     complete = complete || txn_index::collect(&segment.aborted[..], from, to, &mut resident);
+                } else if segment.txn_file == TxnFile::Unknown {
+                    return None;
                 } else if segment.txn_file != TxnFile::Missing {
                     files.push(segment.base);
                 }
             }
-            // Names of files are changing.
+            // Names of files are changing. Or it is not known yet what was aborted: that reader waits.
             if log.renaming && !files.is_empty() { None } else { Some((log.generation, files, resident)) }
         })?;
         let Some((generation, files, mut resident)) = sources else {
@@ -129,7 +138,7 @@ impl<R: Runtime> LogStore<R> {
             let known = match segment.txn_file {
                 TxnFile::Missing => Some(0),
                 TxnFile::Holds(entries) => Some(entries),
-                TxnFile::Stale => None,
+                TxnFile::Stale | TxnFile::Unknown => None,
             };
             (known != Some(count)).then(|| (count, txn_index::encode(&segment.aborted[..count])))
         });
@@ -139,12 +148,26 @@ impl<R: Runtime> LogStore<R> {
         let written = self.rt.write_file_atomic(&path, &bytes).await;
         self.indexes.borrow_mut().forget(&path);
         written.map_err(|e| self.directory_failed(e))?;
-        partition.with(|log| {
-            if let Some(segment) = log.segments.iter_mut().find(|s| s.base == base) {
-                segment.txn_file = TxnFile::Holds(count);
-            }
+        let noted = partition.with(|log| {
+            let segment = log.segments.iter_mut().find(|s| s.base == base)?;
+            let before = std::mem::replace(&mut segment.txn_file, TxnFile::Holds(count));
+            Some(before == TxnFile::Missing)
         });
+        if noted.flatten() == Some(true) {
+            self.note_txn_indexes(partition).await.map_err(|e| self.directory_failed(e))?;
+        }
         Ok(())
+    }
+
+    /// Notes which segments have a transaction index, so that one that is removed is missed.
+    pub(super) async fn note_txn_indexes(&self, partition: &Partition) -> IoResult<()> {
+        let bases = partition.with(|log| {
+            let with_file = log.segments.iter().filter(|s| matches!(s.txn_file, TxnFile::Holds(_) | TxnFile::Stale));
+            with_file.map(|s| s.base.to_string()).collect::<Vec<_>>()
+        });
+        let Some(bases) = bases else { return Ok(()) };
+        let text = format!("0\n{}\n{}\n", bases.len(), bases.join("\n"));
+        self.rt.write_file_atomic(&self.dir(partition).join(TXN_INDEXES_FILE), text.as_bytes()).await
     }
 
     /// The entries of a growing segment's file, if there is one. None: it is damaged.

@@ -68,6 +68,8 @@ pub struct StoreOptions {
     pub cache_bytes_max: usize,
     /// Segment and index files open at a time, at most.
     pub open_files_max: usize,
+    /// Indexes that are missing of larger segments are made in the background, while the partition is read.
+    pub rebuild_at_once_bytes_max: u64,
     /// Milliseconds after which an idle producer's state is forgotten (`producer.id.expiration.ms`).
     pub producer_id_expiration_ms: i64,
     /// How this shard compacts.
@@ -124,6 +126,7 @@ impl StoreOptions {
             unflushed_bytes_max: 128 << 20,
             cache_bytes_max: 64 << 20,
             open_files_max: 4096,
+            rebuild_at_once_bytes_max: 16 << 20,
             producer_id_expiration_ms: 86_400_000,
             cleaner: CleanerOptions::default(),
             retention_check_interval: Duration::from_secs(300),

@@ -186,6 +186,9 @@ impl<R: Runtime> LogStore<R> {
             let flushed = self.complete_segments(partition).await;
             flushed.map_err(|e| self.clean_failed(&e))?;
         }
+        if partition.with(|log| log.segments.iter().any(|s| s.rebuilding)) == Some(true) {
+            return Err(CleanError::Later("indexes are being made".into()));
+        }
         let generation = partition.with(|log| log.generation).ok_or(CleanError::Changed)?;
         let found = self.assess_loaded(partition).await;
         if partition.with(|log| log.generation) != Some(generation) {

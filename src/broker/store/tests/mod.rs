@@ -10,6 +10,7 @@ mod compression;
 mod faults;
 mod guards;
 mod harness;
+mod indexes;
 mod reading;
 mod retention;
 mod simulation;
