@@ -62,6 +62,8 @@ struct OnDisk {
     synced: u64,
     /// The directory as it was found.
     contents: DirContents,
+    /// What producers have sent below this offset is known, from a snapshot; the journal may hold less of it.
+    producers_to: i64,
 }
 
 /// A segment's files by what the directory says.
@@ -195,7 +197,7 @@ impl<R: Runtime> LogStore<R> {
         // Taken out only when the load is complete: a failed one can be tried again.
         let recovered = self.recovered.borrow_mut().remove(&partition.id);
         let journaled_start = recovered.as_ref().and_then(|r| r.log_start).unwrap_or(0);
-        let OnDisk { mut log, start, .. } = on_disk;
+        let OnDisk { mut log, start, producers_to, .. } = on_disk;
         let new_start = start.max(journaled_start);
         tracing::debug!(
             partition = %partition.dir_name(),
@@ -205,7 +207,7 @@ impl<R: Runtime> LogStore<R> {
             "segments read"
         );
         if let Some(recovered) = recovered {
-            let result = self.replay(partition, &mut log, &recovered, new_start).await;
+            let result = self.replay(partition, &mut log, &recovered, (new_start, producers_to)).await;
             if result.is_err() {
                 self.recovered.borrow_mut().insert(partition.id, recovered);
             }
@@ -227,7 +229,7 @@ impl<R: Runtime> LogStore<R> {
         partition: &Rc<Partition>,
         log: &mut Log,
         recovered: &Recovered,
-        start: i64,
+        (start, producers_to): (i64, i64),
     ) -> Result<(), StoreError> {
         let mut expected = log.log_end;
         let mut anew = None;
@@ -241,7 +243,7 @@ impl<R: Runtime> LogStore<R> {
         if let Some(base) = anew {
             *log = self.start_over(partition, log, base).await?;
         }
-        replay_into(log, partition, recovered)
+        replay_into(log, partition, recovered, producers_to)
     }
 
     /// The log ends before its start: a power loss took records that were only written, of which the first were
@@ -298,16 +300,20 @@ impl<R: Runtime> LogStore<R> {
             // Written, but perhaps not durable: names are, once there is a segment.
             empty.log.dir_made = listing.metadata && !self.unsettled.holds(&partition.dir_name());
             // Retention may have taken all that producers sent: what they have sent is known all the same.
-            empty.log.producers = self.read_snapshot(partition, &listing, &contents).await?.0;
+            let (producers, snapshot) = self.read_snapshot(partition, &listing, &contents).await?;
+            empty.log.producers = producers;
+            empty.producers_to = snapshot.unwrap_or(0);
             empty.log.snapshots = listing.snapshots.iter().copied().collect();
             return Ok(empty);
         }
         self.rebuild_indexes(partition, &mut listing).await?;
         let journaled_start = self.recovered.borrow().get(&partition.id).and_then(|r| r.log_start).unwrap_or(0);
-        let (mut log, synced) = self.load_end(partition, &listing, &contents, start.max(journaled_start)).await?;
+        let loaded = self.load_end(partition, &listing, &contents, start.max(journaled_start)).await?;
+        let (mut log, synced, producers_to) = loaded;
         log.dir_made = listing.metadata;
         log.epochs.truncate_from_end(crate::ids::Offset(log.log_end));
-        Ok(OnDisk { log, start, settle: self.unsettled.holds(&partition.dir_name()), synced, contents })
+        let settle = self.unsettled.holds(&partition.dir_name());
+        Ok(OnDisk { log, start, settle, synced, contents, producers_to })
     }
 
     /// A file of a partition's directory: as it was read with that, or now, if it was too long.
@@ -323,7 +329,7 @@ impl<R: Runtime> LogStore<R> {
         let recovered = self.recovered.borrow();
         let first = recovered.get(&partition.id).and_then(|r| r.batches.first()).map_or(start, |b| b.0);
         let log = Log::new(first, first, vec![Segment::new(first)]);
-        OnDisk { log, start, settle: false, synced: 0, contents: DirContents::default() }
+        OnDisk { log, start, settle: false, synced: 0, contents: DirContents::default(), producers_to: 0 }
     }
 
     /// The directory belongs to this topic, and not to one of the same name that was deleted.
@@ -369,14 +375,14 @@ impl<R: Runtime> LogStore<R> {
 
     /// Finds the end of the log: scans from the newest snapshot or index entry, whichever is earlier. Also gives how
     /// far the last segment is known to be synced: index entries and snapshots are written after the sync of what they
-    /// name, and so is the journal's part that is behind a segment's.
+    /// name, and so is the journal's part that is behind a segment's. And the offset that the snapshot is of.
     async fn load_end(
         &self,
         partition: &Rc<Partition>,
         listing: &Listing,
         contents: &DirContents,
         log_start: i64,
-    ) -> Result<(Log, u64), StoreError> {
+    ) -> Result<(Log, u64, i64), StoreError> {
         let dir = self.dir(partition);
         let interval = partition.spec.borrow().config.index_interval_bytes;
         let bases: Vec<i64> = listing.logs.keys().copied().collect();
@@ -499,7 +505,7 @@ impl<R: Runtime> LogStore<R> {
         log.producers = producers;
         log.snapshots = listing.snapshots.iter().copied().filter(|s| *s <= end.max(log_start)).collect();
         log.bytes_since_snapshot = scanned;
-        Ok((log, synced))
+        Ok((log, synced, snapshot.unwrap_or(0)))
     }
 
     /// Where to begin a scan of a sealed segment that must see `from`.
@@ -691,8 +697,14 @@ fn list(entries: &[DirEntry]) -> Listing {
     listing
 }
 
-/// Adds what the journal has beyond the segments.
-fn replay_into(log: &mut Log, partition: &Partition, recovered: &Recovered) -> Result<(), StoreError> {
+/// Adds what the journal has beyond the segments. What producers have sent below `producers_to` is known already: the
+/// journal may end before, where segments behind it were deleted, and would make them go back.
+fn replay_into(
+    log: &mut Log,
+    partition: &Partition,
+    recovered: &Recovered,
+    producers_to: i64,
+) -> Result<(), StoreError> {
     let config = partition.spec.borrow().config.clone();
     for (base, last, bytes) in &recovered.batches {
         if *last < log.log_end {
@@ -711,7 +723,9 @@ fn replay_into(log: &mut Log, partition: &Partition, recovered: &Recovered) -> R
             log.epochs_dirty = true;
         }
         add_batch(log, &config, &header, bytes.clone());
-        log.note_producer(&header, read_marker(&header, bytes));
+        if header.last_offset().0 >= producers_to {
+            log.note_producer(&header, read_marker(&header, bytes));
+        }
         log.producers.committed(header.next_offset());
         log.journaled_bytes += bytes.len();
         log.touched = true;

@@ -104,6 +104,30 @@ fn producers_are_known_when_all_they_sent_is_gone() {
 }
 
 #[test]
+fn producers_do_not_go_back_to_what_the_journal_has() {
+    let (world, node) = world(75);
+    let fatals = Fatals::default();
+    // The second one is large: it goes straight to its segment.
+    let batch = |sequence| with_producer(&[9], [10, 30_000, 10][sequence as usize], Some((7, 0, sequence)));
+    world.block_on(async {
+        let store = open(&node, &fatals, 1, 0).await;
+        store.append(id(0), batch(0), LOCAL).await.expect("acked");
+        store.append(id(0), batch(1), LOCAL).await.expect("acked");
+        store.reconfigure(id(0), Arc::new(LogConfig { retention_ms: 0, ..small_config() }));
+        node.set_clock_offset_ms(1_000_000);
+        store.retain_all().await;
+        assert_eq!((start(&store), files(&node, ".snapshot")), (2, vec![2]));
+    });
+    node.crash();
+    node.restart();
+    world.block_on(async {
+        let store = open(&node, &fatals, 1, 1).await;
+        assert_eq!(store.append(id(0), batch(2), LOCAL).await.expect("acked").base_offset, Offset(2));
+        assert_eq!(start(&store), 2);
+    });
+}
+
+#[test]
 fn a_deleted_segment_that_a_power_loss_brings_back_is_before_the_start() {
     let (world, node) = world(74);
     let fatals = Fatals::default();
