@@ -13,6 +13,7 @@
 //! start is where it was or where it is wanted; files before it are found by the next pass, renamed ones by the next load.
 
 use super::LogStore;
+use super::alter::shrink;
 use super::flush::Limit;
 use super::partition::{Log, Partition, Phase};
 use super::types::{PartitionSpec, StoreError};
@@ -238,6 +239,7 @@ impl<R: Runtime> LogStore<R> {
             }
             let files = self.removals.due.borrow_mut().remove(&due).unwrap_or_default();
             for file in files {
+                shrink(&self.rt, &file).await;
                 match self.rt.remove_file(&file).await {
                     Err(error) if error.kind != IoErrorKind::NotFound => {
                         tracing::warn!(%error, "a deleted segment stays until its partition is loaded again");

@@ -188,7 +188,8 @@ fn what_is_not_loaded_is_looked_at_and_an_empty_log_keeps_its_place() {
         let ends = store.load_end_offsets(id(0)).await.expect("loads");
         assert_eq!((ends.log_start, ends.log_end), (Offset(5), Offset(5)));
         let rt = node.runtime();
-        rt.sleep(Duration::from_millis(100)).await;
+        // In steps, with pauses.
+        rt.sleep(Duration::from_secs(10)).await;
         let left = rt.list_dir(&node_dir()).await.expect("it is there");
         let left: Vec<_> = left.into_iter().map(|e| e.name).filter(|n| n.ends_with(".deleted")).collect();
         assert_eq!(left, Vec::<String>::new(), "what a crash left is removed at the next load");
@@ -216,5 +217,35 @@ fn records_are_deleted_on_request() {
         let compacted = LogConfig { compacted: true, deletes: false, ..small_config() };
         store.reconfigure(id(0), Arc::new(compacted));
         assert_eq!(delete(-1).await, Err(ErrorCode::PolicyViolation));
+    });
+}
+
+#[test]
+fn a_large_file_that_is_deleted_goes_in_steps() {
+    let (world, node) = world(73);
+    let fatals = Fatals::default();
+    world.block_on(async {
+        let rt = node.runtime();
+        let store = open(&node, &fatals, 1, 0).await;
+        for n in 0..20 {
+            store.append(id(0), batch_of(&[n], 4000), LOCAL).await.expect("acked");
+        }
+        let partition = store.partition(id(0)).expect("assigned");
+        store.flush_partition(&partition).await.expect("flushed");
+        let sizes = || -> Vec<u64> {
+            let files = node.files().into_iter();
+            files.filter(|f| f.0.to_string_lossy().ends_with(".log")).map(|f| f.1).collect()
+        };
+        let whole = sizes()[0];
+        assert!(whole > 80_000, "{whole}");
+        store.delete(id(0)).await.expect("deleted");
+        let mut seen = vec![whole];
+        while let Some(size) = sizes().pop() {
+            if seen.last() != Some(&size) {
+                seen.push(size);
+            }
+            rt.sleep(Duration::from_millis(1)).await;
+        }
+        assert!(seen.len() > 4 && seen.windows(2).all(|pair| pair[0] - pair[1] <= 16 << 10), "{seen:?}");
     });
 }
