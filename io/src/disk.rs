@@ -1,6 +1,6 @@
 //! Files and directories: direct I/O, aligned, gathered.
 
-use crate::error::IoResult;
+use crate::error::{IoResult, WriteSyncError};
 use bytes::Bytes;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -58,6 +58,15 @@ pub trait File: 'static {
     /// Not atomic and not durable: a crash may leave any subset of its 512-byte sectors until
     /// [`File::sync_data`] returns (or the file was opened with `dsync`).
     fn write_at(&self, offset: u64, parts: &[Bytes]) -> impl Future<Output = IoResult<()>>;
+
+    /// [`File::write_at`], then [`File::sync_data`]: durable when it returns, with all that was written before. For a file
+    /// of which each write waits for the one before it. The error tells which of the two failed.
+    fn write_and_sync(&self, offset: u64, parts: &[Bytes]) -> impl Future<Output = Result<(), WriteSyncError>> {
+        async move {
+            self.write_at(offset, parts).await.map_err(WriteSyncError::Write)?;
+            self.sync_data().await.map_err(WriteSyncError::Sync)
+        }
+    }
 
     /// `fdatasync`: all writes that completed before the call, and the size needed to read them, are durable.
     ///

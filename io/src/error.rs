@@ -47,6 +47,17 @@ pub struct IoError {
     pub cause: std::io::Error,
 }
 
+/// Which half of a write that was to be durable failed.
+#[derive(Debug, thiserror::Error)]
+pub enum WriteSyncError {
+    /// The write: as after any failed write.
+    #[error(transparent)]
+    Write(IoError),
+    /// The flush: nothing is known of this write, nor of those before it that no flush covers.
+    #[error(transparent)]
+    Sync(IoError),
+}
+
 impl fmt::Display for IoError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}", self.operation)?;

@@ -21,7 +21,7 @@ pub mod tail;
 pub mod uring;
 
 pub use disk::{DirContents, DirEntry, Disk, File, OpenOptions, PickFiles};
-pub use error::{IoError, IoErrorKind, IoResult};
+pub use error::{IoError, IoErrorKind, IoResult, WriteSyncError};
 pub use net::{ListenOptions, Listener, Net, Stream};
 pub use runtime::{Clock, Entropy, JoinHandle, Monotonic, Runtime, TaskGroup, Tasks};
 pub use tail::AppendBuf;

@@ -4,15 +4,17 @@ use super::UringRuntime;
 use super::counters::add;
 use crate::BLOCK;
 use crate::disk::File;
-use crate::error::{IoError, IoResult};
+use crate::error::{IoError, IoResult, WriteSyncError};
 use bytes::{Buf, Bytes, BytesMut};
 use futures_util::StreamExt;
 use glommio::GlommioError;
 use glommio::io::{BufferedFile, DmaFile, ReadResult};
+use std::cell::RefCell;
 use std::io;
 use std::os::fd::AsRawFd;
 use std::path::Path;
 use std::rc::Rc;
+use std::sync::Arc;
 
 /// A longer read is put together from several of this size, [`READS_IN_FLIGHT`] at a time, and copied once.
 const READ_MOST: usize = 8 << 20;
@@ -28,6 +30,8 @@ pub struct UringFile {
     runtime: UringRuntime,
     handle: Handle,
     path: Rc<Path>,
+    /// A descriptor for the thread that makes writes durable, once it had one.
+    pub(super) shared: RefCell<Option<Arc<std::fs::File>>>,
 }
 
 #[derive(Debug)]
@@ -63,7 +67,19 @@ impl Handle {
 
 impl UringFile {
     pub(super) fn new(runtime: UringRuntime, handle: Handle, path: &Path) -> Self {
-        Self { runtime, handle, path: Rc::from(path) }
+        Self { runtime, handle, path: Rc::from(path), shared: RefCell::default() }
+    }
+
+    pub(super) fn runtime(&self) -> &UringRuntime {
+        &self.runtime
+    }
+
+    pub(super) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    pub(super) fn as_raw_fd(&self) -> i32 {
+        self.handle.raw_fd()
     }
 
     fn error(&self, operation: &'static str, cause: io::Error) -> IoError {
@@ -209,14 +225,18 @@ impl UringFile {
 }
 
 /// Where a gathered write is in its parts.
-struct Parts<'a> {
+pub(super) struct Parts<'a> {
     rest: &'a [Bytes],
     /// Bytes of the first part that are taken.
     taken: usize,
 }
 
-impl Parts<'_> {
-    fn copy_to(&mut self, mut target: &mut [u8]) {
+impl<'a> Parts<'a> {
+    pub(super) fn new(parts: &'a [Bytes]) -> Self {
+        Self { rest: parts, taken: 0 }
+    }
+
+    pub(super) fn copy_to(&mut self, mut target: &mut [u8]) {
         while !target.is_empty() {
             let mut part = &self.rest[0][self.taken..];
             let len = part.len().min(target.len());
@@ -229,6 +249,14 @@ impl Parts<'_> {
             }
         }
     }
+}
+
+/// The bytes of a write; panics if they are not whole blocks.
+fn checked_len(offset: u64, parts: &[Bytes]) -> usize {
+    let total: usize = parts.iter().map(Bytes::len).sum();
+    assert!(offset.is_multiple_of(BLOCK as u64), "write at byte {offset}, not a multiple of {BLOCK}");
+    assert!(total.is_multiple_of(BLOCK), "write of {total} bytes, not a multiple of {BLOCK}");
+    total
 }
 
 impl File for UringFile {
@@ -248,11 +276,9 @@ impl File for UringFile {
     }
 
     async fn write_at(&self, offset: u64, parts: &[Bytes]) -> IoResult<()> {
-        let total: usize = parts.iter().map(Bytes::len).sum();
-        assert!(offset.is_multiple_of(BLOCK as u64), "write at byte {offset}, not a multiple of {BLOCK}");
-        assert!(total.is_multiple_of(BLOCK), "write of {total} bytes, not a multiple of {BLOCK}");
+        let total = checked_len(offset, parts);
         self.runtime.0.home.empty_returns();
-        let mut parts = Parts { rest: parts, taken: 0 };
+        let mut parts = Parts::new(parts);
         let mut done = 0;
         while done < total {
             let len = (total - done).min(WRITE_MOST);
@@ -262,6 +288,11 @@ impl File for UringFile {
         add(&self.runtime.0.counters.writes, 1);
         add(&self.runtime.0.counters.write_bytes, total);
         Ok(())
+    }
+
+    async fn write_and_sync(&self, offset: u64, parts: &[Bytes]) -> Result<(), WriteSyncError> {
+        self.runtime.0.home.empty_returns();
+        self.write_durably(offset, parts, checked_len(offset, parts)).await
     }
 
     async fn sync_data(&self) -> IoResult<()> {

@@ -6,13 +6,15 @@
 //! * reads near the end of a file, buffers that must not leave their executor: `file.rs`, `loan.rs`;
 //! * no vectored socket writes, an interrupt per socket completion: `readiness.rs`, `socket.rs`;
 //! * an executor that may sleep with tasks ready to run: `slice.rs`;
-//! * the blocking calls of a file system: `blocking.rs`, on glommio's own thread pool.
+//! * the blocking calls of a file system: `blocking.rs`, on glommio's own thread pool;
+//! * direct writes and flushes that end on kernel workers, which wait for their turn: `durable.rs`.
 //!
 //! What a host must offer is checked before the first executor by [`check_host`] and [`check_directory`].
 
 mod blocking;
 mod counters;
 mod disk;
+mod durable;
 mod entropy;
 mod file;
 mod host;
@@ -62,6 +64,8 @@ pub(crate) struct Inner {
     /// Directories whose file system is known, and how files below them are opened.
     prepared: RefCell<Vec<(PathBuf, disk::Mode)>>,
     home: Arc<loan::Home>,
+    /// Started with the first write that is to be durable.
+    durable: RefCell<Option<durable::DurableWriter>>,
     /// Made with the first socket.
     sockets: RefCell<Option<Rc<readiness::Sockets>>>,
 }
@@ -87,6 +91,7 @@ impl UringRuntime {
             counters: CounterCells::default(),
             prepared: RefCell::default(),
             home: loan::Home::new(),
+            durable: RefCell::default(),
             sockets: RefCell::default(),
         }));
         slice::start(&runtime);

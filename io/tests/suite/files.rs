@@ -2,7 +2,7 @@
 
 use super::{Env, kind, pattern};
 use bytes::Bytes;
-use coreline_io::{BLOCK, File, IoErrorKind, OpenOptions, Runtime};
+use coreline_io::{BLOCK, File, IoErrorKind, OpenOptions, Runtime, WriteSyncError};
 use futures_util::future::join_all;
 
 const CREATE: OpenOptions =
@@ -169,4 +169,27 @@ pub(crate) async fn two_handles_see_one_file<R: Runtime>(rt: R, env: Env) {
     // The name goes, the open file stays.
     rt.remove_file(&env.path("f")).await.unwrap();
     assert_eq!(b.read_at(0, BLOCK).await.unwrap(), pattern(11, BLOCK));
+}
+
+pub(crate) async fn durable_writes_read_back<R: Runtime>(rt: R, env: Env) {
+    let file = created(&rt, &env, "f").await;
+    let data = pattern(12, 700 * BLOCK);
+    let mut written = 0;
+    // A buffer that is used again must hold nothing of the write before: larger, smaller, larger.
+    for blocks in [1, 300, 2, 1, 350, 46] {
+        let piece = data.slice(written..written + blocks * BLOCK);
+        let parts = [piece.slice(..100), piece.slice(100..5 * BLOCK / 7), piece.slice(5 * BLOCK / 7..)];
+        file.write_and_sync(written as u64, &parts).await.unwrap();
+        written += piece.len();
+    }
+    let over = pattern(13, 3 * BLOCK);
+    file.write_and_sync(BLOCK as u64, std::slice::from_ref(&over)).await.unwrap();
+    file.close().await.unwrap();
+    let again = rt.open(&env.path("f"), OpenOptions { read_only: true, ..OpenOptions::default() }).await.unwrap();
+    let read = again.read_at(0, data.len()).await.unwrap();
+    assert_eq!(read.len(), data.len());
+    assert_eq!(read[BLOCK..4 * BLOCK], over);
+    assert!(read[..BLOCK] == data[..BLOCK] && read[4 * BLOCK..] == data[4 * BLOCK..]);
+    let refused = again.write_and_sync(0, &[data.slice(..BLOCK)]).await;
+    assert!(matches!(refused, Err(WriteSyncError::Write(_))), "a file that is open for reading: {refused:?}");
 }

@@ -41,6 +41,7 @@ macro_rules! for_each_case {
                 write_then_read, reads_at_any_alignment, reads_stop_at_the_end, gathers_parts_of_any_length,
                 truncate_cuts_and_pads, what_is_reserved_keeps_its_length, open_options_are_obeyed, dsync_writes_read_back, writes_in_flight_together,
                 a_large_write, overwriting_in_place, sparse_files_read_as_zero, two_handles_see_one_file,
+                durable_writes_read_back,
             ]
             dirs: [
                 atomic_replace, atomic_replace_leaves_nothing_behind, directories_are_made_and_listed, directories_are_read_whole,

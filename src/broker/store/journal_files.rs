@@ -15,7 +15,7 @@ use crate::ids::PartitionId;
 use crate::log::journal::{EncodedFrame, Lap};
 use bytes::Bytes;
 use coreline_io::sync::Notify;
-use coreline_io::{BLOCK, File, IoError, IoErrorKind, IoResult, OpenOptions, Runtime, TaskGroup};
+use coreline_io::{BLOCK, File, IoError, IoErrorKind, IoResult, OpenOptions, Runtime, TaskGroup, WriteSyncError};
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
 use std::path::PathBuf;
@@ -237,10 +237,10 @@ impl<R: Runtime> JournalFiles<R> {
     }
 
     /// Writes the next frame; durable when it returns, if `sync`.
-    pub(super) async fn write(&self, frame: &EncodedFrame, sync: bool) -> Result<(), WriteError> {
+    pub(super) async fn write(&self, frame: &EncodedFrame, sync: bool) -> Result<(), WriteSyncError> {
         let current = self.current().expect("make_room came before");
         let result = self.write_at_end(&current, frame, sync).await;
-        if let Err(WriteError::Write(error)) = &result
+        if let Err(WriteSyncError::Write(error)) = &result
             && error.kind == IoErrorKind::StorageFull
         {
             self.void(&current).await?;
@@ -249,13 +249,13 @@ impl<R: Runtime> JournalFiles<R> {
     }
 
     /// A frame that was refused must not come back at replay: other batches may get its offsets. Its header goes.
-    async fn void(&self, current: &Current<R::File>) -> Result<(), WriteError> {
+    async fn void(&self, current: &Current<R::File>) -> Result<(), WriteSyncError> {
         let zeros = Bytes::from_static(&[0; BLOCK]);
         match current.plain.write_at(current.position.get(), &[zeros]).await {
-            Ok(()) => current.plain.sync_data().await.map_err(WriteError::Sync),
+            Ok(()) => current.plain.sync_data().await.map_err(WriteSyncError::Sync),
             // No room even for one block: then the header's block was not written either.
             Err(error) if error.kind == IoErrorKind::StorageFull => Ok(()),
-            Err(error) => Err(WriteError::Write(error)),
+            Err(error) => Err(WriteSyncError::Write(error)),
         }
     }
 
@@ -264,20 +264,19 @@ impl<R: Runtime> JournalFiles<R> {
         current: &Current<R::File>,
         frame: &EncodedFrame,
         sync: bool,
-    ) -> Result<(), WriteError> {
+    ) -> Result<(), WriteSyncError> {
         let position = current.position.get();
         let end = position + frame.len as u64;
         assert!(end <= self.file_bytes);
         self.wait_for_fill(current, end).await;
         current.writing.set(end);
         if !sync {
-            current.plain.write_at(position, &frame.parts).await.map_err(WriteError::Write)?;
+            current.plain.write_at(position, &frame.parts).await.map_err(WriteSyncError::Write)?;
             current.unsynced.set(current.unsynced.get() + frame.len as u64);
         } else if self.sync == JournalSync::Dsync && end <= current.filled.get() && current.unsynced.get() == 0 {
-            current.dsync.write_at(position, &frame.parts).await.map_err(WriteError::Write)?;
+            current.dsync.write_at(position, &frame.parts).await.map_err(WriteSyncError::Write)?;
         } else {
-            current.plain.write_at(position, &frame.parts).await.map_err(WriteError::Write)?;
-            current.plain.sync_data().await.map_err(WriteError::Sync)?;
+            current.plain.write_and_sync(position, &frame.parts).await?;
             current.filled.set(current.filled.get().max(end));
             current.unsynced.set(0);
         }
@@ -419,13 +418,6 @@ impl<R: Runtime> JournalFiles<R> {
         drop(state);
         self.free_front();
     }
-}
-
-/// Which half of a durable write failed.
-#[derive(Debug)]
-pub(super) enum WriteError {
-    Write(IoError),
-    Sync(IoError),
 }
 
 /// Files are filled in whole blocks.

@@ -4,7 +4,7 @@
 //! with much waiting goes straight to its segment instead (see [`super::flush`]), in parallel with the journal.
 
 use super::flush::Limit;
-use super::journal_files::{Live, WriteError};
+use super::journal_files::Live;
 use super::partition::{Commit, Partition};
 use super::types::{FatalReason, StoreError};
 use super::{LogStore, StoreState};
@@ -12,7 +12,7 @@ use crate::error_code::ErrorCode;
 use crate::ids::{Offset, PartitionId};
 use crate::log::journal::{Entry, FrameBuilder};
 use coreline_io::sync::{Notify, OneshotSender, oneshot};
-use coreline_io::{IoError, IoErrorKind, Monotonic, Runtime, TaskGroup};
+use coreline_io::{IoError, IoErrorKind, Monotonic, Runtime, TaskGroup, WriteSyncError};
 use futures_util::future::{Either, select};
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
@@ -186,8 +186,8 @@ impl<R: Runtime> LogStore<R> {
         let group = Group { frame: FrameBuilder::default(), members, control, sync };
         if let Err(error) = written {
             return match error {
-                WriteError::Write(error) => self.group_failed(group, error),
-                WriteError::Sync(error) => self.die(FatalReason::JournalSync, &error),
+                WriteSyncError::Write(error) => self.group_failed(group, error),
+                WriteSyncError::Sync(error) => self.die(FatalReason::JournalSync, &error),
             };
         }
         self.count(|s| {
