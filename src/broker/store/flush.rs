@@ -5,7 +5,7 @@
 //! recovery relies on: epochs before the batches that begin them; a sync before index entries, snapshots, or the next
 //! segment's file; `partition.metadata` before the first segment.
 
-use super::LogStore;
+use super::{LogStore, StoreState};
 use super::flush_round::ROUND_PARTITIONS;
 use super::partition::{Partition, Piece};
 use super::types::FatalReason;
@@ -15,9 +15,11 @@ use crate::log::segment::{FileKind, file_name};
 use bytes::Bytes;
 use coreline_io::sync::Notify;
 use coreline_io::{BLOCK, File, IoError, IoErrorKind, IoResult, Runtime, TaskGroup};
+use futures_util::future::select;
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
 use std::path::PathBuf;
+use std::pin::pin;
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -25,6 +27,11 @@ use std::time::Duration;
 pub(super) const FLUSH_WORKERS: usize = 4;
 /// Committed batches reach their segment after this long, at the latest.
 const FLUSH_AGE: Duration = Duration::from_secs(30);
+/// Without a hurry, a round takes this part of what waits.
+const GENTLE_PARTS: usize = 16;
+/// … and the device is left alone afterwards for so many times as long as the round took, at most [`REST_MAX`].
+const REST_FACTOR: u32 = 3;
+const REST_MAX: Duration = Duration::from_millis(100);
 /// A full disk is tried again after this long.
 pub(super) const RETRY_AFTER: Duration = Duration::from_millis(500);
 static ZEROS: [u8; BLOCK] = [0; BLOCK];
@@ -52,6 +59,8 @@ pub(super) struct FlushQueue {
     age_armed: Cell<bool>,
     /// Rounds under way.
     rounds: Cell<usize>,
+    /// A round that nobody waits for is done, and the device is left to others for a while.
+    resting: Cell<bool>,
 }
 
 impl FlushQueue {
@@ -60,10 +69,15 @@ impl FlushQueue {
         self.rounds.get() == 0 && self.due.borrow().is_empty()
     }
 
-    /// Takes the next round: all that waits, shared out among the flushers.
-    fn next_round(&self) -> Vec<Rc<Partition>> {
+    /// Takes the next round. In a hurry: all that waits, shared out among the flushers. Else some of it, and only when no
+    /// other round is under way.
+    fn next_round(&self, hurry: bool) -> Vec<Rc<Partition>> {
+        if !hurry && (self.rounds.get() > 0 || self.resting.get()) {
+            return Vec::new();
+        }
         let mut due = self.due.borrow_mut();
-        let count = due.len().div_ceil(2).min(ROUND_PARTITIONS);
+        let parts = if hurry { 2 } else { GENTLE_PARTS };
+        let count = due.len().div_ceil(parts).min(ROUND_PARTITIONS);
         due.drain(..count).collect()
     }
 }
@@ -81,7 +95,35 @@ impl<R: Runtime> LogStore<R> {
     pub(super) fn start_flush_pass(&self, live: impl FnOnce() -> Vec<PartitionId>) {
         if self.flusher.is_idle() {
             self.queue_flush_all(live());
+        } else if self.flush_hurries() {
+            self.flusher.wake.notify_all();
         }
+    }
+
+    /// Somebody waits for room, or soon will: flushes go as fast as they can. Else they go one after the other, with
+    /// pauses: their writes and syncs share the device with group commits, which somebody waits for.
+    fn flush_hurries(&self) -> bool {
+        self.state.get() != StoreState::Open
+            || self.unflushed.get() > self.options.unflushed_bytes_max / 4 * 3
+            || self.journal.is_pressed()
+    }
+
+    /// Leaves the device to others, as long as there is no hurry.
+    async fn rest(&self, after: Duration) {
+        self.flusher.resting.set(true);
+        let pause = self.rt.sleep((after * REST_FACTOR).min(REST_MAX));
+        let hurry = async {
+            loop {
+                let woken = self.flusher.wake.notified();
+                if self.flush_hurries() {
+                    return;
+                }
+                woken.await;
+            }
+        };
+        select(pin!(pause), pin!(hurry)).await;
+        self.flusher.resting.set(false);
+        self.flusher.wake.notify_all();
     }
 
     pub(super) fn queue_flush_all(&self, ids: Vec<PartitionId>) {
@@ -110,13 +152,15 @@ impl<R: Runtime> LogStore<R> {
     pub(super) async fn run_flusher(self: Rc<Self>) {
         while self.is_running() {
             let woken = self.flusher.wake.notified();
-            let round = self.flusher.next_round();
+            let hurry = self.flush_hurries();
+            let round = self.flusher.next_round(hurry);
             if round.is_empty() {
                 woken.await;
                 continue;
             }
             round.iter().for_each(|partition| partition.flush_queued.set(false));
             self.flusher.rounds.set(self.flusher.rounds.get() + 1);
+            let begun = self.rt.now();
             let failed = self.flush_round(round).await;
             self.flusher.rounds.set(self.flusher.rounds.get() - 1);
             if let Some((_, error)) = failed.iter().find(|(_, error)| error.kind == IoErrorKind::StorageFull) {
@@ -126,6 +170,8 @@ impl<R: Runtime> LogStore<R> {
             if !failed.is_empty() {
                 self.rt.sleep(RETRY_AFTER).await;
                 failed.iter().for_each(|(partition, _)| self.queue_flush(partition));
+            } else if !hurry {
+                self.rest(self.rt.now().since(begun)).await;
             }
         }
     }

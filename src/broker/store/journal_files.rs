@@ -393,6 +393,17 @@ impl<R: Runtime> JournalFiles<R> {
         }
     }
 
+    /// The lap that is being written has the last file.
+    pub(super) fn is_short(&self) -> bool {
+        let state = self.state.borrow();
+        state.free.is_empty() && state.laps.len() >= self.files_max
+    }
+
+    /// … and is half full, or was never begun: the writer waits for the oldest lap, or soon will.
+    pub(super) fn is_pressed(&self) -> bool {
+        self.is_short() && self.current().is_none_or(|c| c.position.get() > self.file_bytes / 2)
+    }
+
     /// Partitions that keep the oldest lap from being freed.
     pub(super) fn oldest_live(&self) -> Vec<PartitionId> {
         let state = self.state.borrow();

@@ -244,7 +244,7 @@ impl<R: Runtime> LogStore<R> {
                     log.unsynced_records += end - log.committed_end;
                 }
                 let progress = log.journal_done(bytes);
-                (progress, log.journaled_bytes >= self.options.flush_bytes)
+                (progress, log.journaled_bytes >= partition.flush_share(self.options.flush_bytes))
             });
             let Some((progress, flush)) = progress else { continue };
             if flush {
@@ -266,7 +266,7 @@ impl<R: Runtime> LogStore<R> {
             control.done.send(Ok(()));
         }
         self.arm_age_flush();
-        if self.unflushed.get() > self.options.unflushed_bytes_max / 2 {
+        if self.unflushed.get() > self.options.unflushed_bytes_max / 2 || self.journal.is_short() {
             self.start_flush_pass(|| self.journal.oldest_live());
         }
     }

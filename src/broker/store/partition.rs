@@ -88,6 +88,14 @@ impl Partition {
         }
     }
 
+    /// Its own share of `bytes`, from a half to one and a half: partitions that grow alike are not to be flushed all at once.
+    pub(super) fn flush_share(&self, bytes: usize) -> usize {
+        let salt = (self.id.topic.0.as_u128() as u64).wrapping_add(self.id.index.0 as u64);
+        // The upper bits of a product with 2^64 divided by the golden ratio: neighbours are far apart.
+        let part = salt.wrapping_mul(0x9E37_79B9_7F4A_7C15) >> 56;
+        bytes / 2 + bytes / 256 * part as usize
+    }
+
     /// `<topic>-<index>`
     pub(super) fn dir_name(&self) -> String {
         format!("{}-{}", self.spec.borrow().topic, self.id.index)
