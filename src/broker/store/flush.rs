@@ -5,10 +5,10 @@
 //! recovery relies on: epochs before the batches that begin them; a sync before index entries, snapshots, or the next
 //! segment's file; `partition.metadata` before the first segment.
 
-use super::{LogStore, StoreState};
 use super::flush_round::ROUND_PARTITIONS;
 use super::partition::{Partition, Piece};
 use super::types::FatalReason;
+use super::{LogStore, StoreState};
 use crate::ids::PartitionId;
 use crate::log::partition_metadata;
 use crate::log::segment::{FileKind, file_name};

@@ -21,10 +21,8 @@ use std::collections::VecDeque;
 use std::path::PathBuf;
 use std::rc::Rc;
 
-/// Bytes of zeros in one write.
-const FILL_SLICE_BYTES: u64 = 1 << 20;
-/// Zeros are kept this far ahead of the writer.
-const FILL_AHEAD_BYTES: u64 = 16 << 20;
+/// Zeros are kept so many slices ahead of the writer.
+const FILL_AHEAD_SLICES: u64 = 16;
 
 /// What a lap still holds of a partition.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -57,6 +55,11 @@ struct Current<F> {
     writing: Cell<u64>,
     /// A slice of zeros is being written from here.
     filling: Cell<Option<u64>>,
+    /// There is a task that fills, perhaps between two slices. There must be one at most: the zeros of a second one, which
+    /// begins where the first does, could land on frames that were written once the first was done with the slice.
+    has_filler: Cell<bool>,
+    /// The lap is full: nothing more is filled, the file may soon be one of a new lap.
+    closed: Cell<bool>,
     /// Bytes of frames that no sync covers.
     unsynced: Cell<u64>,
 }
@@ -83,6 +86,7 @@ pub(super) struct JournalFiles<R: Runtime> {
     rt: R,
     pub(super) dir: PathBuf,
     file_bytes: u64,
+    fill_bytes: u64,
     files_max: usize,
     sync: JournalSync,
     state: RefCell<State<R::File>>,
@@ -120,6 +124,7 @@ impl<R: Runtime> JournalFiles<R> {
             rt,
             dir: journal_dir(options),
             file_bytes: options.journal_file_bytes,
+            fill_bytes: options.journal_fill_bytes,
             files_max: options.journal_files,
             sync: options.journal_sync,
             state: RefCell::new(state),
@@ -168,7 +173,10 @@ impl<R: Runtime> JournalFiles<R> {
                 return Ok(true);
             }
             self.sync_frames().await?;
-            self.wait_for_fill(&current, u64::MAX).await;
+            current.closed.set(true);
+            while current.has_filler.get() {
+                self.changed.notified().await;
+            }
             let mut state = self.state.borrow_mut();
             state.current = None;
             state.laps.back_mut().expect("the current lap").full = true;
@@ -231,6 +239,8 @@ impl<R: Runtime> JournalFiles<R> {
             filled: Cell::new(size / FILL_ALIGN * FILL_ALIGN),
             writing: Cell::new(0),
             filling: Cell::new(None),
+            has_filler: Cell::new(false),
+            closed: Cell::new(false),
             unsynced: Cell::new(0),
         }));
         Ok(())
@@ -302,7 +312,7 @@ impl<R: Runtime> JournalFiles<R> {
     /// Fills the current file with zeros ahead of the writer, in the background. Called after an answer, never before the first.
     pub(super) fn fill_ahead(self: &Rc<Self>, failed: impl FnOnce(IoError) + 'static) {
         let Some(current) = self.current() else { return };
-        if current.filling.get().is_some() || !self.wants_fill(&current) {
+        if !self.wants_fill(&current) || current.has_filler.replace(true) {
             return;
         }
         current.filling.set(Some(current.fill_start()));
@@ -310,6 +320,7 @@ impl<R: Runtime> JournalFiles<R> {
         drop(self.rt.spawn(TaskGroup::Background, "journal zero-fill", async move {
             let result = ring.fill(&current).await;
             current.filling.set(None);
+            current.has_filler.set(false);
             ring.changed.notify_all();
             if let Err(error) = result {
                 failed(error);
@@ -319,17 +330,20 @@ impl<R: Runtime> JournalFiles<R> {
 
     fn wants_fill(&self, current: &Current<R::File>) -> bool {
         let filled = current.filled.get();
-        filled < self.file_bytes && filled < current.position.get() + FILL_AHEAD_BYTES
+        !current.closed.get()
+            && filled < self.file_bytes
+            && filled < current.position.get() + self.fill_bytes * FILL_AHEAD_SLICES
     }
 
     async fn fill(&self, current: &Current<R::File>) -> IoResult<()> {
-        let zeros = Bytes::from(vec![0; FILL_SLICE_BYTES.min(self.file_bytes) as usize]);
+        let slice = self.fill_bytes.min(self.file_bytes);
+        let zeros = Bytes::from(vec![0; slice as usize]);
         while self.wants_fill(current) {
             let start = current.fill_start();
             if start >= self.file_bytes {
                 return Ok(());
             }
-            let len = FILL_SLICE_BYTES.min(self.file_bytes - start);
+            let len = slice.min(self.file_bytes - start);
             current.filling.set(Some(start));
             current.plain.write_at(start, &[zeros.slice(..len as usize)]).await?;
             current.plain.sync_data().await?;
@@ -433,7 +447,6 @@ impl<R: Runtime> JournalFiles<R> {
 
 /// Files are filled in whole blocks.
 const FILL_ALIGN: u64 = BLOCK as u64;
-const _: () = assert!(FILL_SLICE_BYTES.is_multiple_of(FILL_ALIGN));
 
 /// Makes the journal's directory, its name durable.
 pub(super) async fn make_dir<R: Runtime>(rt: &R, options: &StoreOptions) -> Result<PathBuf, StoreError> {

@@ -51,6 +51,8 @@ pub struct StoreOptions {
     pub journal_files: usize,
     /// Bytes of one journal file; rounded down to whole blocks.
     pub journal_file_bytes: u64,
+    /// Bytes of zeros that are written at once, ahead of the writer, to a journal file that is used for the first time; whole blocks.
+    pub journal_fill_bytes: u64,
     /// How a group commit becomes durable.
     pub journal_sync: JournalSync,
     /// Record bytes in one group commit, at most (the partition that crosses it is the last).
@@ -118,6 +120,7 @@ impl StoreOptions {
             shard,
             journal_files: 4,
             journal_file_bytes: 64 << 20,
+            journal_fill_bytes: 1 << 20,
             journal_sync: JournalSync::WriteThenSync,
             group_bytes_max: 1 << 20,
             direct_bytes_min: 128 << 10,
@@ -142,6 +145,10 @@ impl StoreOptions {
         let block = coreline_io::BLOCK as u64;
         assert!(self.journal_files >= 2, "the journal needs two files: one to write, one to recycle");
         assert!(self.journal_file_bytes.is_multiple_of(block), "journal files are whole blocks");
+        assert!(
+            self.journal_fill_bytes >= block && self.journal_fill_bytes.is_multiple_of(block),
+            "zeros go in whole blocks"
+        );
         assert!(self.shared_sync_partitions >= 1, "a sync is of something");
         let frame = (self.group_bytes_max + self.direct_bytes_min) as u64 * 2 + 4 * block;
         assert!(frame <= self.journal_file_bytes, "a journal file must hold the largest group: {frame} bytes");

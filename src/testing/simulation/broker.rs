@@ -101,6 +101,8 @@ impl Host {
         node.tune_store = Some(Arc::new(move |options| {
             // A frame holds a group and what crosses its bound, doubled.
             options.group_bytes_max = journal / 4 - 8192;
+            // Several slices a file, so that frames are written between them.
+            options.journal_fill_bytes = journal as u64 / 16;
             options.direct_bytes_min = direct_bytes_min.min(journal / 4 - 4096);
             options.flush_bytes = flush_bytes;
             options.journal_sync = if dsync { JournalSync::Dsync } else { JournalSync::WriteThenSync };

@@ -142,6 +142,8 @@ impl Run {
         let mut stores = Vec::new();
         for shard in 0..self.shards {
             let mut options = dying_options(shard, &self.fatals);
+            // Several slices a file, so that frames are written between them.
+            options.journal_fill_bytes = 8 << 10;
             if retains {
                 options.retention_check_interval = Duration::from_millis(1 + self.rng.below(8));
             }
