@@ -66,9 +66,12 @@ impl Member {
             .with_member_id(self.id.clone())
             .with_member_epoch(self.epoch)
             .with_rebalance_timeout_ms(-1);
-        let has = TopicPartitions::default()
-            .with_topic_id(self.topic)
-            .with_partitions(self.positions.keys().copied().collect());
+        let has: Vec<i32> = self.positions.keys().copied().collect();
+        if all {
+            // Who says that it has less than it was given may lose the rest before it hears an answer.
+            self.ledger.borrow_mut().keep(&self.name, &has);
+        }
+        let has = TopicPartitions::default().with_topic_id(self.topic).with_partitions(has);
         let has = if self.positions.is_empty() { Vec::new() } else { vec![has] };
         let request = if all {
             request
