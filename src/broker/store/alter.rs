@@ -307,9 +307,18 @@ impl<R: Runtime> LogStore<R> {
 
 /// Shortens a file that is on its way out, step by step: while the file system frees the blocks of a large one at once,
 /// everybody's syncs wait. What fails here does so again at the removal, which says so.
+///
+/// Its name as one that goes is made durable first: a power loss that gave it the old one back would show a damaged segment.
 pub(super) async fn shrink<R: Runtime>(rt: &R, path: &Path) {
     let Ok(file) = rt.open(path, OpenOptions::default()).await else { return };
     let Ok(mut len) = file.size().await else { return };
+    if len <= SHRINK_BYTES {
+        return;
+    }
+    let Some(dir) = path.parent() else { return };
+    if rt.sync_dir(dir).await.is_err() {
+        return;
+    }
     while len > SHRINK_BYTES {
         len -= SHRINK_BYTES;
         if file.truncate(len).await.is_err() {
