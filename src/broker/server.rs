@@ -245,12 +245,17 @@ async fn lead<R: Runtime>(ctx: ShardContext<R, BrokerMesh>, node: Node, door: &R
             Ok(other) => unreachable!("Start is answered with Done or Failed, not {other:?}"),
         }
     }
-    let local = shard.clone();
+    // The shard holds the controller: not the other way round, too.
+    let local = Rc::downgrade(&shard);
     controller.run(
         ctx.mesh.clone(),
         Rc::new(move |image| {
-            let shard = local.clone();
-            Box::pin(async move { obey(&shard, image).await })
+            let shard = local.upgrade();
+            Box::pin(async move {
+                if let Some(shard) = shard {
+                    obey(&shard, image).await;
+                }
+            })
         }),
     );
     let listener = bind(&ctx, config, port).await?;
@@ -510,16 +515,44 @@ mod tests {
     use coreline_io::sim::{DiskOp, SimOptions, SimWorld};
     use coreline_shards::sim::start;
 
+    fn config() -> Arc<BrokerConfig> {
+        let settings = [("listeners", "PLAINTEXT://10.0.0.1:9092"), ("log.dirs", "/data/coreline")];
+        let settings = settings.map(|(key, value)| (key.to_owned(), value.to_owned()));
+        let mut config = BrokerConfig::from_settings(settings).expect("valid settings");
+        config.journal_bytes = 16 << 20;
+        Arc::new(config)
+    }
+
+    /// What a node holds goes with its tasks, however it ends: a simulation starts thousands.
+    #[test]
+    fn a_node_that_ended_holds_nothing() {
+        for crash in [false, true] {
+            let world = SimWorld::new(1, SimOptions::default());
+            let machine = world.node("broker");
+            let (ready, when_ready) = flume::bounded(1);
+            let on_ready = Arc::new(move |_: &Ready| ready.send(()).expect("somebody waits"));
+            let fatal: FatalHandler = Arc::new(|reason, message| panic!("{reason:?}: {message}"));
+            let node = Node::new(config(), fatal.clone(), on_ready);
+            let shards = start::<BrokerMesh, _, _, _>(&machine, 2, move |ctx| run_shard(ctx, node.clone()));
+            world.block_on(async { when_ready.recv_async().await.expect("it gets ready") });
+            if crash {
+                machine.crash();
+                drop(shards);
+            } else {
+                shards.shutdown.request();
+                world.block_on(shards.join()).expect("stops");
+                machine.crash();
+            }
+            assert_eq!(Arc::strong_count(&fatal), 1, "crash: {crash}");
+        }
+    }
+
     /// What the process would exit with depends on what is wrong, not on whose shard finds it.
     #[test]
     fn what_another_shard_cannot_read_ends_the_node_with_its_own_code() {
         let world = SimWorld::new(1, SimOptions::default());
         let machine = world.node("broker");
-        let settings = [("listeners", "PLAINTEXT://10.0.0.1:9092"), ("log.dirs", "/data/coreline")];
-        let settings = settings.map(|(key, value)| (key.to_owned(), value.to_owned()));
-        let mut config = BrokerConfig::from_settings(settings).expect("valid settings");
-        config.journal_bytes = 16 << 20;
-        let config = Arc::new(config);
+        let config = config();
         let run = |stop_when_ready: bool| {
             let (ready, when_ready) = flume::bounded(1);
             let on_ready = Arc::new(move |_: &Ready| ready.send(()).expect("somebody waits"));
