@@ -92,6 +92,14 @@ impl Cleaner {
         self.mark(id);
     }
 
+    /// A wish is fulfilled; one that goes further and came meanwhile stays.
+    fn forget_wish(&self, id: PartitionId, target: i64) {
+        let mut asked = self.asked.borrow_mut();
+        if asked.get(&id).is_some_and(|wanted| *wanted <= target) {
+            asked.remove(&id);
+        }
+    }
+
     pub(super) fn aside_len(&self) -> usize {
         self.aside.borrow().len()
     }
@@ -158,7 +166,11 @@ impl<R: Runtime> LogStore<R> {
     async fn clean_dirtiest(self: &Rc<Self>) -> bool {
         let mut candidates = Vec::new();
         for id in self.cleaner.take_due(self.rt.wall_ms()) {
-            let Some(partition) = self.partition(id).filter(|p| p.spec.borrow().config.compacted) else { continue };
+            let Some(partition) = self.partition(id).filter(|p| p.spec.borrow().config.compacted) else {
+                // Deleted, or no longer compacted: nobody is to wait for it.
+                self.cleaner.asked.borrow_mut().remove(&id);
+                continue;
+            };
             match self.assess_with_wish(&partition).await {
                 Ok((found, generation)) if found.wanted => candidates.push(((partition, generation), found)),
                 Ok((found, _)) => found.look_again_ms.into_iter().for_each(|at| self.cleaner.mark_at(id, at)),

@@ -27,10 +27,12 @@ impl<R: Runtime> LogStore<R> {
             let message = format!("{}: cleanup.policy has no compact", partition.dir_name());
             return Err(ReadError::new(ErrorCode::PolicyViolation, message));
         }
-        let end = self.with_log(&partition, |log, _| log.high_watermark)?;
-        self.cleaner.asked.borrow_mut().insert(id, end);
+        let _ = self.checkpoint(&partition).await;
+        let high_watermark = self.with_log(&partition, |log, _| log.high_watermark)?;
+        self.cleaner.asked.borrow_mut().insert(id, high_watermark);
         self.cleaner.try_again(id);
-        self.compaction_state(id).await
+        // Without a wait since the wish: who asks is told the end that the compaction will reach, not a later one.
+        self.compaction_state_now(&partition)
     }
 
     /// How far the compaction of a partition is.
@@ -41,9 +43,13 @@ impl<R: Runtime> LogStore<R> {
         let partition = self.loaded(id).await?;
         // Only what was read once is known.
         let _ = self.checkpoint(&partition).await;
-        let pending = self.cleaner.asked.borrow().contains_key(&id);
-        let failure = self.cleaner.aside.borrow().get(&id).cloned();
-        self.with_log(&partition, |log, _| CompactionState {
+        self.compaction_state_now(&partition)
+    }
+
+    fn compaction_state_now(&self, partition: &Partition) -> Result<CompactionState, ReadError> {
+        let pending = self.cleaner.asked.borrow().contains_key(&partition.id);
+        let failure = self.cleaner.aside.borrow().get(&partition.id).cloned();
+        self.with_log(partition, |log, _| CompactionState {
             pending,
             log_start: Offset(log.log_start),
             compacted_end: Offset(log.cleaned_end.unwrap_or(0).max(log.log_start)),
@@ -75,7 +81,7 @@ impl<R: Runtime> LogStore<R> {
         if !reached {
             found.wanted = true;
         } else if closed {
-            self.cleaner.asked.borrow_mut().remove(&partition.id);
+            self.cleaner.forget_wish(partition.id, target);
         } else {
             let again = self.rt.wall_ms() + LOOK_AGAIN_MS;
             found.look_again_ms = Some(found.look_again_ms.map_or(again, |at| at.min(again)));

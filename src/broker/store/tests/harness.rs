@@ -41,6 +41,8 @@ pub(super) fn small_options(shard: u16, fatals: &Fatals) -> StoreOptions {
         StoreOptions::new(SimNode::DATA_DIR, shard, Rc::new(move |reason, _| fatals.borrow_mut().push(reason)));
     options.journal_files = 3;
     options.journal_file_bytes = 128 << 10;
+    // Several slices a file, so that frames are written between them.
+    options.journal_fill_bytes = 8 << 10;
     options.group_bytes_max = 12 << 10;
     options.direct_bytes_min = 24 << 10;
     options.flush_bytes = 8 << 10;

@@ -1,11 +1,12 @@
 //! Tests of the store under the simulator. `harness` opens stores and makes batches, `basic` names single behaviours,
 //! `faults` breaks the disk, `guards` are crashes that seeds hardly ever find, `retention` lets segments grow old,
 //! `compression` sends batches through helpers, `simulation` is the oracle over many seeds, `compaction` the one of
-//! compacted topics, `txn` transactions, `txn_simulation` and
+//! compacted topics, `compaction_on_demand` what somebody who asks for one is told, `txn` transactions, `txn_simulation` and
 //! `txn_compaction` those over crashes and cleanings.
 
 mod basic;
 mod compaction;
+mod compaction_on_demand;
 mod compression;
 mod faults;
 mod guards;
