@@ -424,8 +424,8 @@ impl<R: Runtime> LogStore<R> {
         {
             self.moved(partition.id, ends);
         }
-        if !progress.markers.is_empty() && partition.spec.borrow().config.compacted {
-            // What an open transaction kept from the cleaner may be due now.
+        if (progress.rolled || !progress.markers.is_empty()) && partition.spec.borrow().config.compacted {
+            // A full segment does not wait for its flush, and what an open transaction kept from the cleaner may be due now.
             self.cleaner.mark(partition.id);
         }
         for marker in &progress.markers {

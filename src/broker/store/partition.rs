@@ -304,6 +304,8 @@ pub(super) struct Progress {
     pub(super) high_watermark: Option<i64>,
     /// Markers that are committed now.
     pub(super) markers: Vec<TxnMarker>,
+    /// A segment began with what is committed now: the one before it is full, and all of it may be cleaned.
+    pub(super) rolled: bool,
 }
 
 /// What a finished flush frees.
@@ -489,10 +491,13 @@ impl Log {
         if to <= self.high_watermark {
             return Progress::default();
         }
+        let passed = self.high_watermark..to;
+        let mut open = self.segments.iter().skip(1).rev().take_while(|s| s.index.is_some());
+        let rolled = open.any(|s| passed.contains(&s.base));
         self.high_watermark = to;
         self.producers.committed(Offset(to));
         self.assert_invariants();
-        Progress { high_watermark: Some(to), markers: Vec::new() }
+        Progress { high_watermark: Some(to), markers: Vec::new(), rolled }
     }
 
     /// Takes back everything that is not committed: nothing of it was acknowledged. Who waits is told why.

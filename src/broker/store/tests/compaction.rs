@@ -534,3 +534,37 @@ fn what_cannot_be_cleaned_is_set_aside_and_the_rest_goes_on() {
         assert_eq!(store.stats().uncleanable_partitions, 1);
     });
 }
+
+#[test]
+fn a_full_segment_is_cleaned_without_waiting_for_a_flush() {
+    let (world, node) = world(3);
+    world.block_on(async {
+        let config = LogConfig {
+            compacted: true,
+            segment_bytes: 8_000,
+            max_message_bytes: 4_000,
+            min_cleanable_dirty_ratio: Ratio::new(0.0),
+            ..small_config()
+        };
+        let options = StoreOptions {
+            flush_bytes: 1 << 20,
+            cleaner: CleanerOptions { backoff: Duration::from_millis(5), ..CleanerOptions::default() },
+            ..dying_options(0, &Fatals::default())
+        };
+        let store = LogStore::open(node.runtime(), options).await.expect("the store opens");
+        store.assign(spec(0, 0, config));
+        let mut cleaned = Offset(0);
+        // One segment after the other fills up, with time for the cleaner between any two batches.
+        for i in 0..60 {
+            let mut builder = BatchBuilder::default();
+            builder.push(NOW + i, Some(&[7]), Some(&[7; 700]));
+            let bytes = BytesMut::from(&builder.build(Offset(0), LeaderEpoch(-1))[..]);
+            store.append(id(0), bytes, LOCAL).await.expect("acked");
+            world.handle().sleep(Duration::from_millis(200)).await;
+            let end = store.compacted_end(id(0)).unwrap_or(Offset(0));
+            assert!(end.0 >= i - 11, "at offset {i}, segments of 10 batches, it is cleaned to {end} only");
+            cleaned = end;
+        }
+        assert!(cleaned.0 > 40, "cleaned to {cleaned}");
+    });
+}
