@@ -18,6 +18,11 @@ enum Arguments {
         /// Files of JSON lines.
         files: Vec<PathBuf>,
     },
+    /// One HTML page of results that `run --json` wrote, to standard output.
+    Page {
+        /// Files of JSON lines.
+        files: Vec<PathBuf>,
+    },
 }
 
 fn main() -> ExitCode {
@@ -25,6 +30,7 @@ fn main() -> ExitCode {
         Arguments::Run(workload) => load::run(&workload).map(|r| r.text()).map_err(|e| e.to_string()),
         Arguments::Groups(workload) => load::run_groups(&workload).map_err(|e| e.to_string()),
         Arguments::Table { files } => load::read_results(&files).map(|results| load::print_table(&results)),
+        Arguments::Page { files } => load::read_results(&files).map(|results| load::html_page(&results, &[])),
     };
     match done {
         Ok(text) => {

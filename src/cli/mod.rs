@@ -57,7 +57,7 @@ enum Command {
         #[arg(required = true)]
         files: Vec<std::path::PathBuf>,
     },
-    /// One HTML page of the results that `bench --json` wrote: curves, throughput, CPU and memory.
+    /// One HTML page of the results that `bench --json` wrote: latency by percentile and over time, throughput, CPU, memory, cores.
     BenchPage {
         /// Files of JSON lines.
         #[arg(required = true)]

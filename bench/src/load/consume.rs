@@ -2,12 +2,12 @@
 
 use super::batch;
 use super::connection::Connection;
-use super::produce::{self, Phases, new_histogram};
-use super::report::{Latency, Measured, RunResult};
+use super::latencies::Latencies;
+use super::produce::{self, Phases};
+use super::report::{Measured, RunResult};
 use super::topics::Share;
 use super::{LoadError, TIMEOUT, Workload, process};
 use crate::client::Client;
-use hdrhistogram::Histogram;
 use kafka_protocol::messages::fetch_request::{FetchPartition, FetchTopic};
 use kafka_protocol::messages::list_offsets_request::{ListOffsetsPartition, ListOffsetsTopic};
 use kafka_protocol::messages::{BrokerId, FetchRequest, FetchResponse, ListOffsetsRequest, TopicName};
@@ -74,14 +74,14 @@ struct Consumer<'a> {
     positions: BTreeMap<i32, i64>,
     correlation_id: i32,
     records: u64,
-    histogram: Histogram<u64>,
+    latencies: Latencies,
 }
 
 impl<'a> Consumer<'a> {
     fn open(workload: &'a Workload, share: &Share, which: i64) -> Result<Self, LoadError> {
         let positions = offsets(workload, share, which)?;
         let connection = Connection::open(&share.address)?;
-        Ok(Self { workload, connection, positions, correlation_id: 0, records: 0, histogram: new_histogram() })
+        Ok(Self { workload, connection, positions, correlation_id: 0, records: 0, latencies: Latencies::new() })
     }
 
     /// Fetches once and moves on. With `phases`, end-to-end latencies are taken from the records' stamps.
@@ -96,10 +96,10 @@ impl<'a> Consumer<'a> {
                 return Err(LoadError::Refused { what, code: partition.error_code });
             }
             let Some(bytes) = &partition.records else { continue };
-            let histogram = &mut self.histogram;
+            let latencies = &mut self.latencies;
             let contents = batch::walk(bytes, phases.is_some(), |stamp| {
                 if phases.is_some_and(|p| stamp >= p.measure_from && stamp < p.end) {
-                    histogram.saturating_record(now.saturating_sub(stamp).max(1));
+                    latencies.record(stamp, now.saturating_sub(stamp));
                 }
             });
             self.records += contents.records;
@@ -155,7 +155,7 @@ pub(super) fn run_with_producers(workload: &Workload, shares: &[Share]) -> Resul
             }
             // What was acknowledged last is still on its way.
             consumer.poll(Some(&phases))?;
-            Ok::<_, LoadError>(consumer.histogram)
+            Ok::<_, LoadError>(consumer.latencies)
         };
         let threads: Vec<_> = consumers.into_iter().map(|c| scope.spawn(move || follow(c))).collect();
         let produced = produce::run(workload, shares, Some((&stop, phases)));
@@ -163,10 +163,10 @@ pub(super) fn run_with_producers(workload: &Workload, shares: &[Share]) -> Resul
         (produced, consumed)
     });
     let mut result = produced?;
-    let mut histogram = new_histogram();
+    let mut latencies = Latencies::new();
     for part in consumed? {
-        histogram.add(&part).expect("histograms of one shape");
+        latencies.add(part);
     }
-    result.latency = Some(Latency::from_nanos("from intended send to receipt", &histogram));
+    result.latency = Some(latencies.report("from intended send to receipt"));
     Ok(result)
 }

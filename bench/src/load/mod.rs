@@ -13,6 +13,7 @@ mod connection;
 mod consume;
 mod group_members;
 mod groups;
+mod latencies;
 mod one;
 mod page;
 mod probe;
@@ -20,12 +21,14 @@ mod process;
 mod produce;
 mod report;
 mod topics;
+mod watch;
 
 pub use batch::BatchBuilder;
 pub use group_members::Protocol;
 pub use groups::{GroupsMode, GroupsWorkload, run as run_groups};
 pub use page::html_page;
-pub use report::{Latency, RunResult, print_table, read_results};
+pub use report::{Latency, RunResult, Span, print_table, read_results};
+pub use watch::Moment;
 
 use crate::client::{Client, ClientError};
 use std::io;
@@ -178,12 +181,19 @@ impl Workload {
 pub fn run(workload: &Workload) -> Result<RunResult, LoadError> {
     workload.check()?;
     let assignment = || topics::prepare(&mut Client::connect(&workload.bootstrap_server, TIMEOUT)?, workload);
-    let result = match workload.mode {
-        Mode::Produce => produce::run(workload, &assignment()?, None)?,
-        Mode::Consume => consume::run(workload, &assignment()?)?,
-        Mode::Both => consume::run_with_producers(workload, &assignment()?)?,
-        Mode::One => one::run(workload, &assignment()?)?,
-        Mode::Probe => probe::run(workload)?,
+    let result = if workload.mode == Mode::Probe {
+        probe::run(workload)?
+    } else {
+        let shares = assignment()?;
+        let watch = watch::Watch::start(workload.broker_pid);
+        let result = match workload.mode {
+            Mode::Produce => produce::run(workload, &shares, None),
+            Mode::Consume => consume::run(workload, &shares),
+            Mode::Both => consume::run_with_producers(workload, &shares),
+            Mode::One | Mode::Probe => one::run(workload, &shares),
+        };
+        let watched = watch.stop();
+        RunResult { watched, ..result? }
     };
     if let Some(path) = &workload.json {
         report::append_json(path, &result).map_err(|e| LoadError::Workload(format!("{}: {e}", path.display())))?;

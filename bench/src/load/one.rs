@@ -3,8 +3,9 @@
 use super::batch::{self, BatchBuilder};
 use super::connection::Connection;
 use super::consume::{LATEST, fetch_request, offsets};
-use super::produce::{Phases, new_histogram};
-use super::report::{Latency, Measured, RunResult};
+use super::latencies::Latencies;
+use super::produce::Phases;
+use super::report::{Measured, RunResult};
 use super::topics::Share;
 use super::{LoadError, Workload, process};
 use kafka_protocol::messages::produce_request::{PartitionProduceData, TopicProduceData};
@@ -23,7 +24,7 @@ pub(super) fn run(workload: &Workload, shares: &[Share]) -> Result<RunResult, Lo
     let (producer, consumer) = (Connection::open(&share.address)?, Connection::open(&share.address)?);
     let builder = BatchBuilder::new(workload.record_size, 0);
     let phases = Phases::new(workload);
-    let mut histogram = new_histogram();
+    let mut latencies = Latencies::new();
     let (mut correlation_id, mut records, mut before) = (0_i32, 0_u64, None);
     let sample = || workload.broker_pid.and_then(process::sample);
     while phases.now() < phases.end {
@@ -51,14 +52,14 @@ pub(super) fn run(workload: &Workload, shares: &[Share]) -> Result<RunResult, Lo
         let Some(next) = next else { continue };
         positions.insert(partition, next);
         if sent >= phases.measure_from {
-            histogram.saturating_record(received - sent);
+            latencies.record(sent, received - sent);
             records += 1;
         }
     }
     let measured = Measured {
         seconds: (phases.now() - phases.measure_from) as f64 / 1e9,
         records,
-        latency: Some(Latency::from_nanos("from send to receipt, one at a time", &histogram)),
+        latency: Some(latencies.report("from send to receipt, one at a time")),
         broker: before.flatten().zip(sample()),
     };
     Ok(RunResult::new(workload, measured))

@@ -1,8 +1,9 @@
 //! Results as one HTML page that stands alone: no script, no request, charts as inline SVG. Runs of the same work are
 //! drawn over each other, one colour a system, so that who doubts can look at each.
 
-use super::chart::{Series, percentile_chart};
-use super::report::{RunResult, print_table};
+use super::chart::{Series, heat_map, latency_chart, over_time_chart, percentile_chart};
+use super::report::{RunResult, Span, print_table};
+use super::watch::Moment;
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
@@ -14,7 +15,7 @@ h1{font-size:1.6rem}h2{font-size:1.15rem;margin-top:2.5rem;border-top:1px solid 
 table{border-collapse:collapse;font-variant-numeric:tabular-nums;width:100%}th,td{text-align:right;white-space:nowrap;padding:.2rem .5rem;border-bottom:1px solid var(--line)}\
 th:first-child,td:first-child{text-align:left}th{color:var(--dim);font-weight:500}svg{width:100%;height:auto}\
 svg text{fill:var(--dim);font-size:12px}.grid{stroke:var(--line)}.c0{color:var(--s0)}.c1{color:var(--s1)}.c2{color:var(--s2)}.c3{color:var(--s3)}\
-.curve{fill:none;stroke:currentColor;stroke-width:1.6;stroke-opacity:.75}.dot{fill:currentColor}.bar{display:inline-block;margin-left:.2rem;height:.6rem;background:currentColor}\
+.curve{fill:none;stroke:currentColor;stroke-width:1.6;stroke-opacity:.75}.faint{stroke-opacity:.35;stroke-width:1.1}.bar{display:inline-block;margin-left:.2rem;height:.6rem;background:currentColor}\
 .note,summary{color:var(--dim)}pre{white-space:pre-wrap;overflow-wrap:anywhere;font-size:12px}.scroll{overflow-x:auto}";
 
 /// A label is `system: work`; without a colon it is all work.
@@ -67,13 +68,14 @@ fn section(html: &mut String, work: &str, systems: &[&str], runs: &[&RunResult])
             let latency = run.latency.as_ref()?;
             let points = if latency.curve_us.is_empty() { &latency.percentiles_us } else { &latency.curve_us };
             let points = points.iter().map(|(percent, us)| (*percent, *us as f64)).collect();
-            Some(Series { colour: colour(run), name: run.label.clone(), points })
+            Some(Series { colour: colour(run), name: run.label.clone(), faint: false, points })
         })
         .collect();
     if let Some(latency) = runs.iter().find_map(|r| r.latency.as_ref()) {
         let _ = writeln!(html, "<p class=\"note\">Latency {}, by percentile</p>", escape(&latency.of));
         html.push_str(&percentile_chart(&series));
     }
+    over_time(html, runs, &colour);
     html.push_str("<div class=\"scroll\"><table><tr><th>run</th>");
     let columns: Vec<&Column> = COLUMNS.iter().filter(|c| runs.iter().any(|r| c.2(r).is_some())).collect();
     for (title, ..) in &columns {
@@ -109,6 +111,61 @@ fn section(html: &mut String, work: &str, systems: &[&str], runs: &[&RunResult])
         let _ = writeln!(html, "{}\n  {}", escape(label), escape(&workload));
     }
     html.push_str("</pre></details>\n");
+}
+
+/// What went on while the load ran: the same axis for all of it.
+fn over_time(html: &mut String, runs: &[&RunResult], colour: &dyn Fn(&RunResult) -> usize) {
+    let series = |faint: bool, points: &dyn Fn(&RunResult) -> Vec<(f64, f64)>| -> Vec<Series> {
+        let of = |run: &&RunResult| Series { colour: colour(run), name: run.label.clone(), faint, points: points(run) };
+        runs.iter().map(of).filter(|s| s.points.len() > 1).collect()
+    };
+    let spans = |of: fn(&Span) -> f64| {
+        move |run: &RunResult| -> Vec<(f64, f64)> {
+            let spans = run.latency.iter().flat_map(|l| &l.over_time);
+            spans.map(|s| (s.at_seconds + s.seconds / 2.0, of(s))).collect()
+        }
+    };
+    let watched = |of: fn(&Moment) -> Option<f64>| {
+        move |run: &RunResult| -> Vec<(f64, f64)> {
+            run.watched.iter().filter_map(|m| Some((m.at_seconds, of(m)?))).collect()
+        }
+    };
+    let end = runs.iter().flat_map(|run| {
+        let spans = run.latency.iter().flat_map(|l| &l.over_time).map(|s| s.at_seconds + s.seconds);
+        spans.chain(run.watched.iter().map(|m| m.at_seconds))
+    });
+    let end = end.fold(0.0, f64::max);
+    let mut latency = series(true, &spans(|s| s.p50_us as f64));
+    latency.extend(series(false, &spans(|s| s.p99_us as f64)));
+    if !latency.is_empty() {
+        html.push_str("<p class=\"note\">Latency over time: p99, and p50 in the lighter colour</p>\n");
+        html.push_str(&latency_chart(end, &latency));
+    }
+    let charts = [
+        ("Values measured a second", series(false, &spans(|s| s.count as f64 / s.seconds.max(1e-9)))),
+        ("CPU of the broker, in percent of a core", series(false, &watched(|m| m.broker_cpu_percent))),
+        (
+            "Resident memory of the broker, in MiB",
+            series(false, &watched(|m| Some(m.broker_rss_bytes? as f64 / f64::from(1 << 20)))),
+        ),
+    ];
+    for (what, series) in charts.iter().filter(|(_, series)| !series.is_empty()) {
+        let _ = writeln!(html, "<p class=\"note\">{what}</p>");
+        html.push_str(&over_time_chart(what, end, series));
+    }
+    let mapped: Vec<_> = runs.iter().filter(|r| r.watched.len() > 1).collect();
+    if !mapped.is_empty() {
+        html.push_str("<details><summary>Busy cores, by whatever: broker, load, kernel</summary>\n");
+    }
+    for run in &mapped {
+        let cores = run.watched.iter().map(|m| m.cores.len()).min().unwrap_or(0);
+        let row = |core: usize| run.watched.iter().map(|m| (m.at_seconds, m.cores[core])).collect();
+        let _ = writeln!(html, "<p class=\"note c{}\">{}</p>", colour(run), escape(&run.label));
+        html.push_str(&heat_map(colour(run), &run.label, end, &(0..cores).map(row).collect::<Vec<_>>()));
+    }
+    if !mapped.is_empty() {
+        html.push_str("</details>\n");
+    }
 }
 
 /// Title, decimals, value.
@@ -174,6 +231,25 @@ mod tests {
         assert_eq!(page.matches("class=\"curve c0\"").count(), 2, "{page}");
         assert_eq!(page.matches("class=\"curve c1\"").count(), 1);
         assert!(page.contains("&lt;t&gt;") && !page.contains("<t>"));
+    }
+
+    #[test]
+    fn what_happened_meanwhile_is_drawn_for_runs_that_know_it() {
+        let mut seen = run("a: one", 100);
+        let span = |at| Span { at_seconds: at, seconds: 0.5, count: 50, p50_us: 90, p99_us: 900, max_us: 1000 };
+        seen.latency.as_mut().expect("it has one").over_time = vec![span(0.0), span(0.5), span(1.0)];
+        let moment =
+            |at, cores| Moment { at_seconds: at, cores, broker_cpu_percent: Some(40.0), broker_rss_bytes: None };
+        // A core that went away in the middle is left out.
+        seen.watched = vec![moment(0.5, vec![10, 90]), moment(1.0, vec![20])];
+        let page = html_page(&[seen, run("b: one", 200)], &[]);
+        let charts = |what: &str| page.matches(&format!("aria-label=\"{what}")).count();
+        assert_eq!(charts("latency by percentile"), 1);
+        assert_eq!(charts("latency over time"), 1);
+        assert_eq!(charts("Values measured a second"), 1);
+        assert_eq!(charts("CPU of the broker"), 1);
+        assert_eq!(charts("Resident memory"), 0, "nobody looked");
+        assert_eq!(page.matches("<rect").count(), 2);
     }
 
     #[test]

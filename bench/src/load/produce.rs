@@ -2,11 +2,11 @@
 
 use super::batch::BatchBuilder;
 use super::connection::Connection;
-use super::report::{Latency, Measured, RunResult};
+use super::latencies::Latencies;
+use super::report::{Measured, RunResult};
 use super::topics::Share;
 use super::{LoadError, TIMEOUT, Workload, process};
 use bytes::Bytes;
-use hdrhistogram::Histogram;
 use kafka_protocol::messages::produce_request::{PartitionProduceData, TopicProduceData};
 use kafka_protocol::messages::{ProduceRequest, ProduceResponse, TopicName};
 use kafka_protocol::protocol::StrBytes;
@@ -96,7 +96,7 @@ impl Schedule<'_> {
 
 #[derive(Debug)]
 struct Outcome {
-    histogram: Histogram<u64>,
+    latencies: Latencies,
     records: u64,
     last_ack: u64,
 }
@@ -133,11 +133,11 @@ pub(super) fn run(
         stop.store(true, Ordering::SeqCst);
     }
     let outcomes = outcomes?;
-    let mut histogram = new_histogram();
+    let mut latencies = Latencies::new();
     let mut records = 0;
     let mut last_ack = 0;
-    for outcome in &outcomes {
-        histogram.add(&outcome.histogram).expect("histograms of one shape");
+    for outcome in outcomes {
+        latencies.add(outcome.latencies);
         records += outcome.records;
         last_ack = last_ack.max(outcome.last_ack);
     }
@@ -146,15 +146,10 @@ pub(super) fn run(
     let measured = Measured {
         seconds: end.saturating_sub(phases.measure_from) as f64 / 1e9,
         records,
-        latency: Some(Latency::from_nanos(of, &histogram)),
+        latency: Some(latencies.report(of)),
         broker,
     };
     Ok(RunResult::new(workload, measured))
-}
-
-/// One nanosecond to two minutes, three digits.
-pub(super) fn new_histogram() -> Histogram<u64> {
-    Histogram::new_with_bounds(1, 120_000_000_000, 3).expect("valid bounds")
 }
 
 fn connection(schedule: &Schedule<'_>) -> Result<Outcome, LoadError> {
@@ -279,7 +274,7 @@ fn receive_all(schedule: &Schedule<'_>, connection: &Connection, flight: &Flight
 }
 
 fn receive_until_done(schedule: &Schedule<'_>, connection: &Connection, flight: &Flight) -> Result<Outcome, LoadError> {
-    let mut outcome = Outcome { histogram: new_histogram(), records: 0, last_ack: 0 };
+    let mut outcome = Outcome { latencies: Latencies::new(), records: 0, last_ack: 0 };
     loop {
         let sent = {
             let mut queue = flight.queue.lock().expect("no thread panics with it");
@@ -302,11 +297,11 @@ fn receive_until_done(schedule: &Schedule<'_>, connection: &Connection, flight: 
             for number in sent.first..sent.first + sent.count {
                 let intended = schedule.intended(number);
                 if intended >= schedule.phases.measure_from {
-                    outcome.histogram.saturating_record(now.saturating_sub(intended).max(1));
+                    outcome.latencies.record(intended, now.saturating_sub(intended));
                 }
             }
         } else if measured {
-            outcome.histogram.saturating_record(now.saturating_sub(sent.at).max(1));
+            outcome.latencies.record(sent.at, now.saturating_sub(sent.at));
         }
         if measured {
             outcome.records += sent.count;

@@ -1,6 +1,7 @@
 //! What a run found: for a person, and as one JSON object.
 
 use super::process::Sample;
+use super::watch::Moment;
 use super::{Mode, Workload};
 use hdrhistogram::Histogram;
 use std::fmt::Write as _;
@@ -24,6 +25,26 @@ pub struct Latency {
     /// As `percentiles_us`, close enough to each other for a curve.
     #[serde(default)]
     pub curve_us: Vec<(f64, u64)>,
+    /// By when they began (in an open loop: were meant to begin).
+    #[serde(default)]
+    pub over_time: Vec<Span>,
+}
+
+/// The latencies that began in a part of a run.
+#[derive(Clone, Debug, serde::Serialize, serde::Deserialize)]
+pub struct Span {
+    /// Begin of the part, in seconds since the load began; warm-up counts.
+    pub at_seconds: f64,
+    /// How long it is.
+    pub seconds: f64,
+    /// Values measured.
+    pub count: u64,
+    /// Median.
+    pub p50_us: u64,
+    /// 99th percentile.
+    pub p99_us: u64,
+    /// The longest.
+    pub max_us: u64,
 }
 
 const PERCENTILES: &[f64] = &[50.0, 90.0, 95.0, 99.0, 99.9, 99.99, 99.999];
@@ -42,6 +63,7 @@ impl Latency {
                 .map(|step| 100.0 * (1.0 - 0.5f64.powf(f64::from(step) / 4.0)))
                 .map(|percent| (percent, us(histogram.value_at_percentile(percent))))
                 .collect(),
+            over_time: Vec::new(),
         }
     }
 
@@ -76,6 +98,9 @@ pub struct RunResult {
     pub broker_cpu_seconds: Option<f64>,
     /// Resident memory of the broker at the end, in bytes.
     pub broker_rss_bytes: Option<u64>,
+    /// What cores and broker did meanwhile.
+    #[serde(default)]
+    pub watched: Vec<Moment>,
 }
 
 pub(super) struct Measured {
@@ -106,6 +131,7 @@ impl RunResult {
             first_answer_seconds: None,
             broker_cpu_seconds: broker.map(|(before, after)| after.cpu_seconds - before.cpu_seconds),
             broker_rss_bytes: broker.map(|(_, after)| after.rss_bytes),
+            watched: Vec::new(),
         }
     }
 
@@ -279,6 +305,7 @@ mod tests {
             first_answer_seconds: None,
             broker_cpu_seconds: None,
             broker_rss_bytes: None,
+            watched: Vec::new(),
         }
     }
 
