@@ -47,6 +47,12 @@ impl OffsetEntry {
         Some(Self { offset: base + i64::from(relative), position })
     }
 
+    /// The last entry of an index.
+    #[must_use]
+    pub fn last(index: &[u8], base: i64) -> Option<Self> {
+        (index.len() / OFFSET_ENTRY_LEN).checked_sub(1).and_then(|n| Self::get(index, base, n))
+    }
+
     /// Position from which a scan finds `offset`: that of the last entry at or before it; 0 if there is none.
     #[must_use]
     pub fn lookup(index: &[u8], base: i64, offset: i64) -> u32 {
@@ -77,12 +83,18 @@ impl TimeEntry {
         Some(Self { timestamp, offset: base + i64::from(relative) })
     }
 
-    /// Offset from which a scan finds the first record at or after `timestamp`: that of the last earlier entry, or `base`.
+    /// The last entry of an index.
     #[must_use]
-    pub fn lookup(index: &[u8], base: i64, timestamp: i64) -> i64 {
+    pub fn last(index: &[u8], base: i64) -> Option<Self> {
+        (index.len() / TIME_ENTRY_LEN).checked_sub(1).and_then(|n| Self::get(index, base, n))
+    }
+
+    /// The last entry before `timestamp`: a scan from its offset finds the first record at or after that.
+    #[must_use]
+    pub fn before(index: &[u8], base: i64, timestamp: i64) -> Option<Self> {
         let count = index.len() / TIME_ENTRY_LEN;
         let after = partition(count, |n| Self::get(index, base, n).is_some_and(|e| e.timestamp < timestamp));
-        after.checked_sub(1).and_then(|n| Self::get(index, base, n)).map_or(base, |e| e.offset)
+        after.checked_sub(1).and_then(|n| Self::get(index, base, n))
     }
 }
 
@@ -127,6 +139,19 @@ pub fn valid_time_index(index: &[u8], base: i64) -> usize {
     n * TIME_ENTRY_LEN
 }
 
+/// An offset index of a complete segment of `log_bytes` that ends before offset `end` can be believed, as far as it shows by itself.
+#[must_use]
+pub fn offset_index_is_sound(index: &[u8], base: i64, end: i64, log_bytes: u64) -> bool {
+    valid_offset_index(index, base, log_bytes) == index.len()
+        && OffsetEntry::last(index, base).is_none_or(|last| last.offset < end)
+}
+
+/// The same of a time index.
+#[must_use]
+pub fn time_index_is_sound(index: &[u8], base: i64, end: i64) -> bool {
+    valid_time_index(index, base) == index.len() && TimeEntry::last(index, base).is_none_or(|last| last.offset < end)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -155,10 +180,13 @@ mod tests {
             index.extend(TimeEntry { timestamp, offset }.encode(100).expect("near"));
         }
         for (timestamp, offset) in [(500, 100), (1000, 100), (1001, 104), (2000, 104), (2001, 110)] {
-            assert_eq!(TimeEntry::lookup(&index, 100, timestamp), offset, "time {timestamp}");
+            assert_eq!(TimeEntry::before(&index, 100, timestamp).map_or(100, |e| e.offset), offset, "time {timestamp}");
         }
         index.extend([0; 24]);
         assert_eq!(valid_time_index(&index, 100), 24);
+        assert!(!time_index_is_sound(&index, 100, 200), "zeros behind it");
+        assert!(time_index_is_sound(&index[..24], 100, 111) && !time_index_is_sound(&index[..24], 100, 110));
+        assert!(!time_index_is_sound(&index[..23], 100, 111), "a torn entry");
     }
 
     proptest! {
@@ -167,7 +195,7 @@ mod tests {
             prop_assert!(valid_offset_index(&bytes, base, 1 << 40) <= bytes.len());
             prop_assert!(valid_time_index(&bytes, base) <= bytes.len());
             let _ = OffsetEntry::lookup(&bytes, base, t);
-            let _ = TimeEntry::lookup(&bytes, base, t);
+            let _ = TimeEntry::before(&bytes, base, t);
         }
     }
 }

@@ -86,13 +86,13 @@ impl<R: Runtime> LogStore<R> {
     }
 
     /// Renames the directory of a partition that was deleted, and removes it in the background.
-    async fn remove_dir_of(self: &Rc<Self>, partition: &Partition) -> Result<(), StoreError> {
+    pub(super) async fn remove_dir_of(self: &Rc<Self>, partition: &Partition) -> Result<(), StoreError> {
         let dir = self.dir(partition);
         let renamed = self.rename_away(partition, |found| found == partition.id.topic).await;
         // Reads that were under way may have opened a file in between.
         self.forget_files(&dir);
         let Some(target) = renamed? else { return Ok(()) };
-        self.rt.sync_dir(&self.options.data_dir).await.map_err(StoreError::io("rename the deleted partition"))?;
+        self.sync_names().await?;
         self.remove_later(target);
         Ok(())
     }

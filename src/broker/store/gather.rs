@@ -6,11 +6,12 @@
 use super::LogStore;
 use super::types::StoreError;
 use coreline_io::sync::{OneshotSender, oneshot};
-use coreline_io::{DirContents, File, IoResult, PickFiles, Runtime, TaskGroup};
+use coreline_io::{DirContents, File, IoError, IoResult, PickFiles, Runtime, TaskGroup};
 use futures_util::StreamExt;
 use futures_util::stream;
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
+use std::io;
 use std::path::PathBuf;
 use std::rc::Rc;
 
@@ -67,11 +68,13 @@ pub(super) struct Unsynced<F> {
 pub(super) struct Gather<R: Runtime> {
     dirs: Line<PathBuf, IoResult<DirContents>>,
     syncs: Line<Unsynced<R::File>, Result<(), StoreError>>,
+    /// Names in the data directory.
+    names: Line<(), IoResult<()>>,
 }
 
 impl<R: Runtime> Default for Gather<R> {
     fn default() -> Self {
-        Self { dirs: Line::default(), syncs: Line::default() }
+        Self { dirs: Line::default(), syncs: Line::default(), names: Line::default() }
     }
 }
 
@@ -109,6 +112,27 @@ impl<R: Runtime> LogStore<R> {
             }));
         }
         receiver.await.unwrap_or(Err(StoreError::Stopped))
+    }
+
+    /// Makes names in the data directory durable that were changed before the call: a topic that goes renames thousands.
+    pub(super) async fn sync_names(self: &Rc<Self>) -> Result<(), StoreError> {
+        let (sender, receiver) = oneshot();
+        self.gather.names.waiting.borrow_mut().push_back(((), sender));
+        if self.gather.names.may_serve(1) {
+            let store = self.clone();
+            drop(self.rt.spawn(TaskGroup::Requests, "sync names", async move {
+                while let Some((_, senders)) = store.gather.names.next_group(usize::MAX) {
+                    let synced = store.rt.sync_dir(&store.options.data_dir).await;
+                    let told =
+                        |error: &IoError| IoError::new("sync the data directory", io::Error::other(error.to_string()));
+                    for sender in senders {
+                        sender.send(synced.as_ref().copied().map_err(told));
+                    }
+                }
+            }));
+        }
+        let synced = receiver.await.ok_or(StoreError::Stopped)?;
+        synced.map_err(StoreError::io("make names in the data directory durable"))
     }
 
     async fn sync_group(&self, group: Vec<Unsynced<R::File>>, senders: Vec<OneshotSender<Result<(), StoreError>>>) {

@@ -1,5 +1,6 @@
 //! Indexes of sealed segments, kept whole for the next cold reader. Bounded in bytes, least recently used goes first.
 
+use super::files::is_below;
 use bytes::Bytes;
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
@@ -49,7 +50,7 @@ impl IndexCache {
 
     /// Forgets what is below `dir`.
     pub(super) fn forget_dir(&mut self, dir: &Path) {
-        self.files.retain(|path, _| !path.starts_with(dir));
+        self.files.retain(|path, _| !is_below(path, dir));
         self.bytes = self.files.values().map(|(bytes, _)| bytes.len()).sum();
     }
 }

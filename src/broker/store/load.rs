@@ -508,15 +508,6 @@ impl<R: Runtime> LogStore<R> {
         Ok((log, synced, snapshot.unwrap_or(0)))
     }
 
-    /// Where to begin a scan of a sealed segment that must see `from`.
-    pub(super) async fn position_before(&self, partition: &Partition, base: i64, from: i64) -> Result<u64, StoreError> {
-        match self.rt.read_file(&self.segment_path(partition, base, FileKind::OffsetIndex)).await {
-            Ok(index) => Ok(u64::from(OffsetEntry::lookup(&index, base, from))),
-            Err(error) if error.kind == IoErrorKind::NotFound => Ok(0),
-            Err(error) => Err(StoreError::io("read an index")(error)),
-        }
-    }
-
     /// The timestamp that `segment.ms` counts from.
     pub(super) async fn first_timestamp(&self, partition: &Partition, base: i64) -> Result<Option<i64>, StoreError> {
         let path = self.segment_path(partition, base, FileKind::Log);

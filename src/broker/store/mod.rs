@@ -27,6 +27,7 @@ mod flush_round;
 mod gather;
 mod index_builder;
 mod index_cache;
+mod index_check;
 mod journal_files;
 mod journal_writer;
 mod load;

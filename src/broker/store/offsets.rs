@@ -79,14 +79,8 @@ impl<R: Runtime> LogStore<R> {
         time: i64,
     ) -> Result<Option<OffsetFound>, ReadError> {
         for times in self.segment_times(partition)? {
-            let Some(from) = self.time_lookup(partition, &times, time).await? else { continue };
-            let last = times.pending.is_some();
-            let wanted = |h: &RecordBatchHeader| h.record_count > 0 && h.max_timestamp >= time;
-            let found = self
-                .search(partition, from, times.segment, last, |header, bytes| {
-                    if wanted(header) { self.record_at(partition, header, bytes, |t| t >= time) } else { None }
-                })
-                .await?;
+            let Some(entry) = self.time_lookup(partition, &times, time).await? else { continue };
+            let found = self.first_in_segment(partition, &times, entry, time).await?;
             if found.is_some() {
                 return Ok(found);
             }
@@ -94,32 +88,52 @@ impl<R: Runtime> LogStore<R> {
         Ok(None)
     }
 
+    /// The same within a segment, from where its time index says.
+    async fn first_in_segment(
+        self: &Rc<Self>,
+        partition: &Rc<Partition>,
+        times: &Times,
+        entry: Option<TimeEntry>,
+        time: i64,
+    ) -> Result<Option<OffsetFound>, ReadError> {
+        let generation = self.with_log(partition, |log, _| log.generation)?;
+        let last = times.pending.is_some();
+        let wanted = |h: &RecordBatchHeader| h.record_count > 0 && h.max_timestamp >= time;
+        let mut wrong = false;
+        let from = entry.map_or(times.segment, |entry| entry.offset);
+        let found = self
+            .search(partition, from, times.segment, last, |header, bytes| {
+                // An entry is of its batch, or not of this segment.
+                let named = entry.filter(|e| (header.base_offset.0..=header.last_offset().0).contains(&e.offset));
+                wrong |= named.is_some_and(|e| e.timestamp != header.max_timestamp);
+                let found = wanted(header).then(|| self.record_at(partition, header, bytes, |t| t >= time));
+                found.flatten()
+            })
+            .await?;
+        if !wrong {
+            return Ok(found);
+        }
+        self.suspect_index(partition, times.segment, generation, "an entry is not of its batch");
+        self.search(partition, times.segment, times.segment, last, |header, bytes| {
+            wanted(header).then(|| self.record_at(partition, header, bytes, |t| t >= time)).flatten()
+        })
+        .await
+    }
+
     /// The first record with the largest timestamp of the log.
     async fn max_timestamp(self: &Rc<Self>, partition: &Rc<Partition>) -> Result<Option<OffsetFound>, ReadError> {
-        // Of a segment without an index nothing is known.
-        loop {
+        let best = loop {
             let changed = partition.changed.notified();
-            if !self.with_log(partition, |log, _| log.segments.iter().any(|s| s.rebuilding))? {
-                break;
-            }
-            changed.await;
-        }
-        // Together with what the segments know: a flush moves batches from one to the other.
-        let mut best = self.with_log(partition, |log, _| resident_max(log))?;
-        for times in self.segment_times(partition)? {
-            let entry = match &times.pending {
-                Some((_, _, max)) => *max,
-                None => {
-                    let index = self.index_bytes(partition, times.segment, FileKind::TimeIndex, true).await?;
-                    (index.len() / 12).checked_sub(1).and_then(|n| TimeEntry::get(&index, times.segment, n))
+            let rebuilding = || self.with_log(partition, |log, _| log.segments.iter().any(|s| s.rebuilding));
+            if !rebuilding()? {
+                let best = self.largest_entry(partition).await?;
+                if !rebuilding()? {
+                    break best;
                 }
-            };
-            // Of one time, the first record.
-            let better = |e: &TimeEntry, b: TimeEntry| (e.timestamp, b.offset) > (b.timestamp, e.offset);
-            if let Some(entry) = entry.filter(|e| best.is_none_or(|b| better(e, b))) {
-                best = Some(entry);
             }
-        }
+            // Of a segment without an index nothing is known.
+            changed.await;
+        };
         let Some(best) = best.filter(|b| b.timestamp >= 0) else { return Ok(None) };
         let wanted = |h: &RecordBatchHeader| h.record_count > 0 && h.max_timestamp == best.timestamp;
         let found = self
@@ -132,6 +146,27 @@ impl<R: Runtime> LogStore<R> {
             // It is before the log's start, in a segment that holds it still.
             None => self.max_timestamp_of_all(partition).await,
         }
+    }
+
+    /// The largest entry of all time indexes, and of what is resident.
+    async fn largest_entry(self: &Rc<Self>, partition: &Rc<Partition>) -> Result<Option<TimeEntry>, ReadError> {
+        // Together with what the segments know: a flush moves batches from one to the other.
+        let mut best = self.with_log(partition, |log, _| resident_max(log))?;
+        for times in self.segment_times(partition)? {
+            let entry = match &times.pending {
+                Some((_, _, max)) => *max,
+                None => {
+                    let index = self.sealed_index(partition, times.segment, FileKind::TimeIndex).await?;
+                    TimeEntry::last(&index, times.segment)
+                }
+            };
+            // Of one time, the first record.
+            let better = |e: &TimeEntry, b: TimeEntry| (e.timestamp, b.offset) > (b.timestamp, e.offset);
+            if let Some(entry) = entry.filter(|e| best.is_none_or(|b| better(e, b))) {
+                best = Some(entry);
+            }
+        }
+        Ok(best)
     }
 
     /// The same from every record there is: indexes know nothing of a start within a segment.
@@ -164,22 +199,27 @@ impl<R: Runtime> LogStore<R> {
         })
     }
 
-    /// Where to begin in a segment; `None` if all of it is earlier.
-    async fn time_lookup(&self, partition: &Partition, times: &Times, time: i64) -> Result<Option<i64>, ReadError> {
+    /// The entry to begin at in a segment, if not at its start; `None` if all of it is earlier.
+    async fn time_lookup(
+        self: &Rc<Self>,
+        partition: &Rc<Partition>,
+        times: &Times,
+        time: i64,
+    ) -> Result<Option<Option<TimeEntry>>, ReadError> {
         let base = times.segment;
-        let sealed = times.pending.is_none();
         let file = match &times.pending {
             Some((0, _, _)) => Bytes::new(),
-            _ => self.index_bytes(partition, base, FileKind::TimeIndex, sealed).await?,
+            Some(_) => self.growing_index(partition, base, FileKind::TimeIndex).await?,
+            None => self.sealed_index(partition, base, FileKind::TimeIndex).await?,
         };
         let Some((written, pending, _)) = &times.pending else {
-            let last = (file.len() / 12).checked_sub(1).and_then(|n| TimeEntry::get(&file, base, n));
             // An empty index says nothing: records without timestamps.
-            return Ok(last.is_none_or(|l| l.timestamp >= time).then(|| TimeEntry::lookup(&file, base, time)));
+            let earlier = TimeEntry::last(&file, base).is_some_and(|last| last.timestamp < time);
+            return Ok((!earlier).then(|| TimeEntry::before(&file, base, time)));
         };
         let mut entries = file[..(*written as usize).min(file.len())].to_vec();
         entries.extend_from_slice(pending);
-        Ok(Some(TimeEntry::lookup(&entries, base, time)))
+        Ok(Some(TimeEntry::before(&entries, base, time)))
     }
 
     /// What `pick` finds first in committed batches from `from` on; within the segment at `segment`, unless `beyond`.

@@ -152,8 +152,12 @@ pub(super) struct Segment {
     /// Aborted transactions whose marker is here, oldest first; none once it is sealed (the file has them).
     pub(super) aborted: Vec<AbortedTxn>,
     pub(super) txn_file: TxnFile,
-    /// Its indexes are missing, and being made in the background.
+    /// Its indexes are missing or wrong, and being made in the background.
     pub(super) rebuilding: bool,
+    /// Sealed: its offset index was compared with its batches, or made from them.
+    pub(super) offsets_checked: bool,
+    /// … and its time index.
+    pub(super) times_checked: bool,
 }
 
 /// What is known of a segment's transaction index file.
@@ -183,6 +187,8 @@ impl Segment {
             aborted: Vec::new(),
             txn_file: TxnFile::Missing,
             rebuilding: false,
+            offsets_checked: false,
+            times_checked: false,
         }
     }
 }

@@ -1,6 +1,7 @@
 //! Reads: from the tail without a copy, or from segments by index and direct I/O; whole batches, up to the high watermark or the last stable offset.
 
 use super::LogStore;
+use super::index_check::may_begin_at;
 use super::partition::{Log, Partition};
 use super::shared_reads::{PIECE_BYTES, Piece};
 use super::types::{AbortedTransaction, Isolation, ReadError, ReadRequest, ReadResult};
@@ -125,7 +126,7 @@ impl<R: Runtime> LogStore<R> {
 
     /// Adds the aborted transactions of what was read up to `end`, if the reader asks for them. None: segments changed.
     async fn with_aborted(
-        &self,
+        self: &Rc<Self>,
         partition: &Rc<Partition>,
         request: &ReadRequest,
         mut result: ReadResult,
@@ -175,10 +176,12 @@ impl<R: Runtime> LogStore<R> {
         cold: Cold,
     ) -> Result<Option<(ReadResult, Offset)>, ReadError> {
         let offset = request.offset.0;
-        let mut position = match cold.hint {
-            Some(position) => position,
-            None => self.lookup(partition, &cold, offset).await?,
+        // What the index says is believed once a batch is seen there.
+        let (mut position, mut unproven) = match cold.hint {
+            Some(position) => (position, false),
+            None => (self.lookup(partition, &cold, offset).await?, true),
         };
+        unproven &= position > 0;
         let path = self.segment_path(partition, cold.segment, FileKind::Log);
         let file = self.files.get(&self.rt, &path, false).await.map_err(read_failed)?;
         let mut rope = Rope::default();
@@ -194,10 +197,21 @@ impl<R: Runtime> LogStore<R> {
                 }
                 self.read_more(&file, &mut rope, position, want, &cold).await?;
                 if rope.header(to).is_none() {
+                    if unproven {
+                        self.suspect_index(partition, cold.segment, cold.generation, "an entry is behind the end");
+                        (position, unproven, rope) = (0, false, Rope::default());
+                        continue;
+                    }
                     return Err(damaged(&path, at, "no batch header"));
                 }
                 continue;
             };
+            let named = header.as_ref().is_ok_and(|h| may_begin_at(h, cold.segment, offset));
+            if std::mem::take(&mut unproven) && !named {
+                self.suspect_index(partition, cold.segment, cold.generation, "an entry names no batch");
+                (position, rope) = (0, Rope::default());
+                continue;
+            }
             let header = header.map_err(|e| damaged(&path, at, &e.to_string()))?;
             let size = header.size_in_bytes();
             if header.last_offset().0 < offset {
@@ -277,7 +291,7 @@ impl<R: Runtime> LogStore<R> {
     }
 
     /// Where a scan for `offset` begins, by the offset index.
-    async fn lookup(&self, partition: &Rc<Partition>, cold: &Cold, offset: i64) -> Result<u64, ReadError> {
+    async fn lookup(self: &Rc<Self>, partition: &Rc<Partition>, cold: &Cold, offset: i64) -> Result<u64, ReadError> {
         let base = cold.segment;
         if let Some((valid, pending)) = &cold.growing {
             if OffsetEntry::get(pending, base, 0).is_some_and(|e| e.offset <= offset) {
@@ -287,35 +301,27 @@ impl<R: Runtime> LogStore<R> {
                 return Ok(0);
             }
         }
-        let index = self.index_bytes(partition, base, FileKind::OffsetIndex, cold.growing.is_none()).await?;
-        let valid = cold.growing.as_ref().map_or(index.len(), |(valid, _)| (*valid as usize).min(index.len()));
-        Ok(u64::from(OffsetEntry::lookup(&index[..valid], base, offset)))
+        let Some((valid, _)) = &cold.growing else {
+            let index = self.sealed_index(partition, base, FileKind::OffsetIndex).await?;
+            return Ok(u64::from(OffsetEntry::lookup(&index, base, offset)));
+        };
+        let index = self.growing_index(partition, base, FileKind::OffsetIndex).await?;
+        Ok(u64::from(OffsetEntry::lookup(&index[..(*valid as usize).min(index.len())], base, offset)))
     }
 
-    /// An index file, whole; kept for the next reader if it no longer grows.
-    pub(super) async fn index_bytes(
+    /// The index file of a segment that grows, as far as it is written.
+    pub(super) async fn growing_index(
         &self,
         partition: &Partition,
         base: i64,
         kind: FileKind,
-        sealed: bool,
     ) -> Result<Bytes, ReadError> {
-        let path = self.segment_path(partition, base, kind);
-        if let Some(bytes) = self.indexes.borrow_mut().get(&path) {
-            return Ok(bytes);
-        }
-        let generation = partition.with(|log| log.generation);
-        let bytes = match self.rt.read_file(&path).await {
-            Ok(bytes) => Bytes::from(bytes),
+        match self.rt.read_file(&self.segment_path(partition, base, kind)).await {
+            Ok(bytes) => Ok(Bytes::from(bytes)),
             // Without an index a scan begins at the segment's start.
-            Err(error) if error.kind == IoErrorKind::NotFound => return Ok(Bytes::new()),
-            Err(error) => return Err(read_failed(error)),
-        };
-        // If segments changed meanwhile, it may be the index of a file that is gone.
-        if sealed && generation == partition.with(|log| log.generation) {
-            self.indexes.borrow_mut().put(path, bytes.clone());
+            Err(error) if error.kind == IoErrorKind::NotFound => Ok(Bytes::new()),
+            Err(error) => Err(read_failed(error)),
         }
-        Ok(bytes)
     }
 }
 

@@ -1,4 +1,4 @@
-//! Indexes that are missing of sealed segments, made from their batches. Small segments are looked through while their
+//! Indexes that are missing of sealed segments, or wrong (see `index_check`), made from their batches. Small segments are looked through while their
 //! partition loads; large ones after it, in the background. Until then a read begins its search at the segment's start,
 //! which is slow and right; what cannot be answered without an index waits (the largest timestamp, aborted transactions),
 //! and retention and compaction come later.
@@ -11,6 +11,10 @@ use super::types::StoreError;
 use crate::log::segment::FileKind;
 use coreline_io::{Runtime, TaskGroup};
 use std::rc::Rc;
+use std::time::Duration;
+
+/// From one attempt that failed to the next.
+const RETRY_AFTER: Duration = Duration::from_secs(10);
 
 impl<R: Runtime> LogStore<R> {
     /// Makes what a load left for later.
@@ -19,8 +23,11 @@ impl<R: Runtime> LogStore<R> {
         drop(self.rt.spawn(TaskGroup::Background, "rebuild indexes", async move {
             while let Some(base) = partition.with(|log| log.segments.iter().find(|s| s.rebuilding).map(|s| s.base)).flatten() {
                 if let Err(error) = store.rebuild(&partition, base).await {
-                    tracing::warn!(partition = %partition.dir_name(), segment = base, %error, "indexes are not made until the next start");
-                    return;
+                    tracing::warn!(partition = %partition.dir_name(), segment = base, %error, "indexes are not made now, it is tried later");
+                    store.rt.sleep(RETRY_AFTER).await;
+                    if !store.is_running() {
+                        return;
+                    }
                 }
                 partition.changed.notify_all();
             }
@@ -56,6 +63,7 @@ impl<R: Runtime> LogStore<R> {
                 segment.max_timestamp = Some(index.max.map_or(-1, |max| max.timestamp));
                 segment.txn_file = txn_file.unwrap_or(segment.txn_file);
                 segment.rebuilding = false;
+                (segment.offsets_checked, segment.times_checked) = (true, true);
             });
             Ok(())
         };
@@ -71,7 +79,7 @@ impl<R: Runtime> LogStore<R> {
         partition: &Rc<Partition>,
         base: i64,
     ) -> Result<(IndexBuilder, bool), StoreError> {
-        tracing::info!(partition = %partition.dir_name(), segment = base, "index is missing, it is rebuilt");
+        tracing::info!(partition = %partition.dir_name(), segment = base, "indexes are made from the batches");
         let interval = partition.spec.borrow().config.index_interval_bytes;
         let (mut index, mut aborts) = (IndexBuilder::new(base), false);
         self.scan_segment(partition, base, 0, |h, bytes, position| {

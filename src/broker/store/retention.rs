@@ -99,7 +99,12 @@ impl<R: Runtime> LogStore<R> {
                 // Its age is in an index that is being made.
                 Plan::Read { base } if is_rebuilding(partition, base) => return Ok(()),
                 Plan::Read { base } => {
-                    let timestamp = self.last_timestamp(partition, base).await.map_err(io("read a time index"))?;
+                    let index = self.sealed_index(partition, base, FileKind::TimeIndex).await;
+                    let index = index.map_err(|e| StoreError::Corrupt(e.message))?;
+                    if is_rebuilding(partition, base) {
+                        return Ok(());
+                    }
+                    let timestamp = TimeEntry::last(&index, base).map_or(-1, |entry| entry.timestamp);
                     partition.with(|log| {
                         let segment = log.segments.iter_mut().find(|s| s.base == base);
                         segment.into_iter().for_each(|s| s.max_timestamp = Some(timestamp));
@@ -277,10 +282,11 @@ impl<R: Runtime> LogStore<R> {
             return Ok(i64::MAX);
         }
         // A sealed segment's index is complete. Of one that grows, the first batch is what is sure.
-        let timestamp = if logs.len() > 1 {
-            self.last_timestamp(partition, *first).await
-        } else {
-            self.first_timestamp_of(partition, *first).await
+        let last = if logs.len() > 1 { self.last_timestamp(partition, *first).await } else { Ok(-1) };
+        let timestamp = match last.map_err(io("read the age of a segment"))? {
+            // Or of one whose index is not there or is empty.
+            none if none < 0 => self.first_timestamp_of(partition, *first).await,
+            last => Ok(last),
         };
         Ok(match timestamp.map_err(io("read the age of a segment"))? {
             none if none < 0 => i64::MAX,
@@ -288,7 +294,7 @@ impl<R: Runtime> LogStore<R> {
         })
     }
 
-    /// The largest timestamp of a sealed segment: the last entry of its time index. Negative if it has none.
+    /// The largest timestamp of a sealed segment: the last entry of its time index, as it is there. Negative if it has none.
     async fn last_timestamp(&self, partition: &Partition, base: i64) -> IoResult<i64> {
         let path = self.segment_path(partition, base, FileKind::TimeIndex);
         let file = match self.files.get(&self.rt, &path, false).await {

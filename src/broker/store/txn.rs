@@ -77,8 +77,8 @@ impl<R: Runtime> LogStore<R> {
 impl<R: Runtime> LogStore<R> {
     /// The aborted transactions that concern a reader of `from..to`. None: segments changed meanwhile.
     pub(super) async fn aborted_between(
-        &self,
-        partition: &Partition,
+        self: &Rc<Self>,
+        partition: &Rc<Partition>,
         from: Offset,
         to: Offset,
     ) -> Result<Option<Vec<AbortedTxn>>, ReadError> {
@@ -108,7 +108,14 @@ impl<R: Runtime> LogStore<R> {
             if partition.with(|log| log.generation) != Some(generation) {
                 return Ok(None);
             }
-            if txn_index::collect(&Entries(&bytes?), from, to, &mut found) {
+            let bytes = match bytes {
+                Ok(bytes) => bytes,
+                Err(why) => {
+                    self.suspect_txn_index(partition, base, generation, &why);
+                    return Ok(None);
+                }
+            };
+            if txn_index::collect(&Entries(&bytes), from, to, &mut found) {
                 return Ok(Some(found));
             }
         }
@@ -116,14 +123,17 @@ impl<R: Runtime> LogStore<R> {
         Ok(Some(found))
     }
 
-    /// The transaction index of a sealed segment, which has one.
-    async fn txn_index_bytes(&self, partition: &Partition, base: i64) -> Result<Bytes, ReadError> {
+    /// The transaction index of a sealed segment, which has one; or what is wrong with it.
+    async fn txn_index_bytes(&self, partition: &Partition, base: i64) -> Result<Bytes, String> {
         let path = self.segment_path(partition, base, FileKind::TxnIndex);
         if let Some(bytes) = self.indexes.borrow_mut().get(&path) {
             return Ok(bytes);
         }
         let generation = partition.with(|log| log.generation);
-        let bytes = Bytes::from(self.rt.read_file(&path).await.map_err(super::read::read_failed)?);
+        let bytes = Bytes::from(self.rt.read_file(&path).await.map_err(|e| e.to_string())?);
+        if !txn_index::decode(&bytes, Offset(base)).1 {
+            return Err("its entries do not grow, or are not of this segment".to_owned());
+        }
         if generation == partition.with(|log| log.generation) {
             self.indexes.borrow_mut().put(path, bytes.clone());
         }
@@ -196,7 +206,13 @@ impl<R: Runtime> LogStore<R> {
         end: i64,
     ) -> Result<bool, StoreError> {
         let path = self.segment_path(partition, base, FileKind::TxnIndex);
-        let bytes = self.rt.read_file(&path).await.map_err(StoreError::io("read a transaction index"))?;
+        let bytes = match self.rt.read_file(&path).await {
+            Ok(bytes) => bytes,
+            Err(error) => {
+                tracing::warn!(partition = %partition.dir_name(), segment = base, %error, "transaction index cannot be read");
+                return Ok(false);
+            }
+        };
         let (entries, whole) = txn_index::decode(&bytes, Offset(base));
         Ok(whole && entries.last().is_none_or(|last| last.last_offset.0 < end))
     }

@@ -111,7 +111,12 @@ impl<R: Runtime> LogStore<R> {
         Ok(())
     }
 
-    async fn begin(&self, partition: &Rc<Partition>, found: &Assessment, generation: u64) -> Result<Job, CleanError> {
+    async fn begin(
+        self: &Rc<Self>,
+        partition: &Rc<Partition>,
+        found: &Assessment,
+        generation: u64,
+    ) -> Result<Job, CleanError> {
         let config = partition.spec.borrow().config.clone();
         let mut segments = self.sealed_segments(partition, &config).await?;
         segments.retain(|s| s.base < found.first_uncleanable);

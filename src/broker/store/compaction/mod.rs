@@ -198,9 +198,7 @@ impl<R: Runtime> LogStore<R> {
             let flushed = self.complete_segments(partition).await;
             flushed.map_err(|e| self.clean_failed(&e))?;
         }
-        if partition.with(|log| log.segments.iter().any(|s| s.rebuilding)) == Some(true) {
-            return Err(CleanError::Later("indexes are being made".into()));
-        }
+        being_made(partition)?;
         let generation = partition.with(|log| log.generation).ok_or(CleanError::Changed)?;
         let found = self.assess_loaded(partition).await;
         if partition.with(|log| log.generation) != Some(generation) {
@@ -209,7 +207,7 @@ impl<R: Runtime> LogStore<R> {
         Ok((found?, generation))
     }
 
-    async fn assess_loaded(&self, partition: &Rc<Partition>) -> Result<Assessment, CleanError> {
+    async fn assess_loaded(self: &Rc<Self>, partition: &Rc<Partition>) -> Result<Assessment, CleanError> {
         let config = partition.spec.borrow().config.clone();
         let sealed = self.sealed_segments(partition, &config).await?;
         let checkpoint = self.checkpoint(partition).await?;
@@ -225,7 +223,7 @@ impl<R: Runtime> LogStore<R> {
 
     /// The complete segments; times are read only where a lag asks for them.
     async fn sealed_segments(
-        &self,
+        self: &Rc<Self>,
         partition: &Rc<Partition>,
         config: &LogConfig,
     ) -> Result<Vec<SegmentView>, CleanError> {
@@ -244,10 +242,10 @@ impl<R: Runtime> LogStore<R> {
         let mut found = found.ok_or(CleanError::Changed)?;
         for segment in &mut found {
             if config.min_compaction_lag_ms > 0 {
-                let index = self.index_bytes(partition, segment.base, FileKind::TimeIndex, true).await;
+                let index = self.sealed_index(partition, segment.base, FileKind::TimeIndex).await;
                 let index = index.map_err(|e| CleanError::Uncleanable(e.message))?;
-                let last = (index.len() / TIME_ENTRY_LEN).checked_sub(1);
-                let last = last.and_then(|n| TimeEntry::get(&index, segment.base, n));
+                being_made(partition)?;
+                let last = TimeEntry::last(&index, segment.base);
                 segment.largest_timestamp = last.map_or(i64::MIN, |entry| entry.timestamp);
             }
             if config.max_compaction_lag_ms < i64::MAX {
@@ -329,6 +327,12 @@ impl<R: Runtime> LogStore<R> {
             self.rt.sleep(wait).await;
         }
     }
+}
+
+/// Of a segment whose indexes are being made it is not known how old it is.
+fn being_made(partition: &Partition) -> Result<(), CleanError> {
+    let rebuilding = partition.with(|log| log.segments.iter().any(|s| s.rebuilding));
+    if rebuilding == Some(true) { Err(CleanError::Later("indexes are being made".into())) } else { Ok(()) }
 }
 
 fn rules(config: &LogConfig) -> CleaningRules {

@@ -9,6 +9,7 @@ use crate::log::log_config::{LogConfig, Ratio};
 use bytes::BytesMut;
 use coreline_io::sim::{CrashKind, DiskFaults, DiskOp, SimNode, SimRuntime};
 use coreline_io::{Clock, TaskGroup, Tasks};
+use futures_util::future::join_all;
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 use std::time::Duration;
@@ -327,6 +328,54 @@ fn a_late_deletion_leaves_the_directory_of_a_newer_topic_of_the_same_name_alone(
         });
         assert!(fatals.borrow().is_empty());
     }
+}
+
+#[test]
+fn a_deletion_that_comes_after_the_newer_topic_has_its_files_finds_nothing_to_do() {
+    let (world, node) = world(10);
+    let fatals = Fatals::default();
+    world.block_on(async {
+        let store = open(&node, &fatals, 1, 0).await;
+        append(&store, &[0], 30_000).await.expect("acked");
+        let old = store.partition(id(0)).expect("assigned");
+        store.delete(id(0)).await.expect("deleted");
+        store.assign(PartitionSpec { id: id(50), ..spec(0, 0, small_config()) });
+        store.append(id(50), batch_of(&[1], 30_000), LOCAL).await.expect("acked");
+        store.remove_dir_of(&old).await.expect("no error");
+        node.runtime().sleep(Duration::from_secs(5)).await;
+        assert!(paths(&node).iter().any(|p| p.ends_with("topic0-0/00000000000000000000.log")), "{:?}", paths(&node));
+    });
+    assert!(fatals.borrow().is_empty());
+}
+
+#[test]
+fn deletions_at_the_same_time_share_their_syncs_and_are_durable() {
+    let (world, node) = world(11);
+    let fatals = Fatals::default();
+    let count = 40;
+    let of_topics = |node: &SimNode| paths(node).iter().filter(|p| p.contains("-0/")).count();
+    world.block_on(async {
+        let store = open(&node, &fatals, count, 0).await;
+        for n in 0..count {
+            // So little that it is removed at once, and no shortened file needs a sync of its own.
+            store.append(id(n), batch_of(&[0], 14_000), LOCAL).await.expect("acked");
+        }
+        node.runtime().sleep(Duration::from_secs(40)).await;
+        assert!(of_topics(&node) >= count as usize, "{:?}", paths(&node));
+        node.disk_faults(|f| f.slow(DiskOp::Sync, "", Duration::from_millis(5)));
+        let before = node.disk_faults(|f| f.hits());
+        join_all((0..count).map(|n| store.delete(id(n))))
+            .await
+            .into_iter()
+            .for_each(|deleted| deleted.expect("deleted"));
+        let syncs = node.disk_faults(|f| f.hits()) - before;
+        assert!(syncs < u64::from(count) / 2, "{syncs} syncs for {count} deletions");
+    });
+    node.crash_by(CrashKind::PowerLoss);
+    node.restart();
+    let left = paths(&node).iter().filter(|p| p.contains("-0/")).count();
+    assert_eq!(left, 0, "{:?}", paths(&node));
+    assert!(fatals.borrow().is_empty());
 }
 
 #[test]

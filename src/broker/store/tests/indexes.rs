@@ -100,6 +100,34 @@ fn a_transaction_index_that_was_removed_alone_is_missed_and_made_again() {
     assert!(fatals.borrow().is_empty());
 }
 
+/// What is wrong with it while the store runs: nobody is refused, and it is made anew.
+#[test]
+fn a_transaction_index_that_cannot_be_read_or_is_damaged_is_made_again() {
+    for damage in 0..3 {
+        let (world, node) = world(4);
+        let fatals = Fatals::default();
+        world.block_on(async {
+            let store = open(&node, &fatals, 1, 0).await;
+            produce_v(&store, id(0), txn_batch(&[0], 100, (7, 0, 0)), false).await.expect("acked");
+            store.write_txn_markers(vec![marker(0, (7, 0), 0, false)], NOW).await.pop().expect("one").expect("written");
+            for n in 0..40 {
+                store.append(id(0), batch_of(&[n], 4000), LOCAL).await.expect("acked");
+            }
+            node.runtime().sleep(Duration::from_secs(60)).await;
+            let (path, before) = files(&node, ".txnindex").pop().expect("of the first segment, which is complete");
+            match damage {
+                0 => assert!(node.remove_path(&path)),
+                1 => node.put_file(&path, &before[..20]),
+                _ => node.disk_faults(|f| f.fail_next(DiskOp::Read, ".txnindex")),
+            }
+            let read = ReadRequest { isolation: Isolation::ReadCommitted, ..request(0, 50_000) };
+            assert_eq!(store.read(id(0), read).await.expect("readable").aborted.len(), 1);
+            assert_eq!(files(&node, ".txnindex"), [(path, before)]);
+        });
+        assert!(fatals.borrow().is_empty());
+    }
+}
+
 /// A mark of an earlier end, as of a backup, says nothing of what the journal got since.
 #[test]
 fn a_stale_clean_mark_is_not_believed() {

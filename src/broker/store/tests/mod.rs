@@ -2,7 +2,7 @@
 //! `faults` breaks the disk, `guards` are crashes that seeds hardly ever find, `retention` lets segments grow old,
 //! `compression` sends batches through helpers, `simulation` is the oracle over many seeds, `compaction` the one of
 //! compacted topics, `compaction_on_demand` what somebody who asks for one is told, `txn` transactions, `txn_simulation` and
-//! `txn_compaction` those over crashes and cleanings.
+//! `txn_compaction` those over crashes and cleanings, `sealed_indexes` what is wrong with indexes of complete segments.
 
 mod basic;
 mod compaction;
@@ -14,6 +14,7 @@ mod harness;
 mod indexes;
 mod reading;
 mod retention;
+mod sealed_indexes;
 mod simulation;
 mod txn;
 mod txn_compaction;

@@ -179,7 +179,7 @@ fn indexes(data: &[u8]) {
         }
         let valid = valid_time_index(index, base);
         assert!(valid <= index.len());
-        let _ = TimeEntry::lookup(&index[..valid], base, wanted);
+        let _ = TimeEntry::before(&index[..valid], base, wanted);
         let _ = TimeEntry::get(index, base, head[0] as usize);
     }
 }
