@@ -30,6 +30,7 @@ pages! {
 [simulation.md]: crate::docs::simulation
 [testing.md]: crate::docs::testing
 [transactions.md]: crate::docs::transactions
+[tuning.md]: crate::docs::tuning
 "
     architecture
     benchmarks
@@ -44,4 +45,5 @@ pages! {
     simulation
     testing
     transactions
+    tuning
 }
