@@ -30,6 +30,17 @@ struct Arguments {
     command: Command,
 }
 
+/// What the subcommands about topics, groups and transactions have in common.
+#[derive(Debug, clap::Args)]
+struct CommonArgs {
+    /// The broker.
+    #[arg(long, global = true, default_value = "127.0.0.1:9092", value_name = "HOST:PORT")]
+    bootstrap_server: String,
+    /// Write JSON.
+    #[arg(long, global = true)]
+    json: bool,
+}
+
 #[derive(Debug, Subcommand)]
 enum Command {
     /// Run a node.

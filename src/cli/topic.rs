@@ -1,5 +1,6 @@
 //! `coreline topic`: create, list, describe, alter, delete.
 
+use super::CommonArgs;
 use super::cluster::error_name;
 use crate::ids::TopicId;
 use crate::log::partition_metadata::encode_id;
@@ -30,12 +31,8 @@ const DELETE: i8 = 1;
 /// What to do with topics.
 #[derive(Debug, clap::Args)]
 pub struct TopicArgs {
-    /// The broker.
-    #[arg(long, global = true, default_value = "127.0.0.1:9092", value_name = "HOST:PORT")]
-    bootstrap_server: String,
-    /// Write JSON.
-    #[arg(long, global = true)]
-    json: bool,
+    #[command(flatten)]
+    common: CommonArgs,
     #[command(subcommand)]
     action: Action,
 }
@@ -108,19 +105,19 @@ enum Action {
 /// # Errors
 /// A message for the user.
 pub fn run(args: &TopicArgs) -> Result<String, String> {
-    let mut client = Client::connect(&args.bootstrap_server, TIMEOUT).map_err(said)?;
+    let mut client = Client::connect(&args.common.bootstrap_server, TIMEOUT).map_err(said)?;
     match &args.action {
         Action::Create { names, partitions, replication_factor, config, if_not_exists } => {
             let shape = (partitions.unwrap_or(-1), replication_factor.unwrap_or(-1));
             create(&mut client, names, shape, config, *if_not_exists)
         }
-        Action::List => list(&mut client, args.json),
-        Action::Describe { names } => describe(&mut client, names, args.json),
+        Action::List => list(&mut client, args.common.json),
+        Action::Describe { names } => describe(&mut client, names, args.common.json),
         Action::Alter { name, partitions, config, delete_config } => {
             alter(&mut client, name, *partitions, config, delete_config)
         }
         Action::DeleteRecords { name, before, partitions } => {
-            delete_records(&mut client, name, *before, partitions, args.json)
+            delete_records(&mut client, name, *before, partitions, args.common.json)
         }
         Action::Delete { names, if_exists } => delete(&mut client, names, *if_exists),
     }

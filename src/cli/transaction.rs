@@ -1,6 +1,7 @@
 //! `coreline transaction`: see transactions, find those that hang, abort them. The columns are those of
 //! `kafka-transactions`.
 
+use super::CommonArgs;
 use super::transaction_admin::{Description, Filter, Listed, Open, Producer, Transactions};
 use serde_json::{Value, json};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -10,12 +11,8 @@ const TIMEOUT: Duration = Duration::from_secs(30);
 /// What to do with transactions.
 #[derive(Debug, clap::Args)]
 pub struct TransactionArgs {
-    /// The broker.
-    #[arg(long, global = true, default_value = "127.0.0.1:9092", value_name = "HOST:PORT")]
-    bootstrap_server: String,
-    /// Write JSON.
-    #[arg(long, global = true)]
-    json: bool,
+    #[command(flatten)]
+    common: CommonArgs,
     #[command(subcommand)]
     action: Action,
 }
@@ -199,12 +196,12 @@ fn objects<const N: usize>(headers: &[&str; N], rows: &[[String; N]]) -> String 
 /// # Errors
 /// A message for the user.
 pub fn run(args: &TransactionArgs) -> Result<String, String> {
-    let mut cluster = Transactions::connect(&args.bootstrap_server, TIMEOUT)?;
+    let mut cluster = Transactions::connect(&args.common.bootstrap_server, TIMEOUT)?;
     match &args.action {
         Action::List { state, longer_than, pattern } => {
             let (states, pattern) = (state.clone(), pattern.clone());
             let filter = Filter { states, longer_than_ms: *longer_than, pattern, ..Filter::default() };
-            Ok(show(args.json, &LIST, &list_rows(&cluster.list(&filter)?)))
+            Ok(show(args.common.json, &LIST, &list_rows(&cluster.list(&filter)?)))
         }
         Action::Describe { ids } => {
             let mut rows = Vec::new();
@@ -213,12 +210,12 @@ pub fn run(args: &TransactionArgs) -> Result<String, String> {
                 let found = found.ok_or_else(|| format!("{id}: no coordinator knows this transactional id"))?;
                 rows.push(description_row(&found, now_ms()));
             }
-            Ok(show(args.json, &DESCRIBE, &rows))
+            Ok(show(args.common.json, &DESCRIBE, &rows))
         }
         Action::Producers { topic, partition } => {
             let found = cluster.producers(&(topic.clone(), *partition), None);
             let found = found.map_err(|e| format!("{topic}-{partition}: {e}"))?;
-            Ok(show(args.json, &PRODUCERS, &producer_rows(&found)))
+            Ok(show(args.common.json, &PRODUCERS, &producer_rows(&found)))
         }
         Action::Abort { id: Some(id), .. } => {
             let known = cluster.describe(id).map_err(|e| format!("{id}: {e}"))?;
@@ -243,7 +240,7 @@ pub fn run(args: &TransactionArgs) -> Result<String, String> {
             };
             let now_ms = now_ms();
             let found = cluster.find_hanging(partitions, None, (now_ms, older_than.saturating_mul(60_000)))?;
-            Ok(show(args.json, &HANGING, &hanging_rows(&found, now_ms)))
+            Ok(show(args.common.json, &HANGING, &hanging_rows(&found, now_ms)))
         }
     }
 }

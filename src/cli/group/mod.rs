@@ -3,6 +3,7 @@
 
 mod reset;
 
+use super::CommonArgs;
 use super::cluster::error_name;
 use super::group_admin::Groups;
 use super::kafka::consumer_groups::describe::{self, What};
@@ -17,12 +18,8 @@ const TIMEOUT: Duration = Duration::from_secs(30);
 /// What to do with groups.
 #[derive(Debug, clap::Args)]
 pub struct GroupArgs {
-    /// The broker.
-    #[arg(long, global = true, default_value = "127.0.0.1:9092", value_name = "HOST:PORT")]
-    bootstrap_server: String,
-    /// Write JSON.
-    #[arg(long, global = true)]
-    json: bool,
+    #[command(flatten)]
+    common: CommonArgs,
     #[command(subcommand)]
     action: Action,
 }
@@ -85,13 +82,15 @@ enum Action {
 /// # Errors
 /// A message for the user.
 pub fn run(args: &GroupArgs) -> Result<String, String> {
-    let mut groups = Groups::connect(&args.bootstrap_server, TIMEOUT)?;
+    let mut groups = Groups::connect(&args.common.bootstrap_server, TIMEOUT)?;
     match &args.action {
-        Action::List { state, kind, verbose } => list(&mut groups, (state, kind), *verbose, args.json),
-        Action::Describe { groups: names } => show(&mut groups, names, What::Offsets, false, args.json),
-        Action::Members { groups: names, verbose } => show(&mut groups, names, What::Members, *verbose, args.json),
-        Action::State { groups: names } => show(&mut groups, names, What::State, false, args.json),
-        Action::Reset(reset) => reset::run(&mut groups, reset, args.json),
+        Action::List { state, kind, verbose } => list(&mut groups, (state, kind), *verbose, args.common.json),
+        Action::Describe { groups: names } => show(&mut groups, names, What::Offsets, false, args.common.json),
+        Action::Members { groups: names, verbose } => {
+            show(&mut groups, names, What::Members, *verbose, args.common.json)
+        }
+        Action::State { groups: names } => show(&mut groups, names, What::State, false, args.common.json),
+        Action::Reset(reset) => reset::run(&mut groups, reset, args.common.json),
         Action::Delete { groups: names } => delete(&mut groups, names),
         Action::DeleteOffsets { group, topic } => delete_offsets(&mut groups, group, topic),
     }
