@@ -1,6 +1,7 @@
 //! What a broker was started with: keys as set, and the same typed.
 
-use super::definitions::{BROKER_KEYS, broker_key};
+use super::definitions::{BROKER_KEYS, Kind, Rule, broker_key};
+use super::describe::DynamicValues;
 use super::value::{ConfigError, Value, parse_value};
 use crate::log::log_config::Durability;
 use std::collections::BTreeMap;
@@ -159,6 +160,20 @@ impl BrokerConfig {
     #[must_use]
     pub fn text(&self, key: &str) -> String {
         Reader { explicit: &self.explicit }.text(key).unwrap_or_else(|| panic!("{key} is a text with a default"))
+    }
+
+    /// Yes or no, with what was set at run time before what was set at start, as [`BrokerConfig::integer`].
+    ///
+    /// # Panics
+    /// If the key is not in the table, or is no boolean with a default.
+    #[must_use]
+    pub fn flag(&self, dynamic: DynamicValues<'_>, key: &str) -> bool {
+        let set = [dynamic.broker, dynamic.default].into_iter().flatten().find_map(|values| values.get(key));
+        // Values were checked when they were set.
+        set.map_or_else(
+            || Reader { explicit: &self.explicit }.boolean(key),
+            |text| matches!(parse_value(key, Kind::Boolean, Rule::Any, text), Ok(Value::Boolean(true))),
+        )
     }
 
     /// What clients are told to connect to, given what was bound.

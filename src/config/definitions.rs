@@ -543,6 +543,14 @@ pub const BROKER_KEYS: &[Definition] = &[
         "5242880",
         "Bytes that are read at a time when a transaction coordinator loads; a larger batch is read whole.",
     ),
+    key(
+        "transaction.partition.verification.enable",
+        Kind::Boolean,
+        Some("true"),
+        Rule::Any,
+        true,
+        "Whether the coordinator is asked before the first batch of a transaction is taken of a client that adds partitions itself (KIP-890). Without, such a batch may begin a transaction that hangs.",
+    ),
     positive("transaction.max.timeout.ms", "900000", "The longest timeout that a transactional producer may ask for."),
     positive(
         "transactional.id.expiration.ms",

@@ -2,6 +2,7 @@
 //! partition: whether the partition is in the transaction, or to add it (KIP-890).
 
 use super::Transactions;
+use crate::broker::shard::dynamic_values;
 use crate::coordinator::Client;
 use crate::error_code::ErrorCode;
 use crate::ids::{PartitionId, ProducerEpoch, ProducerId};
@@ -25,12 +26,17 @@ pub(crate) struct VerifyPartitions {
     pub(crate) verify_only: bool,
 }
 
-/// A code for each partition, in their order. With `NONE`, that the partition is in the transaction is committed.
+/// A code for each partition, in their order. With `NONE`, that the partition is in the transaction is committed; or nobody
+/// wants it verified.
 pub(crate) async fn add_or_verify<R: Runtime>(
     transactions: &Rc<Transactions<R>>,
     ask: VerifyPartitions,
 ) -> Vec<ErrorCode> {
-    let image = transactions.shard().image();
+    let (shard, image) = (transactions.shard(), transactions.shard().image());
+    let dynamic = dynamic_values(&image, shard.node_id());
+    if ask.verify_only && !shard.config.flag(dynamic, "transaction.partition.verification.enable") {
+        return vec![ErrorCode::None; ask.partitions.len()];
+    }
     let name = |id: &PartitionId| Some((Arc::clone(&image.topic_by_id(id.topic)?.name), id.index.0));
     let named: Vec<Option<TopicPartition>> = ask.partitions.iter().map(name).collect();
     let id: Arc<str> = Arc::from(ask.transactional_id);

@@ -16,10 +16,11 @@ use kafka_protocol::messages::offset_fetch_request::{OffsetFetchRequestGroup, Of
 use kafka_protocol::messages::txn_offset_commit_request::{
     TxnOffsetCommitRequestPartition, TxnOffsetCommitRequestTopic,
 };
+use kafka_protocol::messages::write_txn_markers_request::{WritableTxnMarker, WritableTxnMarkerTopic};
 use kafka_protocol::messages::{
     AddOffsetsToTxnRequest, AddPartitionsToTxnRequest, DescribeTransactionsRequest, EndTxnRequest, FetchRequest,
     FindCoordinatorRequest, GroupId, InitProducerIdRequest, ListGroupsRequest, ListTransactionsRequest,
-    OffsetFetchRequest, TransactionalId, TxnOffsetCommitRequest,
+    OffsetFetchRequest, TransactionalId, TxnOffsetCommitRequest, WriteTxnMarkersRequest,
 };
 use std::time::Duration;
 use uuid::Uuid;
@@ -278,6 +279,29 @@ fn unknown_partitions_take_the_others_with_them() {
         let bad = ListTransactionsRequest::default().with_transactional_id_pattern(Some(text("(")));
         assert_eq!(client.ask(2, &bad).await.error_code, ErrorCode::InvalidRegularExpression.code());
         assert!(node.image().topic(STATE_TOPIC).is_some_and(|topic| topic.internal && topic.partitions.len() == 50));
+    });
+}
+
+#[test]
+fn a_transaction_that_hangs_is_ended_by_its_marker() {
+    let node = Node::start(1, &[("transaction.partition.verification.enable", "false")]);
+    node.world.block_on(async {
+        let mut client = ready(&node).await;
+        let mut me = Producer::init(&node, Kind::Old, "x").await;
+        // It never says that partition 2 is to be in its transaction, and nobody asks.
+        assert_eq!(me.add("x", vec![1]).await, [0]);
+        assert_eq!((me.produce("x", 1, "v").await, me.produce("x", 2, "v").await), (0, 0));
+        assert_eq!(me.end("x", true).await, 0);
+        complete(&node, &mut client, "x", "CompleteCommit").await;
+        assert_eq!((read(&mut client, 1).await, read(&mut client, 2).await), ((2, 2, 0), (0, 1, 0)));
+        let topic = WritableTxnMarkerTopic::default().with_name(text("t").into()).with_partition_indexes(vec![2]);
+        let marker = WritableTxnMarker::default()
+            .with_producer_id(me.id.into())
+            .with_producer_epoch(me.epoch)
+            .with_topics(vec![topic]);
+        let written = client.ask(1, &WriteTxnMarkersRequest::default().with_markers(vec![marker])).await;
+        assert_eq!(written.markers[0].topics[0].partitions[0].error_code, 0);
+        assert_eq!(read(&mut client, 2).await, (2, 2, 1));
     });
 }
 
