@@ -14,9 +14,10 @@ use crate::log::segment::FileKind;
 use crate::log::txn_index::{self, AbortedTxn, Entries};
 use crate::log::txn_marker::{EndTxnMarker, build_marker, read_marker};
 use bytes::{Bytes, BytesMut};
-use coreline_io::{IoErrorKind, IoResult, Runtime};
+use coreline_io::{IoErrorKind, IoResult, Runtime, TaskGroup};
 use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
+use std::time::Duration;
 
 /// The base offsets of the segments that have a transaction index; in the partition's directory, where there are any.
 pub(super) const TXN_INDEXES_FILE: &str = "transaction-index-checkpoint";
@@ -37,6 +38,9 @@ impl<R: Runtime> LogStore<R> {
         now_ms: i64,
     ) -> impl Future<Output = Vec<Result<Offset, AppendError>>> + 'static {
         let origin = AppendOrigin { acks: Acks::Local, now_ms };
+        if let Some(after) = self.options.markers_again {
+            self.markers_again(after, &markers, origin);
+        }
         let waits: Vec<_> =
             markers.into_iter().map(|m| self.enqueue(m.partition, Payload::Marker(m), origin)).collect();
         async move {
@@ -47,6 +51,21 @@ impl<R: Runtime> LogStore<R> {
             }
             results
         }
+    }
+
+    /// See [`StoreOptions::markers_again`](super::types::StoreOptions::markers_again).
+    fn markers_again(self: &Rc<Self>, after: Duration, markers: &[TxnMarker], origin: AppendOrigin) {
+        let again: Vec<TxnMarker> = markers.iter().copied().filter(|marker| marker.v2).collect();
+        let (store, rt) = (Rc::downgrade(self), self.rt.clone());
+        drop(self.rt.spawn(TaskGroup::Requests, "markers again", async move {
+            rt.sleep(after).await;
+            if let Some(store) = store.upgrade() {
+                // Nobody waits for their answers.
+                again
+                    .into_iter()
+                    .for_each(|marker| drop(store.enqueue(marker.partition, Payload::Marker(marker), origin)));
+            }
+        }));
     }
 
     /// See [`LogStore::txn_state`].

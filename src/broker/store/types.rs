@@ -78,6 +78,8 @@ pub struct StoreOptions {
     pub cleaner: CleanerOptions,
     /// From one look for segments to delete to the next (`log.retention.check.interval.ms`).
     pub retention_check_interval: Duration,
+    /// Markers of the second version of transactions come once more after so long, as they may in a cluster. For simulations.
+    pub markers_again: Option<Duration>,
     /// Threads for what would hold the core: batches that are compressed anew.
     pub helpers: Blocking,
     /// Called when durability is in doubt.
@@ -133,6 +135,7 @@ impl StoreOptions {
             producer_id_expiration_ms: 86_400_000,
             cleaner: CleanerOptions::default(),
             retention_check_interval: Duration::from_secs(300),
+            markers_again: None,
             helpers: Blocking::inline(),
             fatal,
         }

@@ -93,6 +93,7 @@ impl Host {
         let (journal, flush_bytes, dsync) =
             (scenario.journal_file_bytes as usize, scenario.flush_bytes, scenario.dsync);
         let direct_bytes_min = scenario.direct_bytes_min;
+        let markers_again = scenario.transactions.markers_again_us.map(Duration::from_micros);
         let mut node = Node::new(
             Arc::new(config(&scenario, self.shards)),
             Arc::new(|reason: ExitReason, message: &str| exit_node(i32::from(reason.code()), message)),
@@ -105,6 +106,7 @@ impl Host {
             options.journal_fill_bytes = journal as u64 / 16;
             options.direct_bytes_min = direct_bytes_min.min(journal / 4 - 4096);
             options.flush_bytes = flush_bytes;
+            options.markers_again = markers_again;
             options.journal_sync = if dsync { JournalSync::Dsync } else { JournalSync::WriteThenSync };
         }));
         let shards = start::<BrokerMesh, _, _, _>(&self.node, self.shards, move |ctx| run_shard(ctx, node.clone()));

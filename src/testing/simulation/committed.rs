@@ -14,7 +14,7 @@ use coreline_io::Clock;
 use coreline_io::sim::SimRng;
 use kafka_protocol::messages::fetch_request::{FetchPartition, FetchTopic};
 use kafka_protocol::messages::fetch_response::PartitionData;
-use kafka_protocol::messages::{FetchRequest, TopicName};
+use kafka_protocol::messages::{FetchRequest, ListTransactionsRequest, TopicName};
 use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
@@ -57,7 +57,10 @@ pub(crate) async fn last_reading(world: Rc<World>, book: Rc<RefCell<Book>>, prod
                     break;
                 }
             }
-            let mut at_end = offsets.map(|()| false);
+            let mut at_end = match offsets {
+                Ok(()) => none_is_open(&world, &connection).await.map(|()| false),
+                Err(Lost) => Err(Lost),
+            };
             while at_end == Ok(false) {
                 let mut seen = |log, offset, id| {
                     read.insert((log, offset), id);
@@ -72,6 +75,21 @@ pub(crate) async fn last_reading(world: Rc<World>, book: Rc<RefCell<Book>>, prod
     }
     let verdict = book.borrow().finish(&read);
     world.check(verdict);
+}
+
+/// Nothing is under way: a transaction that goes on was begun by somebody whose time was over.
+async fn none_is_open(world: &World, connection: &Connection) -> Result<(), Lost> {
+    loop {
+        let answer = connection.call(0, &ListTransactionsRequest::default(), REQUEST_TIMEOUT).await?;
+        let states = answer.transaction_states.iter().map(|t| &*t.transaction_state);
+        if states.clone().any(|state| state == "Ongoing") {
+            fail(format!("all producers are done: {:?}", answer.transaction_states));
+        }
+        if answer.error_code == 0 && !states.clone().any(|state| state.starts_with("Prepare")) {
+            return Ok(());
+        }
+        world.client.sleep(Duration::from_millis(3)).await;
+    }
 }
 
 /// One fetch of all logs, for `by`. True: all are at their ends.

@@ -125,6 +125,8 @@ pub(crate) struct TransactionPlan {
     pub(crate) timeout_ms: i32,
     /// Between transactions.
     pub(crate) pause_ms_max: u64,
+    /// Markers come once more after so many microseconds.
+    pub(crate) markers_again_us: Option<u64>,
 }
 
 /// See the [module](self).
@@ -211,6 +213,7 @@ fn transactions(rng: &SimRng) -> TransactionPlan {
         configs,
         timeout_ms: pick(rng, &[LONG_MS, LONG_MS, 30]),
         pause_ms_max: pick(rng, &[1, 5, 20]),
+        markers_again_us: pick(rng, &[None, Some(100), Some(1000), Some(5000), Some(30_000)]),
     }
 }
 

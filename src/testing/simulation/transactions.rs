@@ -27,10 +27,11 @@ use kafka_protocol::messages::produce_request::{PartitionProduceData, TopicProdu
 use kafka_protocol::messages::txn_offset_commit_request::{
     TxnOffsetCommitRequestPartition, TxnOffsetCommitRequestTopic,
 };
+use kafka_protocol::messages::write_txn_markers_request::{WritableTxnMarker, WritableTxnMarkerTopic};
 use kafka_protocol::messages::{
     AddOffsetsToTxnRequest, AddPartitionsToTxnRequest, CreateTopicsRequest, EndTxnRequest, FindCoordinatorRequest,
     GroupId, InitProducerIdRequest, OffsetFetchRequest, ProduceRequest, ProducerId, TopicName, TransactionalId,
-    TxnOffsetCommitRequest,
+    TxnOffsetCommitRequest, WriteTxnMarkersRequest,
 };
 use kafka_protocol::protocol::Request;
 use std::cell::{Cell, RefCell};
@@ -70,6 +71,19 @@ struct Identity {
     epoch: i16,
     /// The second version of the protocol.
     second: bool,
+}
+
+impl Identity {
+    /// That one was another life's, or, with the second version, the one before the last transaction's: even who asks again
+    /// what it was not told is of an epoch after it.
+    fn is_past(self, then: Self) -> bool {
+        self.id == then.id && self.epoch > then.epoch + i16::from(then.second)
+    }
+
+    /// No partition of a transaction that ended as `then` is without its markers, or those of a later one.
+    fn knows_markers_of(self, then: Self) -> bool {
+        self.id == then.id && self.epoch > then.epoch + 2 * i16::from(then.second)
+    }
 }
 
 struct Producer {
@@ -199,8 +213,9 @@ impl Producer {
         }
     }
 
-    /// A copy of a request arrives some time later; nobody looks at the answer.
-    fn copy<Q: Request + Debug + Clone + 'static>(&self, version: i16, request: &Q)
+    /// A copy of a request arrives some time later. Of a life of the past nothing may be taken that `taken` sees in the
+    /// answer; nobody else looks at that.
+    fn copy<Q: Request + Debug + Clone + 'static>(&self, version: i16, request: &Q, taken: fn(&Q::Response) -> bool)
     where
         Q::Response: Debug,
     {
@@ -216,8 +231,44 @@ impl Producer {
             if let Ok(connection) = Connection::open(&world, &name).await
                 && (then.second || identity.get() != then)
             {
+                let past = identity.get().is_past(then);
                 let answer = connection.call(version, &request, REQUEST_TIMEOUT).await;
                 world.trace(|| format!("{name}: API {} as {then:?}: {answer:?}", Q::KEY));
+                if past && answer.as_ref().is_ok_and(taken) {
+                    fail(format!("{name}: API {} of the past is taken: {then:?}: {answer:?}", Q::KEY));
+                }
+            }
+            copies.set(copies.get() - 1);
+        }));
+    }
+
+    /// The markers of a transaction that has ended arrive once more, as from a coordinator that is not up to date: in a
+    /// later transaction, when its producer has an epoch that is greater than theirs.
+    fn markers_late(&self, commit: bool) {
+        if !self.rng.one_in(4) || self.copies.get() > 1 {
+            return;
+        }
+        let (world, name) = (self.world.clone(), format!("{}-markers", self.name));
+        let (then, identity, copies) = (self.identity.get(), self.identity.clone(), self.copies.clone());
+        let topic = WritableTxnMarkerTopic::default().with_name(TopicName(text(TOPIC)));
+        let marker = WritableTxnMarker::default()
+            .with_producer_id(ProducerId(then.id))
+            .with_producer_epoch(then.epoch + i16::from(then.second))
+            .with_transaction_result(commit)
+            .with_topics(vec![topic.with_partition_indexes((0..LOGS).collect())]);
+        let request = WriteTxnMarkersRequest::default().with_markers(vec![marker]);
+        let pause = Duration::from_micros(100 + self.rng.below(5000));
+        copies.set(copies.get() + 1);
+        drop(self.world.client.clone().spawn(TaskGroup::Requests, "workload", async move {
+            while !world.finishing.get() && !identity.get().knows_markers_of(then) {
+                world.client.sleep(pause).await;
+            }
+            world.client.sleep(pause).await;
+            if identity.get().knows_markers_of(then)
+                && let Ok(connection) = Connection::open(&world, &name).await
+            {
+                let answer = connection.call(1, &request, REQUEST_TIMEOUT).await;
+                world.trace(|| format!("{name}: markers of {then:?}: {answer:?}"));
             }
             copies.set(copies.get() - 1);
         }));
@@ -345,7 +396,10 @@ impl Producer {
             .with_v3_and_below_producer_epoch(identity.epoch)
             .with_v3_and_below_topics(vec![topic]);
         loop {
-            self.copy(3, &request);
+            self.copy(3, &request, |answer| {
+                let codes = answer.results_by_topic_v3_and_below.iter().flat_map(|t| &t.results_by_partition);
+                codes.map(|p| p.partition_error_code).any(|code| code == 0)
+            });
             // Never twice: a copy could land in the next transaction, as with Kafka.
             let answer = self.once(3, &request).await?;
             let found = answer.results_by_topic_v3_and_below.first().and_then(|t| t.results_by_partition.first());
@@ -377,7 +431,8 @@ impl Producer {
             .with_timeout_ms(10_000)
             .with_topic_data(vec![topic]);
         let version = if identity.second { 12 } else { 9 + self.rng.below(3) as i16 };
-        self.copy(version, &request);
+        // One that is there already is answered as such.
+        self.copy(version, &request, |_| false);
         loop {
             let answer = self.ask(version, &request).await?;
             let found = answer.responses.first().and_then(|t| t.partition_responses.first());
@@ -406,6 +461,7 @@ impl Producer {
                 .with_producer_id(ProducerId(identity.id))
                 .with_producer_epoch(identity.epoch)
                 .with_group_id(group.clone());
+            self.copy(3, &request, |answer| answer.error_code == 0);
             loop {
                 let answer = self.once(3, &request).await?;
                 match judge(&self.world, &self.name, "add offsets", answer.error_code) {
@@ -425,7 +481,9 @@ impl Producer {
             .with_producer_epoch(identity.epoch)
             .with_topics(vec![topic.with_partitions(vec![partition])]);
         let version = if identity.second { 5 } else { 3 };
-        self.copy(version, &request);
+        self.copy(version, &request, |answer| {
+            answer.topics.iter().flat_map(|t| &t.partitions).any(|partition| partition.error_code == 0)
+        });
         loop {
             let answer =
                 if identity.second { self.ask(version, &request).await } else { self.once(version, &request).await };
@@ -448,7 +506,7 @@ impl Producer {
             .with_committed(commit);
         let version = if identity.second { 5 } else { 3 };
         self.book.borrow_mut().ends(name, commit);
-        self.copy(version, &request);
+        self.copy(version, &request, |answer| answer.error_code == 0);
         loop {
             self.world.doing(&self.name, format!("ending transaction {}: {commit}", name.1));
             let answer =
@@ -468,6 +526,7 @@ impl Producer {
                     let was_open = self.world.scenario.transactions.timeout_ms >= LONG_MS;
                     let ended = self.book.borrow_mut().ended(name, commit, was_open);
                     self.world.check(ended);
+                    self.markers_late(commit);
                     if identity.second {
                         self.is_now(answer.producer_id.0, answer.producer_epoch, true);
                     }
