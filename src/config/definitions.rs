@@ -725,7 +725,6 @@ const KAFKA_ONLY: &[&str] = &[
     "transaction.state.log.min.isr",
     "transaction.abort.timed.out.transaction.cleanup.interval.ms",
     "transaction.two.phase.commit.enable",
-    "transaction.partition.verification.enable",
     "group.coordinator.rebalance.protocols",
     "group.coordinator.threads",
     "group.consumer.assignment.interval.ms",
