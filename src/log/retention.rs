@@ -43,6 +43,8 @@ pub struct LogFacts<'a> {
     pub high_watermark: i64,
     /// The next offset to be given.
     pub end: i64,
+    /// Bytes that are not committed: they may never be, and then are nothing that stays.
+    pub waiting_bytes: u64,
 }
 
 /// What to do.
@@ -72,7 +74,7 @@ pub enum Plan {
 /// Decides what goes at `now_ms`.
 #[must_use]
 pub fn plan(now_ms: i64, policy: Policy, log: LogFacts<'_>) -> Plan {
-    let LogFacts { segments, start, high_watermark, end } = log;
+    let LogFacts { segments, start, high_watermark, end, waiting_bytes } = log;
     let upper = |n: usize| segments.get(n + 1).map_or(end, |next| next.base);
     let last = segments.len() - 1;
     // The active segment has nothing after it that the start could have reached; empty, it stays.
@@ -84,9 +86,9 @@ pub fn plan(now_ms: i64, policy: Policy, log: LogFacts<'_>) -> Plan {
     let mut until_ms = None;
     if policy.deletes {
         if let Ok(limit) = u64::try_from(policy.retention_bytes) {
-            let mut left: u64 = segments[n..].iter().map(|s| s.size).sum();
-            while may_go(n) && left - segments[n].size >= limit {
-                left -= segments[n].size;
+            let mut left = segments[n..].iter().map(|s| s.size).sum::<u64>().saturating_sub(waiting_bytes);
+            while may_go(n) && left.saturating_sub(segments[n].size) >= limit {
+                left = left.saturating_sub(segments[n].size);
                 n += 1;
             }
         }
@@ -135,7 +137,7 @@ mod tests {
     }
 
     fn all_of(segments: &[SegmentFacts], start: i64, end: i64) -> LogFacts<'_> {
-        LogFacts { segments, start, high_watermark: end, end }
+        LogFacts { segments, start, high_watermark: end, end, waiting_bytes: 0 }
     }
 
     #[test]
@@ -167,6 +169,10 @@ mod tests {
         let two = segments(&[(0, 100, 10), (100, 100, 20)]);
         let log = LogFacts { high_watermark: 150, ..all_of(&two, 0, 200) };
         assert_eq!(plan(1_000, policy, log), Plan::Delete { start: 100, segments: 1, roll: false });
+        let policy_bytes = Policy { retention_bytes: 100, ..KEEP };
+        let log = LogFacts { high_watermark: 199, ..all_of(&two, 0, 200) };
+        assert_eq!(plan(1_000, policy_bytes, log), Plan::Delete { start: 100, segments: 1, roll: false });
+        assert_eq!(plan(1_000, policy_bytes, LogFacts { waiting_bytes: 1, ..log }), Plan::Keep { until_ms: None });
         let empty = segments(&[(100, 0, -1)]);
         assert_eq!(plan(1_000, policy, all_of(&empty, 100, 100)), Plan::Keep { until_ms: None });
         let timeless = segments(&[(0, 100, -1), (100, 100, 20)]);
@@ -207,7 +213,7 @@ mod tests {
             now in 0..3_000i64,
         ) {
             let policy = Policy { deletes, retention_ms, retention_bytes };
-            let log = LogFacts { segments: &segments, start, high_watermark, end };
+            let log = LogFacts { segments: &segments, start, high_watermark, end, waiting_bytes: 0 };
             match plan(now, policy, log) {
                 Plan::Keep { until_ms } => {
                     prop_assert!(segments.len() < 2 || segments[1].base > start, "what is before the start goes");

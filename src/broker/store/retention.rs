@@ -344,7 +344,8 @@ fn segments(log: &Log) -> Vec<SegmentFacts> {
 }
 
 fn facts<'a>(log: &Log, segments: &'a [SegmentFacts]) -> LogFacts<'a> {
-    LogFacts { segments, start: log.log_start, high_watermark: log.high_watermark, end: log.log_end }
+    let waiting_bytes = log.waiting_bytes as u64;
+    LogFacts { segments, start: log.log_start, high_watermark: log.high_watermark, end: log.log_end, waiting_bytes }
 }
 
 /// Takes sealed segments that are wholly before the log's start out of the log. Their files are to be removed.

@@ -6,6 +6,7 @@
     hanging.py HOST:PORT NAME verified    wait until such a batch is refused
     hanging.py HOST:PORT NAME read        how far readers of committed records get
 """
+import re
 import sys
 import time
 
@@ -58,12 +59,15 @@ def end(id, who):
 
 
 def write(partition, value, id=None, who=None):
-    records = batch([value], attributes=0x10, producer=(*who, 0)) if who else batch([value])
-    return ask(produce(8, [(TOPIC, [(partition, records)])], acks=-1, transactional=id), produce_answer(8))
+    now = int(time.time() * 1000)
+    records = batch([value], attributes=0x10, producer=(*who, 0), time_ms=now) if who else batch([value], time_ms=now)
+    answer = ask(produce(8, [(TOPIC, [(partition, records)])], acks=-1, transactional=id), produce_answer(8))
+    # The sentence beside a code is each broker's own.
+    return re.sub(", record errors.*", "", answer[0][0])
 
 
 def taken(answer):
-    return "error 0" in str(answer)
+    return "error 0" in answer
 
 
 def begin():

@@ -54,13 +54,13 @@ def crc32c(bytes_):
     return crc ^ 0xFFFFFFFF
 
 
-def batch(values=(b"v",), magic=2, attributes=0, producer=(-1, -1, -1), count=None, last_delta=None, bad_crc=False):
+def batch(values=(b"v",), magic=2, attributes=0, producer=(-1, -1, -1), count=None, last_delta=None, bad_crc=False, time_ms=1000):
     records = b""
     for i, value in enumerate(values):
         body = b"\0" + varint(0) + varint(i) + varint(-1) + varint(len(value)) + value + varint(0)
         records += varint(len(body)) + body
     n = len(values)
-    rest = i16(attributes) + i32(n - 1 if last_delta is None else last_delta) + i64(1000) + i64(1000)
+    rest = i16(attributes) + i32(n - 1 if last_delta is None else last_delta) + i64(time_ms) + i64(time_ms)
     rest += i64(producer[0]) + i16(producer[1]) + i32(producer[2]) + i32(n if count is None else count) + records
     crc = crc32c(rest) ^ (1 if bad_crc else 0)
     return i64(0) + i32(len(rest) + 9) + i32(-1) + i8(magic) + struct.pack(">I", crc) + rest

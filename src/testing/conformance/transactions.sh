@@ -59,25 +59,25 @@ echo "- hanging"
 coreline=$(readlink -f "$LINKS_ALWAYS/kafka-transactions")
 hanging="python3 -B $(dirname "$0")/hanging.py $b $name"
 stable() { $hanging read | sed -E 's/\([0-9]+, 0\)/(any, 0)/'; }
-rows() { any 3 4 8 -- x "$@" | awk 'NR == 1 { print; fflush(); next } { print | "sort" }'; }
-# Retention must not take its records, which are of long ago.
-tool topics --bootstrap-server "$b" --create --topic $name-hang --partitions 5 --config retention.ms=-1 > "$files/made"
+rows() { any 3 4 7 8 -- x "$@" | awk 'NR == 1 { print; fflush(); next } { print | "sort" }'; }
+tool topics --bootstrap-server "$b" --create --topic $name-hang --partitions 5 > "$files/made"
 verification=(tool configs --bootstrap-server "$b" --alter --entity-type brokers --entity-default)
 "${verification[@]}" --add-config transaction.partition.verification.enable=false | same
 $hanging begin | same
 "${verification[@]}" --delete-config transaction.partition.verification.enable | same
 $hanging verified | same
 rows find-hanging --topic $name-hang
+rows find-hanging --topic $name-hang --max-transaction-timeout 0
 rows find-hanging --topic $name-hang --max-transaction-timeout 0 --partition 1
 stable
 x abort --topic $name-hang --partition 0 --start-offset 1
 x abort --topic $name-hang --partition 0 --start-offset 0
-"$coreline" transaction find-hanging --bootstrap-server "$b" --topic $name-hang | awk -F '\t' 'NR > 1 { print $1, $2, $6 }' | sort | same
+"$coreline" transaction find-hanging --bootstrap-server "$b" --topic $name-hang --older-than 0 | awk -F '\t' 'NR > 1 { print $1, $2, $6 }' | sort | same
 "$coreline" transaction abort --bootstrap-server "$b" --topic $name-hang --partition 1 --start-offset 0 | sed 's/producer [0-9]*/producer any/' | same
 x abort --topic $name-hang --partition 2 --start-offset 0
-rows find-hanging --topic $name-hang
+rows find-hanging --topic $name-hang --max-transaction-timeout 0
 stable
-tool console-consumer --bootstrap-server "$b" --topic $name-hang --from-beginning --isolation-level read_committed --max-messages 5 --timeout-ms 60000 2> "$files/consumer" | sort
+"$KAFKA" tool console-consumer --bootstrap-server "$b" --topic $name-hang --from-beginning --isolation-level read_committed --max-messages 5 --timeout-ms 60000 2> "$files/consumer" | sort
 echo "- terminate"; x forceTerminateTransaction --transactionalId $name-open
 # The markers of what it aborts may be on their way.
 for _ in $(seq 60); do
