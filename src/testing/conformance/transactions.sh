@@ -23,14 +23,15 @@ any() {
 }
 # Kafka says of an error that there is more in its log; the reasons are each tool's own words.
 same() { sed -E -e 's/ Enable debug logging for additional detail\.//' -e "s/$name-/x-/g" -e 's/^(Failed to [^:]*): .*/\1: WHY/'; }
+until_true() { local end=$((SECONDS + 60)); until "$@" || [ $SECONDS -ge $end ]; do sleep 0.1; done; }
+is_open() { "$LINKS_ALWAYS/kafka-transactions" --bootstrap-server "$b" describe-producers --topic $name-out --partition 0 2> /dev/null | awk 'END { exit NR < 2 }'; }
+is_over() { "$LINKS_ALWAYS/kafka-transactions" --bootstrap-server "$b" describe --transactional-id $name-open | grep -q -e CompleteAbort -e Empty; }
 tool topics --bootstrap-server "$b" --create --topic $name-out --partitions 1 > "$files/made"
 # A transaction that stays open: its first records are sent, the end never comes.
 java -Xmx256m -cp "$("$KAFKA" classpath)" org.apache.kafka.tools.ProducerPerformance --topic $name-out --num-records 1000000 --record-size 10 --throughput 1 \
   --transactional-id $name-open --transaction-duration-ms 36000000 --producer-props "bootstrap.servers=$b" transaction.timeout.ms=600000 > "$files/writer" 2>&1 &
 writer=$!
-for _ in $(seq 60); do
-  "$LINKS_ALWAYS/kafka-transactions" --bootstrap-server "$b" describe-producers --topic $name-out --partition 0 2> /dev/null | awk 'END { exit NR < 2 }' && break
-done
+until_true is_open
 kill -9 $writer
 wait $writer 2> /dev/null
 writer=
@@ -80,7 +81,5 @@ stable
 "$KAFKA" tool console-consumer --bootstrap-server "$b" --topic $name-hang --from-beginning --isolation-level read_committed --max-messages 5 --timeout-ms 60000 2> "$files/consumer" | sort
 echo "- terminate"; x forceTerminateTransaction --transactionalId $name-open
 # The markers of what it aborts may be on their way.
-for _ in $(seq 60); do
-  "$LINKS_ALWAYS/kafka-transactions" --bootstrap-server "$b" describe --transactional-id $name-open | grep -q -e CompleteAbort -e Empty && break
-done
+until_true is_over
 any 3 4 6 7 8 -- x describe --transactional-id $name-open
