@@ -297,7 +297,7 @@ impl Coordinator {
             // Consumer groups look at the topics with the next heartbeat of any member.
             Event::TopicsChanged => {}
             Event::Configured(configs) => self.set_group_configs(configs),
-            Event::TransactionEnded { producer, commit } => self.end_transaction(producer, commit),
+            Event::TransactionEnded { producer, ended } => self.end_transaction(producer, ended),
             Event::TopicsDeleted(deleted) => self.topics_deleted(now, topics, effects, deleted),
         }
     }

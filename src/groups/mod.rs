@@ -21,6 +21,7 @@ mod upkeep;
 
 pub use crate::coordinator::{Client, Now, Record, Token};
 pub use coordinator::Coordinator;
+pub use transactional_offsets::Ended;
 
 use crate::ids::{ProducerId, TopicId};
 use crate::log::verification::VerificationGuard;
@@ -105,8 +106,8 @@ pub enum Event {
     TransactionEnded {
         /// Whose.
         producer: ProducerId,
-        /// Committed, or aborted.
-        commit: bool,
+        /// Which, and how.
+        ended: Ended,
     },
 }
 

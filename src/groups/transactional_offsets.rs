@@ -32,6 +32,8 @@ pub(super) struct Pending {
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Waiting {
     number: u64,
+    /// Of its producer; -1 of what was loaded, which is before any marker that comes.
+    epoch: ProducerEpoch,
     /// None when something was committed after it.
     value: Option<OffsetCommitValue>,
 }
@@ -56,21 +58,57 @@ impl Pending {
 }
 
 impl GroupOffsets {
-    fn add_pending(&mut self, producer: ProducerId, topic: Arc<str>, partition: i32, value: OffsetCommitValue) {
+    fn add_pending(
+        &mut self,
+        (producer, epoch): (ProducerId, ProducerEpoch),
+        topic: Arc<str>,
+        partition: i32,
+        value: OffsetCommitValue,
+    ) {
         self.pending.last += 1;
-        let waiting = Waiting { number: self.pending.last, value: Some(value) };
+        let waiting = Waiting { number: self.pending.last, epoch, value: Some(value) };
         self.pending.producers.entry(producer).or_default().insert((topic, partition), waiting);
     }
 
-    /// The producer's transaction has ended.
-    fn end(&mut self, producer: ProducerId, commit: bool) {
-        let Some(all) = self.pending.producers.remove(&producer) else { return };
+    /// The producer's transaction has ended. True: it has a later one here.
+    fn end(&mut self, producer: ProducerId, ended: Ended) -> bool {
+        let Some(all) = self.pending.producers.get_mut(&producer) else { return false };
+        let all: Vec<_> = all.extract_if(.., |_, waiting| i32::from(waiting.epoch.0) < ended.before).collect();
         for ((topic, partition), waiting) in all {
-            if let Some(value) = waiting.value.filter(|_| commit) {
+            if let Some(value) = waiting.value.filter(|_| ended.commit) {
                 self.put(&topic, partition, value);
                 self.pending.outdate(&topic, partition, waiting.number);
             }
         }
+        let goes_on = self.pending.producers.get(&producer).is_some_and(|all| !all.is_empty());
+        if !goes_on {
+            self.pending.producers.remove(&producer);
+        }
+        goes_on
+    }
+}
+
+/// The end of a producer's transaction.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Ended {
+    /// Of transactions with smaller epochs. A marker may come once more, and be told when the next transaction's offsets
+    /// are pending already although they lie behind it in the log.
+    before: i32,
+    /// It was committed.
+    commit: bool,
+}
+
+impl Ended {
+    /// By a marker that is told when it is committed; `v2`: its epoch is the next transaction's.
+    #[must_use]
+    pub fn by_marker(epoch: ProducerEpoch, v2: bool, commit: bool) -> Self {
+        Self { before: i32::from(epoch.0) + i32::from(!v2), commit }
+    }
+
+    /// By a marker that is read in the order of the log: of all that was before it.
+    #[must_use]
+    pub const fn in_order(commit: bool) -> Self {
+        Self { before: i32::MAX, commit }
     }
 }
 
@@ -91,17 +129,22 @@ impl Coordinator {
         // Nothing else is written in transactions.
         let Some(Key::OffsetCommit { group, topic, partition }) = Key::decode(key)? else { return Ok(()) };
         let Some(value) = value.map(OffsetCommitValue::decode).transpose()? else { return Ok(()) };
-        slot_or_new(&mut self.groups, &group, 0).offsets.add_pending(producer, topic, partition, value);
+        slot_or_new(&mut self.groups, &group, 0).offsets.add_pending(
+            (producer, ProducerEpoch(-1)),
+            topic,
+            partition,
+            value,
+        );
         self.open.entry(producer).or_default().insert(group);
         Ok(())
     }
 
     /// The marker of a producer's transaction is in the log.
-    pub fn end_transaction(&mut self, producer: ProducerId, commit: bool) {
-        for group in self.open.remove(&producer).unwrap_or_default() {
-            if let Some(slot) = self.groups.get_mut(&group) {
-                slot.offsets.end(producer, commit);
-            }
+    pub fn end_transaction(&mut self, producer: ProducerId, ended: Ended) {
+        let mut of_groups = self.open.remove(&producer).unwrap_or_default();
+        of_groups.retain(|group| self.groups.get_mut(group).is_some_and(|slot| slot.offsets.end(producer, ended)));
+        if !of_groups.is_empty() {
+            self.open.insert(producer, of_groups);
         }
     }
 }
@@ -116,7 +159,7 @@ pub(super) fn commit(
     guard: Option<VerificationGuard>,
 ) {
     let refused = validate(groups, request).err();
-    let producer = ProducerId(request.producer_id.0);
+    let (producer, epoch) = (ProducerId(request.producer_id.0), ProducerEpoch(request.producer_epoch));
     let mut response = codec::TxnOffsetCommitResponse::default();
     let before = cx.effects.records.len();
     for topic in &request.topics {
@@ -135,7 +178,7 @@ pub(super) fn commit(
                     let key = offset_commit_key(&request.group_id, &name, index);
                     cx.effects.records.push(Record { key, value: Some(value.encode()) });
                     let slot = slot_for_commit(cx, groups, &request.group_id);
-                    slot.offsets.add_pending(producer, Arc::clone(&name), index, value);
+                    slot.offsets.add_pending((producer, epoch), Arc::clone(&name), index, value);
                     ErrorCode::None
                 }
             };
@@ -148,8 +191,7 @@ pub(super) fn commit(
     }
     if cx.effects.records.len() > before {
         assert_eq!(before, 0, "records of a transaction are a step of their own");
-        let producer_epoch = ProducerEpoch(request.producer_epoch);
-        cx.effects.transaction = Some(InTransaction { producer_id: producer, producer_epoch, guard });
+        cx.effects.transaction = Some(InTransaction { producer_id: producer, producer_epoch: epoch, guard });
         open.entry(producer).or_default().insert(Arc::from(&**request.group_id));
     }
     cx.answer(token, super::Response::TxnOffsetCommit(response));
@@ -171,5 +213,27 @@ fn validate(groups: &Groups, request: &codec::TxnOffsetCommitRequest) -> Result<
         }
         None if generation < 0 => Ok(()),
         None => Err(ErrorCode::IllegalGeneration),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_marker_that_comes_late_leaves_the_next_transaction_alone() {
+        let (producer, epoch) = (ProducerId(7), ProducerEpoch);
+        let mut offsets = GroupOffsets::default();
+        let value = OffsetCommitValue { offset: 10, ..OffsetCommitValue::default() };
+        offsets.add_pending((producer, epoch(4)), Arc::from("t"), 0, value.clone());
+        assert!(offsets.end(producer, Ended::by_marker(epoch(4), true, false)), "of the transaction before");
+        assert!(offsets.end(producer, Ended::by_marker(epoch(3), false, false)), "of the life before");
+        assert!(offsets.get("t", 0).is_none() && offsets.pending.has("t", 0));
+        assert!(!offsets.end(producer, Ended::by_marker(epoch(5), true, true)));
+        assert_eq!((offsets.get("t", 0), offsets.pending.is_empty()), (Some(&value), true));
+        offsets.add_pending((producer, epoch(4)), Arc::from("t"), 0, value);
+        assert!(!offsets.end(producer, Ended::by_marker(epoch(4), false, false)), "its epoch stays");
+        offsets.add_pending((producer, epoch(-1)), Arc::from("t"), 0, OffsetCommitValue::default());
+        assert!(!offsets.end(producer, Ended::in_order(false)) && offsets.pending.is_empty());
     }
 }

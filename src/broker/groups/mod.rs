@@ -17,7 +17,7 @@ use crate::config::BrokerConfig;
 use crate::controller::ClusterImage;
 use crate::coordinator::{Client, Now, Token};
 use crate::groups::config::{GroupConfigs, GroupsConfig};
-use crate::groups::{Coordinator, Event, Request, Response};
+use crate::groups::{Coordinator, Ended, Event, Request, Response};
 use coreline_io::Runtime;
 use std::cell::RefCell;
 use std::convert::Infallible;
@@ -37,7 +37,8 @@ pub(crate) fn start<R: Runtime>(shard: &Rc<Shard<R>>) -> Rc<Groups<R>> {
     let told = Rc::downgrade(&groups);
     shard.store.on_marker(Rc::new(move |marker| {
         if let Some(groups) = told.upgrade() {
-            let ended = Event::TransactionEnded { producer: marker.producer_id, commit: marker.commit };
+            let ended = Ended::by_marker(marker.producer_epoch, marker.v2, marker.commit);
+            let ended = Event::TransactionEnded { producer: marker.producer_id, ended };
             groups.tell(marker.partition, ended);
         }
     }));
@@ -110,7 +111,7 @@ impl Kind for GroupKind {
                 machine.replay_in_transaction(producer, key, value)
             }
             Replayed::Marker { producer_id, commit } => {
-                machine.end_transaction(producer_id, commit);
+                machine.end_transaction(producer_id, Ended::in_order(commit));
                 Ok(())
             }
         };
