@@ -1,17 +1,17 @@
 //! Shards on glommio: a thread pinned to each chosen core, an executor on it.
 
 use crate::context::{Running, ShardContext, run_main};
-use crate::mesh::link::{LinkReceiver, LinkSender};
+use crate::mesh::link::{LinkReceiver, LinkSender, PeerBell};
 use crate::mesh::{MeshProtocol, Pace, Packet, RING_CAPACITY};
 use crate::panics::AbortOnPanic;
 use crate::shutdown::{Latch, Shutdown, ShutdownHandle};
 use crate::{CoreError, CoreSelection, ShardId, mesh, signals};
-use coreline_io::uring::{UringOptions, UringRuntime, io_memory_per_shard};
+use coreline_io::uring::{Doorbell, UringOptions, UringRuntime, io_memory_per_shard};
 use futures_util::future::join;
 use futures_util::future::join_all;
 use glommio::channels::shared_channel::{SharedReceiver, SharedSender, new_bounded};
 use glommio::{LocalExecutor, LocalExecutorBuilder, Placement};
-use std::sync::mpsc;
+use std::sync::{Arc, OnceLock, mpsc};
 use std::time::Duration;
 
 /// How to start the shards.
@@ -99,11 +99,12 @@ where
     let mut seeds = Vec::with_capacity(cores.len());
     let mut threads = Vec::with_capacity(cores.len());
     let mut failed = None;
+    let bells: Bells = cores.iter().map(|_| OnceLock::new()).collect();
     for ((index, &core), ends) in cores.iter().enumerate().zip(rings::<P>(cores.len())) {
         let shard = ShardId::from_index(index);
         let running = Running { holder: holder.clone(), none: none.clone() };
         let (go, may_go) = mpsc::channel();
-        let (options, main, report) = (options.clone(), main.clone(), report.clone());
+        let (options, main, report, bells) = (options.clone(), main.clone(), report.clone(), Arc::clone(&bells));
         let thread = std::thread::Builder::new().name(format!("coreline-shard-{shard}")).spawn(move || {
             let _abort = AbortOnPanic;
             signals::block_in_this_thread();
@@ -119,7 +120,7 @@ where
             if may_go.recv().is_err() {
                 return Ok(());
             }
-            executor.run(shard_main(shard, ends, running, options, main))
+            executor.run(shard_main(shard, ends, bells, running, options, main))
         });
         match thread {
             Ok(thread) => threads.push((shard, thread)),
@@ -153,6 +154,9 @@ where
 /// tasks ready. The runtime has slices of its own (`coreline-io`, `uring/slice.rs`).
 const PREEMPT_TIMER: Duration = Duration::from_secs(10);
 
+/// The bell of each shard, hung when it starts.
+type Bells = Arc<[OnceLock<Doorbell>]>;
+
 type StartFailure = (ShardId, usize, String);
 
 fn executor(
@@ -175,6 +179,7 @@ fn executor(
 async fn shard_main<P, F, Fut, E>(
     shard: ShardId,
     ends: Vec<Option<Ends<P>>>,
+    bells: Bells,
     running: Running,
     options: ShardsOptions,
     main: F,
@@ -184,22 +189,44 @@ where
     F: Fn(ShardContext<UringRuntime, P>) -> Fut,
     Fut: Future<Output = Result<(), E>>,
 {
-    let runtime = UringRuntime::new(options.runtime);
-    let shards = ends.len();
-    // All at once: each handshake waits for the peer's, which comes in the peer's order.
-    let links = join_all(ends.into_iter().map(|ends| async move {
-        let (sender, receiver) = ends?;
-        let (sender, receiver) = join(sender.connect(), receiver.connect()).await;
-        Some((LinkSender::Ring(sender), LinkReceiver::Ring(receiver)))
-    }))
-    .await;
-    let mesh = mesh::start(&runtime, shard, links, Pace::Real);
-    let shutdown = Shutdown::start(&runtime, options.shutdown);
-    let context = ShardContext { shard, shards, runtime: runtime.clone(), mesh, shutdown };
-    let result = run_main(context, running, main).await;
+    let runtime = UringRuntime::new(options.runtime.clone());
+    // Before the rings are connected, so that whoever sends finds it.
+    assert!(bells[shard.index()].set(runtime.doorbell()).is_ok(), "a shard starts once");
+    let result = runtime.attend(attended(&runtime, shard, ends, bells, running, options, main)).await;
     // What tasks still hold, listening sockets above all, must not outlive the shard.
     runtime.finish().await;
     result
+}
+
+async fn attended<P, F, Fut, E>(
+    runtime: &UringRuntime,
+    shard: ShardId,
+    ends: Vec<Option<Ends<P>>>,
+    bells: Bells,
+    running: Running,
+    options: ShardsOptions,
+    main: F,
+) -> Result<(), E>
+where
+    P: MeshProtocol,
+    F: Fn(ShardContext<UringRuntime, P>) -> Fut,
+    Fut: Future<Output = Result<(), E>>,
+{
+    let shards = ends.len();
+    // All at once: each handshake waits for the peer's, which comes in the peer's order.
+    let links = join_all(ends.into_iter().enumerate().map(|(peer, ends)| {
+        let bell = PeerBell(Arc::clone(&bells), peer);
+        async move {
+            let (sender, receiver) = ends?;
+            let (sender, receiver) = join(sender.connect(), receiver.connect()).await;
+            Some((LinkSender::Ring(sender, bell), LinkReceiver::Ring(receiver)))
+        }
+    }))
+    .await;
+    let mesh = mesh::start(runtime, shard, links, Pace::Real);
+    let shutdown = Shutdown::start(runtime, options.shutdown);
+    let context = ShardContext { shard, shards, runtime: runtime.clone(), mesh, shutdown };
+    run_main(context, running, main).await
 }
 
 /// The ends, on one shard, of the two rings between it and a peer.

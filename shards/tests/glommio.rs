@@ -3,12 +3,14 @@
 
 mod common;
 
-use common::{Ctx, Outcome, TestMesh};
+use common::{Ctx, Handler, Outcome, Request, TestMesh};
 use coreline_io::uring::UringRuntime;
+use coreline_io::{Clock, ListenOptions, Listener, Net};
 use coreline_shards::glommio_backend::{ShardsError, ShardsOptions, run};
 use coreline_shards::{CoreError, CoreSelection, ShardId};
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, mpsc};
+use std::time::Duration;
 
 /// The most shards there can be, up to four; none when the scenario needs two and there is one core.
 fn options(least: usize) -> Option<ShardsOptions> {
@@ -50,6 +52,33 @@ fn events_stop_at_their_limit() {
 #[test]
 fn abandoned_calls_cost_no_credit() {
     check(1, common::abandoned);
+}
+
+#[test]
+fn a_call_ends_a_nap() {
+    let rung = Arc::new(AtomicBool::new(false));
+    check(2, move |ctx| {
+        let rung = Arc::clone(&rung);
+        async move {
+            let _handler = Handler::install(&ctx);
+            // A core naps after its first socket has become ready.
+            let listener = ctx.runtime.listen(([127, 0, 0, 1], 0).into(), ListenOptions::default()).await.unwrap();
+            let _out = ctx.runtime.connect(listener.local_addr()).await.unwrap();
+            let _accepted = listener.accept().await.unwrap();
+            for number in 0..2_000 {
+                ctx.runtime.sleep(Duration::from_millis(3)).await;
+                match ctx.shard {
+                    ShardId(0) => drop(ctx.mesh.call(ShardId(1), Request::Count { number }).await),
+                    ShardId(1) if ctx.runtime.counters().naps_rung > 0 => rung.store(true, Ordering::SeqCst),
+                    _ => {}
+                }
+                if rung.load(Ordering::SeqCst) {
+                    return Ok(());
+                }
+            }
+            panic!("2,000 calls, and none found its shard napping");
+        }
+    });
 }
 
 #[test]

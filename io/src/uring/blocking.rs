@@ -20,6 +20,7 @@ impl UringRuntime {
         job: impl FnOnce(&Path) -> io::Result<T> + Send + 'static,
     ) -> IoResult<T> {
         add(&self.0.counters.blocking_jobs, 1);
+        let _under_way = self.0.nap.in_ring();
         let owned = path.to_path_buf();
         let result = glommio::executor().spawn_blocking(move || job(&owned)).await;
         result.map_err(|cause| IoError::new(operation, cause).on(path))

@@ -24,7 +24,7 @@ counters! {
     recv_calls,
     /// Bytes received.
     recv_bytes,
-    /// `sendmsg` calls.
+    /// `send` and `sendmsg` calls.
     send_calls,
     /// Bytes sent.
     send_bytes,
@@ -34,6 +34,10 @@ counters! {
     readiness_wakeups,
     /// Socket events those wake-ups brought.
     readiness_events,
+    /// Times the core slept without the rings.
+    naps,
+    /// Those that another thread ended.
+    naps_rung,
     /// Reads of files.
     reads,
     /// Bytes read from files, as asked for (alignment not counted).

@@ -28,6 +28,7 @@ impl UringRuntime {
     /// is one that cannot be read: the question fails, and polling is off. The same file tells whether the file
     /// system has direct I/O.
     pub async fn prepare_data_dir(&self, path: &Path) -> IoResult<()> {
+        let _under_way = self.0.nap.in_ring();
         self.mode_of(path).await.map(drop)
     }
 
@@ -125,6 +126,7 @@ impl Disk for UringRuntime {
     type Lock = UringLock;
 
     async fn open(&self, path: &Path, options: OpenOptions) -> IoResult<UringFile> {
+        let _under_way = self.0.nap.in_ring();
         let makes = options.create || options.create_new || options.truncate;
         assert!(!(options.read_only && makes), "a file opened for reading cannot be made or cut");
         self.0.home.empty_returns();
@@ -159,6 +161,7 @@ impl Disk for UringRuntime {
 
     async fn read_dirs(&self, dirs: Vec<PathBuf>, pick: PickFiles) -> Vec<IoResult<DirContents>> {
         add(&self.0.counters.blocking_jobs, 1);
+        let _under_way = self.0.nap.in_ring();
         glommio::executor().spawn_blocking(move || blocking::read_dirs(&dirs, pick)).await
     }
 

@@ -261,6 +261,7 @@ fn checked_len(offset: u64, parts: &[Bytes]) -> usize {
 
 impl File for UringFile {
     async fn read_at(&self, offset: u64, len: usize) -> IoResult<Bytes> {
+        let _under_way = self.runtime.0.nap.in_ring();
         self.runtime.0.home.empty_returns();
         let counters = &self.runtime.0.counters;
         let bytes = if len == 0 {
@@ -276,6 +277,7 @@ impl File for UringFile {
     }
 
     async fn write_at(&self, offset: u64, parts: &[Bytes]) -> IoResult<()> {
+        let _under_way = self.runtime.0.nap.in_ring();
         let total = checked_len(offset, parts);
         self.runtime.0.home.empty_returns();
         let mut parts = Parts::new(parts);
@@ -296,6 +298,7 @@ impl File for UringFile {
     }
 
     async fn sync_data(&self) -> IoResult<()> {
+        let _under_way = self.runtime.0.nap.in_ring();
         add(&self.runtime.0.counters.syncs, 1);
         match &self.handle {
             Handle::Direct(file) => file.fdatasync().await,
@@ -305,6 +308,7 @@ impl File for UringFile {
     }
 
     async fn truncate(&self, len: u64) -> IoResult<()> {
+        let _under_way = self.runtime.0.nap.in_ring();
         match &self.handle {
             Handle::Direct(file) => file.truncate(len).await,
             Handle::Buffered(file) => file.truncate(len).await,
@@ -313,6 +317,7 @@ impl File for UringFile {
     }
 
     async fn reserve(&self, len: u64) -> IoResult<()> {
+        let _under_way = self.runtime.0.nap.in_ring();
         match &self.handle {
             Handle::Direct(file) => file.pre_allocate(len, true).await,
             Handle::Buffered(file) => file.pre_allocate(len, true).await,
@@ -325,7 +330,8 @@ impl File for UringFile {
     }
 
     async fn close(self) -> IoResult<()> {
-        let Self { handle, path, .. } = self;
+        let Self { handle, path, runtime, .. } = self;
+        let _under_way = runtime.0.nap.in_ring();
         match handle {
             Handle::Direct(file) => file.close().await,
             Handle::Buffered(file) => file.close().await,

@@ -6,6 +6,7 @@
 //! * reads near the end of a file, buffers that must not leave their executor: `file.rs`, `loan.rs`;
 //! * no vectored socket writes, an interrupt per socket completion: `readiness.rs`, `socket.rs`;
 //! * an executor that may sleep with tasks ready to run: `slice.rs`;
+//! * the price of its sleep: `nap.rs`;
 //! * the blocking calls of a file system: `blocking.rs`, on glommio's own thread pool;
 //! * direct writes and flushes that end on kernel workers, which wait for their turn: `durable.rs`.
 //!
@@ -19,6 +20,7 @@ mod entropy;
 mod file;
 mod host;
 mod loan;
+mod nap;
 mod readiness;
 mod slice;
 mod socket;
@@ -28,6 +30,7 @@ pub use blocking::UringLock;
 pub use counters::Counters;
 pub use file::UringFile;
 pub use host::{HostProblem, check_directory, check_host, io_memory_per_shard, keep_freed_memory, raise_open_files};
+pub use nap::Doorbell;
 pub use socket::{UringListener, UringParcel, UringStream};
 pub use tasks::STALL;
 
@@ -59,6 +62,7 @@ pub(crate) struct Inner {
     tasks: tasks::Registry,
     stalls: tasks::Stalls,
     slice: slice::Slice,
+    nap: nap::Nap,
     entropy: entropy::Pool,
     counters: CounterCells,
     /// Directories whose file system is known, and how files below them are opened.
@@ -87,6 +91,7 @@ impl UringRuntime {
             tasks: tasks::Registry::default(),
             stalls: tasks::Stalls::default(),
             slice: slice::Slice::default(),
+            nap: nap::Nap::new().expect("a descriptor for the bell of a new executor"),
             entropy: entropy::Pool::default(),
             counters: CounterCells::default(),
             prepared: RefCell::default(),
@@ -129,6 +134,20 @@ impl UringRuntime {
         self.0.stalls.longest()
     }
 
+    /// Runs the part of an executor's main that uses this runtime: like a task that was spawned, others may wake it
+    /// while the core naps.
+    pub async fn attend<F: Future>(&self, main: F) -> F::Output {
+        let mut main = std::pin::pin!(main);
+        let counted = self.0.nap.counted();
+        std::future::poll_fn(|cx| counted.poll(main.as_mut(), cx)).await
+    }
+
+    /// For those who put something where this runtime's tasks find it, but wake none of them.
+    #[must_use]
+    pub fn doorbell(&self) -> Doorbell {
+        self.0.nap.doorbell()
+    }
+
     /// What went through this shard so far.
     #[must_use]
     pub fn counters(&self) -> Counters {
@@ -156,9 +175,10 @@ impl Clock for UringRuntime {
     }
 
     fn sleep(&self, duration: Duration) -> impl Future<Output = ()> + 'static {
-        let timer = glommio::timer::Timer::new(duration);
+        let (timer, alarm) = (glommio::timer::Timer::new(duration), nap::Alarm::set(self, duration));
         async move {
             timer.await;
+            drop(alarm);
         }
     }
 }

@@ -2,7 +2,8 @@
 //!
 //! glommio interrupts its thread for each socket operation that completes, and has no public "await this descriptor".
 //! So sockets are read and written by plain non-blocking calls, and only the epoll set is awaited: one completion
-//! brings the events of all sockets that became ready. How a descriptor that is no socket is awaited: [`Armed`].
+//! brings the events of all sockets that became ready. How a descriptor that is no socket is awaited: [`Armed`]. And while
+//! the rings have nothing to do, not even that: a second task, the last of all to run, sleeps on the set (`nap.rs`).
 //!
 //! Edge-triggered: an event says that something changed since the last one. A reader tries first and waits only after
 //! `EAGAIN` (or a short read, which means the same); one thread does all of it, so between a failed try and the wait
@@ -10,8 +11,9 @@
 
 use super::UringRuntime;
 use super::counters::add;
+use super::nap::Chance;
 use crate::error::{IoError, IoResult};
-use crate::runtime::TaskGroup;
+use crate::runtime::{TaskGroup, Tasks};
 use futures_io::AsyncRead;
 use std::cell::{Cell, RefCell};
 use std::io;
@@ -20,14 +22,19 @@ use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll, Waker};
+use std::time::{Duration, Instant};
 
 /// Events taken from the kernel by one call; more are taken at the next wake-up, which is at once.
 const EVENTS_MOST: usize = 256;
+/// Turns given to others in vain, after which the napper no longer believes that a task is ready.
+const VAIN_TURNS_MOST: usize = 64;
 
 /// The sockets of a shard and their epoll set.
 pub(super) struct Sockets {
     epoll: OwnedFd,
     slots: RefCell<Slots>,
+    /// Wakes the napper: sockets are busy, it may be worth a nap.
+    napper: Side,
 }
 
 #[derive(Default)]
@@ -108,9 +115,12 @@ impl UringRuntime {
         // SAFETY: a descriptor that was just made for us.
         #[allow(unsafe_code)]
         let epoll = unsafe { OwnedFd::from_raw_fd(epoll) };
-        let sockets = Rc::new(Sockets { epoll, slots: RefCell::default() });
+        let sockets = Rc::new(Sockets { epoll, slots: RefCell::default(), napper: Side::default() });
+        // The end of a nap is no socket's event: a slot that is never given.
+        sockets.add(self.0.nap.event(), libc::EPOLLIN | libc::EPOLLET, u64::MAX)?;
         *self.0.sockets.borrow_mut() = Some(Rc::clone(&sockets));
         self.spawn_own(TaskGroup::Requests, "socket readiness", watch(self.clone(), Rc::clone(&sockets)));
+        self.spawn_napper("nap", nap(self.clone(), Rc::clone(&sockets)));
         Ok(sockets)
     }
 }
@@ -120,10 +130,72 @@ async fn watch(runtime: UringRuntime, sockets: Rc<Sockets>) {
     let mut events = vec![libc::epoll_event { events: 0, u64: 0 }; EVENTS_MOST];
     loop {
         Armed::new(sockets.epoll.as_raw_fd()).await;
-        let count = sockets.deliver(&mut events);
-        add(&runtime.0.counters.readiness_wakeups, 1);
-        add(&runtime.0.counters.readiness_events, count);
-        runtime.0.home.empty_returns();
+        sockets.take(&runtime, &mut events, Duration::ZERO);
+        sockets.napper.set_ready();
+    }
+}
+
+/// After each of those events, sleeps on the epoll set whenever no task has anything to do, until the rings have.
+async fn nap(runtime: UringRuntime, sockets: Rc<Sockets>) {
+    let mut events = vec![libc::epoll_event { events: 0, u64: 0 }; EVENTS_MOST];
+    loop {
+        std::future::poll_fn(|cx| sockets.napper.poll(cx)).await;
+        sockets.napper.ready.set(false);
+        nap_while_idle(&runtime, &sockets, &mut events).await;
+    }
+}
+
+async fn nap_while_idle(runtime: &UringRuntime, sockets: &Sockets, events: &mut [libc::epoll_event]) {
+    let nap = &runtime.0.nap;
+    let (mut vain, mut polls) = (0, nap.polls());
+    loop {
+        if nap.was_rung() {
+            look_at_rings().await;
+        } else if nap.is_busy() {
+            runtime.yield_now().await;
+            // This poll is one.
+            vain = if nap.polls() == polls + 1 { vain + 1 } else { 0 };
+            polls = nap.polls();
+            if vain > VAIN_TURNS_MOST {
+                return;
+            }
+        } else {
+            let most = match nap.chance(Instant::now()) {
+                Chance::For(most) => most,
+                Chance::After(timer) => {
+                    glommio::timer::Timer::new(timer).await;
+                    look_at_rings().await;
+                    continue;
+                }
+                Chance::Never => return,
+            };
+            if !nap.lie_down() {
+                continue;
+            }
+            let count = sockets.take(runtime, events, most);
+            let rung = nap.get_up();
+            runtime.0.slice.slept(Instant::now());
+            add(&runtime.0.counters.naps, 1);
+            add(&runtime.0.counters.naps_rung, usize::from(rung && count > 0));
+            if count == 0 {
+                look_at_rings().await;
+            }
+        }
+    }
+}
+
+/// One round of glommio's: waits for a timer that is due when it looks.
+async fn look_at_rings() {
+    let mut looked = false;
+    while !looked {
+        let mut timer = glommio::timer::Timer::new(Duration::from_micros(1));
+        std::future::poll_fn(|cx| {
+            let polled = Pin::new(&mut timer).poll(cx);
+            // One that is due at its first poll is not left to a look.
+            looked |= polled.is_pending();
+            polled
+        })
+        .await;
     }
 }
 
@@ -169,20 +241,33 @@ impl Sockets {
         let registered = Registered { fd: Some(fd), state, slot, sockets: self };
         let interest = libc::EPOLLIN | libc::EPOLLOUT | libc::EPOLLRDHUP | libc::EPOLLET;
         let token = u64::from(generation) << 32 | u64::from(slot);
-        let mut event = libc::epoll_event { events: interest as u32, u64: token };
-        let (epoll, socket) = (registered.sockets.epoll.as_raw_fd(), registered.raw_fd());
-        // SAFETY: both descriptors are open, the event is live.
-        #[allow(unsafe_code)]
-        check(unsafe { libc::epoll_ctl(epoll, libc::EPOLL_CTL_ADD, socket, &raw mut event) })?;
+        registered.sockets.add(registered.raw_fd(), interest, token)?;
         Ok(registered)
     }
 
-    /// Takes the events that are there and wakes the tasks they concern.
-    fn deliver(&self, events: &mut [libc::epoll_event]) -> usize {
-        let most = i32::try_from(events.len()).expect("a small buffer");
-        // SAFETY: pointer and length are those of a live buffer; no wait.
+    fn add(&self, fd: RawFd, interest: i32, token: u64) -> io::Result<()> {
+        let mut event = libc::epoll_event { events: interest as u32, u64: token };
+        // SAFETY: both descriptors are open, the event is live.
         #[allow(unsafe_code)]
-        let count = check(unsafe { libc::epoll_wait(self.epoll.as_raw_fd(), events.as_mut_ptr(), most, 0) });
+        check(unsafe { libc::epoll_ctl(self.epoll.as_raw_fd(), libc::EPOLL_CTL_ADD, fd, &raw mut event) })?;
+        Ok(())
+    }
+
+    /// Waits for events, at most so long, and wakes the tasks they concern; their number.
+    fn take(&self, runtime: &UringRuntime, events: &mut [libc::epoll_event], wait: Duration) -> usize {
+        let count = self.deliver(events, wait);
+        add(&runtime.0.counters.readiness_wakeups, 1);
+        add(&runtime.0.counters.readiness_events, count);
+        runtime.0.home.empty_returns();
+        count
+    }
+
+    fn deliver(&self, events: &mut [libc::epoll_event], wait: Duration) -> usize {
+        let most = i32::try_from(events.len()).expect("a small buffer");
+        let wait = i32::try_from(wait.as_millis()).expect("a short time");
+        // SAFETY: pointer and length are those of a live buffer.
+        #[allow(unsafe_code)]
+        let count = check(unsafe { libc::epoll_wait(self.epoll.as_raw_fd(), events.as_mut_ptr(), most, wait) });
         let count = match count {
             Ok(count) => usize::try_from(count).expect("not negative"),
             Err(error) if error.kind() == io::ErrorKind::Interrupted => 0,

@@ -37,6 +37,8 @@ pub(super) struct Slice {
     /// The end of the last poll of a task.
     last: Cell<Instant>,
     round: Cell<Round>,
+    /// The end of the last nap.
+    slept_until: Cell<Instant>,
     bells: [Bell; BELLS],
 }
 
@@ -62,7 +64,8 @@ type Round = u64;
 impl Default for Slice {
     fn default() -> Self {
         let now = Instant::now();
-        Self { started: Cell::new(now), last: Cell::new(now), round: Cell::new(0), bells: Default::default() }
+        let (started, last, slept_until) = (Cell::new(now), Cell::new(now), Cell::new(now));
+        Self { started, last, slept_until, round: Cell::new(0), bells: Default::default() }
     }
 }
 
@@ -72,6 +75,17 @@ impl Slice {
         if now.duration_since(self.last.get()) > GAP {
             self.started.set(now);
         }
+    }
+
+    /// The task that is being polled slept until now.
+    pub(super) fn slept(&self, now: Instant) {
+        self.started.set(now);
+        self.slept_until.set(now);
+    }
+
+    /// The end of the last nap.
+    pub(super) fn slept_until(&self) -> Instant {
+        self.slept_until.get()
     }
 
     /// A poll ended.

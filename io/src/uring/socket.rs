@@ -71,6 +71,14 @@ impl UringStream {
 
     /// Sends the first parts, as many as one call takes; the number of bytes that went.
     fn send(&self, parts: &VecDeque<Bytes>) -> io::Result<usize> {
+        let flags = libc::MSG_NOSIGNAL | libc::MSG_DONTWAIT;
+        if let (1, Some(only)) = (parts.len(), parts.front()) {
+            let len = only.len().min(SEND_MOST);
+            // SAFETY: pointer and length are within a live part, which the kernel only reads.
+            #[allow(unsafe_code)]
+            let sent = unsafe { libc::send(self.socket.raw_fd(), only.as_ptr().cast(), len, flags) };
+            return self.sent(sent);
+        }
         let mut vectors = [const { MaybeUninit::<libc::iovec>::uninit() }; PARTS_MOST];
         let (mut count, mut total) = (0, 0);
         for part in parts.iter().take(PARTS_MOST) {
@@ -88,10 +96,14 @@ impl UringStream {
         let mut message: libc::msghdr = unsafe { std::mem::zeroed() };
         message.msg_iov = vectors.as_mut_ptr().cast();
         message.msg_iovlen = count as _;
-        let flags = libc::MSG_NOSIGNAL | libc::MSG_DONTWAIT;
         // SAFETY: the first `count` vectors are written and describe live parts.
         #[allow(unsafe_code)]
         let sent = unsafe { libc::sendmsg(self.socket.raw_fd(), &raw const message, flags) };
+        self.sent(sent)
+    }
+
+    /// The value of a system call that sends.
+    fn sent(&self, sent: isize) -> io::Result<usize> {
         let counters = &self.runtime.0.counters;
         add(&counters.send_calls, 1);
         let Ok(sent) = usize::try_from(sent) else { return Err(io::Error::last_os_error()) };

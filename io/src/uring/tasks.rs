@@ -1,6 +1,7 @@
 //! Tasks: one glommio queue per scheduling group, and the stall detector.
 
 use super::UringRuntime;
+use super::nap::Counted;
 use crate::runtime::{JoinHandle, TaskGroup, Tasks};
 use crate::sync::oneshot;
 use glommio::{Latency, Shares, TaskQueueHandle};
@@ -19,6 +20,7 @@ const STALL_LOG_EVERY: Duration = Duration::from_secs(1);
 pub(super) struct Queues {
     groups: [TaskQueueHandle; TaskGroup::ALL.len()],
     bells: TaskQueueHandle,
+    naps: TaskQueueHandle,
 }
 
 impl Queues {
@@ -30,11 +32,17 @@ impl Queues {
         Self {
             groups: TaskGroup::ALL.map(|group| create(group.shares(), &format!("{group:?}"))),
             bells: create(TaskGroup::Requests.shares(), "bells"),
+            naps: create(1, "naps"),
         }
     }
 
     fn of(&self, group: TaskGroup) -> TaskQueueHandle {
         self.groups[group as usize]
+    }
+
+    /// The queue of the task that sleeps when no other has anything to do: with the fewest shares it comes last.
+    pub(super) fn naps(&self) -> TaskQueueHandle {
+        self.naps
     }
 
     /// The queue of the preemption bells: it runs next to nothing, and so comes first.
@@ -86,7 +94,7 @@ trait Cancel {
     fn cancel(&self);
 }
 
-struct TaskCell<F>(RefCell<Option<Pin<Box<F>>>>);
+struct TaskCell<F>(RefCell<Option<(Pin<Box<F>>, Counted)>>);
 
 impl<F> Cancel for TaskCell<F> {
     fn cancel(&self) {
@@ -148,7 +156,7 @@ struct Timed<F> {
 
 impl<F: Future<Output = ()> + 'static> Timed<F> {
     fn new(runtime: UringRuntime, name: &'static str, task: F) -> Self {
-        let task = Rc::new(TaskCell(RefCell::new(Some(Box::pin(task)))));
+        let task = Rc::new(TaskCell(RefCell::new(Some((Box::pin(task), runtime.0.nap.counted())))));
         let index = runtime.0.tasks.add(task.clone());
         Self { runtime, name, task, index }
     }
@@ -166,13 +174,15 @@ impl<F: Future<Output = ()>> Future for Timed<F> {
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
         let mut task = self.task.0.borrow_mut();
         // Cancelled: nothing is left to do.
-        let Some(future) = task.as_mut() else { return Poll::Ready(()) };
+        let Some((future, counted)) = task.as_mut() else { return Poll::Ready(()) };
+        let (slice, nap) = (&self.runtime.0.slice, &self.runtime.0.nap);
+        nap.polled();
         let before = Instant::now();
-        self.runtime.0.slice.poll_begins(before);
-        let polled = future.as_mut().poll(cx);
+        slice.poll_begins(before);
+        let polled = counted.poll(future.as_mut(), cx);
         let after = Instant::now();
-        self.runtime.0.slice.poll_ended(after);
-        let took = after.duration_since(before);
+        slice.poll_ended(after);
+        let took = after.duration_since(before.max(slice.slept_until()));
         if took > STALL {
             self.runtime.0.stalls.record(self.name, took, after);
         }
@@ -184,6 +194,10 @@ impl UringRuntime {
     /// Starts a task of the runtime itself, which runs as long as the executor.
     pub(super) fn spawn_own(&self, group: TaskGroup, name: &'static str, task: impl Future<Output = ()> + 'static) {
         self.spawn_own_into(self.0.queues.of(group), name, task);
+    }
+
+    pub(super) fn spawn_napper(&self, name: &'static str, task: impl Future<Output = ()> + 'static) {
+        self.spawn_own_into(self.0.queues.naps(), name, task);
     }
 
     pub(super) fn spawn_own_into(

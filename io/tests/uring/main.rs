@@ -6,6 +6,7 @@
 mod suite;
 
 mod disk;
+mod naps;
 mod net;
 mod tasks;
 
@@ -21,7 +22,7 @@ fn on_executor_with<T>(options: UringOptions, test: impl AsyncFnOnce(UringRuntim
     let builder = glommio::LocalExecutorBuilder::new(glommio::Placement::Unbound).io_memory(1 << 20);
     builder.make().expect("io_uring").run(async {
         let runtime = UringRuntime::new(options);
-        let result = test(runtime.clone()).await;
+        let result = runtime.attend(test(runtime.clone())).await;
         runtime.finish().await;
         result
     })

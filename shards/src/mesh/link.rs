@@ -5,13 +5,30 @@ use std::collections::VecDeque;
 use std::rc::Rc;
 use std::task::{Context, Poll, Waker};
 
+/// Tells a peer that there is a packet: it may nap, and then does not look at its rings.
+#[cfg(feature = "uring")]
+pub(crate) struct PeerBell(
+    pub(crate) std::sync::Arc<[std::sync::OnceLock<coreline_io::uring::Doorbell>]>,
+    pub(crate) usize,
+);
+
+#[cfg(feature = "uring")]
+impl PeerBell {
+    fn ring(&self) {
+        // A peer whose bell is not hung yet does not sleep so.
+        if let Some(bell) = self.0[self.1].get() {
+            bell.ring();
+        }
+    }
+}
+
 /// Where packets go in.
 pub(crate) enum LinkSender<T: Send> {
     /// Both ends on one thread: to oneself, or simulated.
     Queue(QueueSender<T>),
     /// glommio's ring between two executors.
     #[cfg(feature = "uring")]
-    Ring(glommio::channels::shared_channel::ConnectedSender<T>),
+    Ring(glommio::channels::shared_channel::ConnectedSender<T>, PeerBell),
 }
 
 /// Where they come out.
@@ -31,8 +48,11 @@ impl<T: Send> LinkSender<T> {
         match self {
             Self::Queue(sender) => sender.send(packet),
             #[cfg(feature = "uring")]
-            Self::Ring(sender) => match sender.try_send(packet) {
-                Ok(()) => Ok(()),
+            Self::Ring(sender, bell) => match sender.try_send(packet) {
+                Ok(()) => {
+                    bell.ring();
+                    Ok(())
+                }
                 Err(glommio::GlommioError::WouldBlock(_)) => panic!("a ring of the mesh is full in spite of credits"),
                 Err(_) => Err(LinkClosed),
             },
