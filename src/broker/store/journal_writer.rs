@@ -99,6 +99,7 @@ impl<R: Runtime> LogStore<R> {
                 self.commit(group).await;
             }
             self.writer.busy.set(false);
+            self.shared_reads.journal_used(self.rt.now());
             self.progress.notify_all();
         }
     }

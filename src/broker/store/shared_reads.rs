@@ -7,7 +7,8 @@
 //! ```
 //!
 //! Tasks of the background group read, so that a reader of old records stands behind requests, and one that goes away
-//! takes nothing from the others. The newest pieces are kept for readers who come a little later, up to
+//! takes nothing from the others. While the journal is in use they give way to it: one piece at a time, none while a group
+//! commit is under way or waits, for a device that reads much is slow to flush. The newest pieces are kept for readers who come a little later, up to
 //! [`KEPT_BYTES_MAX`] a shard. Within a generation of a log the bytes below its flushed end do not change: a piece never
 //! needs to be thrown away, it only is forgotten.
 
@@ -15,17 +16,25 @@ use super::LogStore;
 use super::read::read_failed;
 use super::types::ReadError;
 use bytes::Bytes;
-use coreline_io::sync::Notify;
-use coreline_io::{File, Runtime, TaskGroup};
+use coreline_io::sync::{Notify, Permit, Semaphore};
+use coreline_io::{File, Monotonic, Runtime, TaskGroup};
+use futures_util::future::select;
 use std::cell::{Cell, OnceCell, RefCell};
 use std::collections::{HashMap, VecDeque};
 use std::hash::{BuildHasherDefault, DefaultHasher};
+use std::pin::pin;
 use std::rc::Rc;
+use std::time::Duration;
 
 /// Where pieces begin; none is longer.
 pub(super) const PIECE_BYTES: u64 = 256 << 10;
 /// Pieces that are kept or being read, in bytes, at most (and what the readers at hand want).
 const KEPT_BYTES_MAX: usize = 8 << 20;
+
+/// A journal that was written within this time is in use.
+const JOURNAL_IN_USE: Duration = Duration::from_millis(20);
+/// A read gives way for so long at most: a journal that is always busy does not keep readers from going on.
+const GIVE_WAY_MAX: Duration = Duration::from_millis(2);
 
 /// A piece of a segment.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -52,9 +61,27 @@ pub(super) struct SharedReads {
     /// Oldest first; may name some that are gone.
     order: RefCell<VecDeque<Piece>>,
     bytes: Cell<usize>,
+    /// Whoever reads while the journal is in use has it.
+    beside_journal: BesideJournal,
+    /// When the journal was written last.
+    journal_used: Cell<Option<Monotonic>>,
+}
+
+#[derive(Debug)]
+struct BesideJournal(Rc<Semaphore>);
+
+impl Default for BesideJournal {
+    fn default() -> Self {
+        Self(Semaphore::new(1))
+    }
 }
 
 impl SharedReads {
+    /// A group commit ended.
+    pub(super) fn journal_used(&self, now: Monotonic) {
+        self.journal_used.set(Some(now));
+    }
+
     fn insert(&self, piece: Piece, read: Rc<PieceRead>) {
         self.pieces.borrow_mut().insert(piece, read);
         self.order.borrow_mut().push_back(piece);
@@ -97,7 +124,9 @@ impl<R: Runtime> LogStore<R> {
         self.shared_reads.insert(piece, read.clone());
         let (store, reading) = (self.clone(), read.clone());
         drop(self.rt.spawn(TaskGroup::Background, "cold read", async move {
+            let turn = store.give_way().await;
             let result = file.read_at(piece.at, piece.len).await.map_err(read_failed);
+            drop(turn);
             match &result {
                 Ok(bytes) => store.count(|s| s.device_read_bytes += bytes.len() as u64),
                 // Whoever asks next tries again.
@@ -107,5 +136,28 @@ impl<R: Runtime> LogStore<R> {
             reading.done.notify_all();
         }));
         read
+    }
+
+    /// Waits until a read does not hold the journal up, or has waited long enough. Beside a journal that is in use, what it
+    /// gives is kept until the read is done.
+    async fn give_way(&self) -> Option<Permit> {
+        let in_use = |now: Monotonic| {
+            let used = self.shared_reads.journal_used.get();
+            self.writer.busy.get() || used.is_some_and(|used| now.since(used) < JOURNAL_IN_USE)
+        };
+        if !in_use(self.rt.now()) {
+            return None;
+        }
+        let turn = self.shared_reads.beside_journal.0.acquire(1).await;
+        let until = self.rt.now().plus(GIVE_WAY_MAX);
+        while self.writer.busy.get() || self.has_work() {
+            let now = self.rt.now();
+            if now >= until {
+                break;
+            }
+            let progress = self.progress.notified();
+            select(pin!(progress), pin!(self.rt.sleep(until.since(now)))).await;
+        }
+        Some(turn)
     }
 }

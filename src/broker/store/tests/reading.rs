@@ -81,3 +81,30 @@ fn a_read_that_failed_is_tried_again_by_the_next() {
     });
     assert!(fatals.borrow().is_empty());
 }
+
+/// A group commit that takes this long, and how long a cold read beside it takes. Gives whether the commit had ended first, too.
+fn beside_a_commit(seed: u64, takes: Duration) -> (Duration, bool) {
+    let (world, node) = world(seed);
+    let fatals = Fatals::default();
+    world.block_on(async {
+        let store = cold(&node, &fatals).await;
+        node.runtime().sleep(Duration::from_secs(1)).await;
+        node.disk_faults(|f| f.slow(DiskOp::Write, ".journal", takes));
+        let mut commit = Box::pin(store.append(id(0), batch_of(&[99], 100), LOCAL));
+        assert!(commit.as_mut().now_or_never().is_none());
+        node.runtime().sleep(Duration::from_micros(200)).await;
+        let began = node.runtime().now();
+        let read = numbers(store.read(id(0), request(0, 30_000)).await);
+        assert_eq!(read, (0..7).collect::<Vec<u64>>());
+        let took = node.runtime().now().since(began);
+        (took, commit.now_or_never().is_some_and(|done| done.is_ok()))
+    })
+}
+
+#[test]
+fn a_cold_read_gives_way_to_a_group_commit_for_a_while() {
+    let (took, commit_first) = beside_a_commit(5, Duration::from_micros(1500));
+    assert!(commit_first, "the read took {took:?}, before the commit ended");
+    let (took, commit_first) = beside_a_commit(6, Duration::from_secs(5));
+    assert!(!commit_first && took < Duration::from_secs(1), "a read waits {took:?} for a journal that is stuck");
+}
