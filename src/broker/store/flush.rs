@@ -350,6 +350,9 @@ impl<R: Runtime> LogStore<R> {
             log.unsynced_since = None;
             std::mem::take(&mut log.unsynced_bytes)
         });
+        if let Some(synced_end) = partition.with(|log| log.synced_end) {
+            self.writer.note_flushed(partition.id, synced_end);
+        }
         let acknowledged = acknowledged.unwrap_or(0);
         self.not_durable_segments.set(self.not_durable_segments.get() - acknowledged);
     }

@@ -7,6 +7,7 @@ use super::index_builder::IndexBuilder;
 use super::partition::{Log, Partition, Phase, Segment, TxnFile};
 use super::recovery::Recovered;
 use super::retention::DELETED_FILE_SUFFIX;
+use super::tail::OWNED_BYTES_MIN;
 use super::txn::{TXN_INDEXES_FILE, decode_txn_indexes};
 use super::types::{AppendError, ReadError, StoreError};
 use super::{LOADS_MAX, LogStore, StoreState};
@@ -19,7 +20,7 @@ use crate::log::partition_metadata;
 use crate::log::producer_state::ProducerStates;
 use crate::log::segment::{FileKind, ScanEnd, file_name, parse_file_name, scan};
 use crate::log::txn_marker::read_marker;
-use bytes::{Bytes, BytesMut};
+use bytes::{Buf, Bytes};
 use coreline_io::{DirContents, DirEntry, File, IoErrorKind, IoResult, Runtime, TaskGroup};
 use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -425,10 +426,11 @@ impl<R: Runtime> LogStore<R> {
         aborted.retain(|txn| txn.last_offset.0 < producers_from);
         let mut epochs = epochs.unwrap_or_default();
         let mut synced = index.last_position();
-        let synced_offset = snapshot.into_iter().chain(self.journaled_from(partition)).max().unwrap_or(0);
+        let synced_offset = snapshot.into_iter().chain(self.synced_by_journal(partition)).max().unwrap_or(0);
         let first = segments.partition_point(|s| s.base <= from).saturating_sub(1);
         let mut end = segments[first].base;
         let mut scanned_from = 0;
+        let mut first_timestamp = None;
         for (at, segment) in segments.iter_mut().enumerate().skip(first) {
             let is_last = segment.base == last;
             let start = match (at == first, is_last) {
@@ -447,8 +449,11 @@ impl<R: Runtime> LogStore<R> {
                         header.size_in_bytes() as u32,
                         interval,
                     );
-                    if header.base_offset.0 < synced_offset {
-                        synced = synced.max(position);
+                    if header.last_offset().0 < synced_offset {
+                        synced = synced.max(position + header.size_in_bytes() as u64);
+                    }
+                    if position == 0 {
+                        first_timestamp = Some(header.max_timestamp);
                     }
                 }
                 if header.base_offset.0 >= producers_from {
@@ -469,13 +474,14 @@ impl<R: Runtime> LogStore<R> {
                 }
                 None => {
                     let _turn = self.scans.acquire(1).await;
-                    if is_last {
+                    if is_last && start > 0 {
                         segment.first_timestamp = self.first_timestamp(partition, last).await?;
                     }
                     self.scan_segment(partition, segment.base, start, on_batch).await?
                 }
             };
             if is_last {
+                segment.first_timestamp = segment.first_timestamp.or(first_timestamp);
                 segment.size = size;
             } else if size < segment.size {
                 return Err(StoreError::Corrupt(format!(
@@ -587,21 +593,22 @@ impl<R: Runtime> LogStore<R> {
         let path = self.segment_path(partition, base, FileKind::Log);
         let file = self.files.get(&self.rt, &path, false).await.map_err(StoreError::io("open a segment"))?;
         let (mut position, mut expected, mut want) = (start, base, SCAN_BYTES);
-        let mut buffer = BytesMut::new();
+        let mut buffer = Bytes::new();
         loop {
             let from = position + buffer.len() as u64;
             let more = file.read_at(from, want).await.map_err(StoreError::io("read a segment"))?;
-            buffer.extend_from_slice(&more);
+            let at_end = more.len() < want;
+            buffer = if buffer.is_empty() { more } else { [&buffer[..], &more[..]].concat().into() };
             let (used, end) = scan(&buffer, expected, |header, at| {
                 found(header, &buffer[at..at + header.size_in_bytes()], position + at as u64);
                 expected = header.next_offset().0;
                 ControlFlow::Continue(())
             });
-            let _ = buffer.split_to(used);
+            buffer.advance(used);
             position += used as u64;
             match end {
                 ScanEnd::Invalid => return Ok(position),
-                ScanEnd::More(_) if more.is_empty() => return Ok(position),
+                ScanEnd::More(_) if at_end => return Ok(position),
                 ScanEnd::More(needed) => want = needed.saturating_sub(buffer.len()).max(SCAN_BYTES),
             }
             if self.rt.should_yield() {
@@ -713,7 +720,9 @@ fn replay_into(
         if log.epochs.note(header.partition_leader_epoch, header.base_offset) {
             log.epochs_dirty = true;
         }
-        add_batch(log, &config, &header, bytes.clone());
+        // One that keeps its buffer in the tail would keep a large piece of the journal in memory.
+        let own = if bytes.len() >= OWNED_BYTES_MIN { Bytes::copy_from_slice(bytes) } else { bytes.clone() };
+        add_batch(log, &config, &header, own);
         if header.last_offset().0 >= producers_to {
             log.note_producer(&header, read_marker(&header, bytes));
         }

@@ -15,12 +15,12 @@ use super::types::{StoreError, StoreOptions};
 use crate::ids::PartitionId;
 use crate::log::batch;
 use crate::log::journal::{Entry, FRAME_HEADER_LEN, FrameHeader, Lap, decode_frame};
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use coreline_io::{BLOCK, File, IoErrorKind, IoResult, OpenOptions, Runtime};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::path::Path;
 
-const READ_BYTES: usize = 1 << 20;
+const READ_BYTES: usize = 4 << 20;
 static ZEROS: [u8; BLOCK] = [0; BLOCK];
 /// Says that everything up to a lap is in segments: written when the store is closed.
 pub(super) const CLEAN_FILE: &str = "clean";
@@ -32,6 +32,28 @@ pub(super) struct Recovered {
     pub(super) batches: Vec<(i64, i64, Bytes)>,
     /// A moved start.
     pub(super) log_start: Option<i64>,
+    /// What is below was in segments, synced, when the journal said so.
+    pub(super) flushed: i64,
+}
+
+impl Recovered {
+    /// Adds batches at the end; what was there of their offsets, and behind them, goes.
+    fn add(&mut self, base_offset: i64, bytes: &Bytes) -> Result<Option<i64>, batch::BatchError> {
+        self.cut(base_offset);
+        let mut end = None;
+        for found in batch::batches(bytes) {
+            let (header, range) = found?;
+            let last = header.last_offset().0;
+            self.batches.push((header.base_offset.0, last, bytes.slice(range)));
+            end = Some(last + 1);
+        }
+        Ok(end)
+    }
+
+    /// Drops the batches that end at `to` or later.
+    fn cut(&mut self, to: i64) {
+        while self.batches.pop_if(|(_, last, _)| *last >= to).is_some() {}
+    }
 }
 
 /// The journal as it was found.
@@ -192,18 +214,23 @@ async fn read_lap<R: Runtime>(
 fn apply(entry: Entry, partitions: &mut IdMap<Recovered>, live: &mut IdMap<Live>) -> Result<(), StoreError> {
     match entry {
         Entry::Batches { partition, base_offset, bytes } => {
-            let recovered = partitions.entry(partition).or_default();
-            recovered.batches.retain(|(_, last, _)| *last < base_offset.0);
-            for found in batch::batches(&bytes.clone()) {
-                let (header, range) = found.map_err(|e| StoreError::Corrupt(format!("journal, {partition}: {e}")))?;
-                let last = header.last_offset().0;
-                recovered.batches.push((header.base_offset.0, last, bytes.slice(range)));
+            let end = partitions.entry(partition).or_default().add(base_offset.0, &bytes);
+            let end = end.map_err(|e| StoreError::Corrupt(format!("journal, {partition}: {e}")))?;
+            if let Some(end) = end {
                 let live = live.entry(partition).or_default();
-                live.end = live.end.max(last + 1);
+                live.end = live.end.max(end);
             }
         }
         Entry::Truncate { partition, to } => {
-            partitions.entry(partition).or_default().batches.retain(|(_, last, _)| *last < to.0);
+            let recovered = partitions.entry(partition).or_default();
+            recovered.cut(to.0);
+            recovered.flushed = recovered.flushed.min(to.0);
+        }
+        Entry::Flushed { partition, to } => {
+            // Of others nothing is in the journal that a load could do without.
+            if let Some(recovered) = partitions.get_mut(&partition) {
+                recovered.flushed = recovered.flushed.max(to.0);
+            }
         }
         Entry::LogStart { partition, start } => {
             let recovered = partitions.entry(partition).or_default();
@@ -211,7 +238,7 @@ fn apply(entry: Entry, partitions: &mut IdMap<Recovered>, live: &mut IdMap<Live>
             live.entry(partition).or_default().log_start = true;
         }
         Entry::Deleted { partition } => drop(partitions.remove(&partition)),
-        Entry::HighWatermark { .. } | Entry::Flushed { .. } | Entry::LiveFrom { .. } => {}
+        Entry::HighWatermark { .. } | Entry::LiveFrom { .. } => {}
     }
     Ok(())
 }
@@ -255,7 +282,7 @@ fn keep_live(laps: &mut VecDeque<LapState>, partitions: &IdMap<Recovered>) {
     }
 }
 
-/// Walks the frames of a file, reading ahead in large pieces.
+/// Walks the frames of a file, read in large pieces.
 struct FrameReader<'a, R: Runtime> {
     file: &'a R::File,
     /// Where `buffer` begins in the file.
@@ -290,17 +317,9 @@ impl<'a, R: Runtime> FrameReader<'a, R> {
         if self.buffer.len() >= len {
             return Ok(());
         }
-        let from = self.position + self.buffer.len() as u64;
-        let want = (len - self.buffer.len()).max(READ_BYTES);
-        let more = self.file.read_at(from, want).await.map_err(StoreError::io("read the journal"))?;
-        self.buffer = if self.buffer.is_empty() {
-            more
-        } else {
-            let mut joined = BytesMut::with_capacity(self.buffer.len() + more.len());
-            joined.extend_from_slice(&self.buffer);
-            joined.extend_from_slice(&more);
-            joined.freeze()
-        };
+        // The beginning of a frame is read twice: a copy, and the memory for it, would cost more.
+        let read = self.file.read_at(self.position, len.max(READ_BYTES)).await;
+        self.buffer = read.map_err(StoreError::io("read the journal"))?;
         Ok(())
     }
 }

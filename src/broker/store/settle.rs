@@ -6,8 +6,8 @@
 //! bytes at the same place, and then synced, before anybody sees it:
 //!
 //! ```text
-//! last segment   [ up to the newest index entry or snapshot, or behind it only in the journal ][ the rest ]
-//!                  known: those are written after the sync of what they name                     written again
+//! last segment   [ up to the newest index entry or snapshot, what the journal says is flushed, or has behind it only ][ the rest ]
+//!                  known: those are written after the sync of what they name                                            written again
 //! its indexes    written again, whole: their sync at the segment's end may be what failed
 //! sealed ones    known: the next segment's file is made after the sync
 //! ```
@@ -37,12 +37,22 @@ impl<R: Runtime> LogStore<R> {
     ) -> Result<(), StoreError> {
         let Some(segment) = log.segments.iter().rev().find(|s| s.on_disk) else { return Ok(()) };
         let name = |kind| file_name(segment.base, kind);
-        let mut parts = vec![(name(FileKind::Log), synced, Some(segment.size))];
+        let mut parts = Vec::new();
+        let found = contents.entries.iter().find(|e| e.name == name(FileKind::Log)).map_or(u64::MAX, |e| e.len);
+        // What follows in the last block goes with the next write, which is of whole blocks. The name of a file that
+        // nothing is known of may not be durable.
+        let known = 0 < segment.size && segment.size <= synced && found <= segment.size.next_multiple_of(BLOCK as u64);
+        if !known {
+            parts.push((name(FileKind::Log), synced, Some(segment.size)));
+        }
         for kind in [FileKind::TimeIndex, FileKind::OffsetIndex] {
             // One without a byte is worth nothing: it is made again if it is gone.
             if contents.entries.iter().any(|e| e.name == name(kind) && e.len > 0) {
                 parts.push((name(kind), 0, None));
             }
+        }
+        if parts.is_empty() {
+            return Ok(());
         }
         let mut unsynced = Unsynced { files: Vec::new(), dir: self.dir(partition) };
         for (name, from, to) in parts {
@@ -90,12 +100,14 @@ impl<R: Runtime> LogStore<R> {
         Ok(Some(file))
     }
 
-    /// Where the journal's part of a partition that is not loaded begins, behind its last hole. What is before was
-    /// synced in segments: else the journal would still hold it, and would not have been written behind it.
-    pub(super) fn journaled_from(&self, partition: &Partition) -> Option<i64> {
+    /// Up to where the segments of a partition that is not loaded were synced, by what the journal says: it was told so, or
+    /// its part begins there, behind its last hole. Else the journal would still hold what is before, and would not have
+    /// been written behind it.
+    pub(super) fn synced_by_journal(&self, partition: &Partition) -> Option<i64> {
         let recovered = self.recovered.borrow();
-        let batches = &recovered.get(&partition.id)?.batches;
+        let recovered = recovered.get(&partition.id)?;
+        let batches = &recovered.batches;
         let hole = batches.windows(2).rposition(|pair| pair[0].1 + 1 != pair[1].0);
-        batches.get(hole.map_or(0, |i| i + 1)).map(|b| b.0)
+        batches.get(hole.map_or(0, |i| i + 1)).map(|b| b.0.max(recovered.flushed))
     }
 }

@@ -9,7 +9,7 @@ use coreline_io::tail::AppendBuf;
 use std::collections::VecDeque;
 
 /// Batches of this size keep the buffer they came in; smaller ones are copied into a chunk.
-const OWNED_BYTES_MIN: usize = 8 << 10;
+pub(super) const OWNED_BYTES_MIN: usize = 8 << 10;
 const CHUNK_BYTES_MIN: usize = 2 << 10;
 const CHUNK_BYTES_MAX: usize = 64 << 10;
 const _: () = assert!(OWNED_BYTES_MIN <= CHUNK_BYTES_MAX);

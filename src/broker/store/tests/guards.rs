@@ -1,11 +1,13 @@
 //! Guards that random seeds hardly ever need: each test fails without its own.
 
 use super::harness::*;
+use crate::broker::store::flush::Limit;
 use crate::ids::Offset;
 use crate::log::segment::{FileKind, file_name};
 use coreline_io::BLOCK;
 use coreline_io::sim::{CrashKind, DiskOp, SimNode};
 use std::path::PathBuf;
+use std::time::Duration;
 
 /// A batch of one record that fills a block.
 fn block(number: u64) -> bytes::BytesMut {
@@ -124,4 +126,68 @@ fn a_refused_frame_does_not_come_back() {
         });
     }
     assert!(whole > 0, "no refused write was there all the same");
+}
+
+/// Opens the store, loads partition 0, and counts what was written to its files before it could be read.
+fn writes_of_a_load(world: &coreline_io::sim::SimWorld, node: &SimNode, end: i64) -> u64 {
+    let fatals = Fatals::default();
+    let before = node.disk_faults(|f| {
+        f.slow(DiskOp::Write, "topic0-0", Duration::ZERO);
+        f.hits()
+    });
+    world.block_on(async {
+        let store = open(node, &fatals, 2, 0).await;
+        let ends = store.load_end_offsets(id(0)).await.expect("loads");
+        assert_eq!(ends.log_end, Offset(end));
+        node.disk_faults(|f| f.hits()) - before
+    })
+}
+
+/// Recovery writes again what may not be durable. The journal says what is, once it is told.
+#[test]
+fn what_the_journal_was_told_is_flushed_is_not_written_again() {
+    for told in [false, true] {
+        let (world, node) = world(11);
+        let fatals = Fatals::default();
+        world.block_on(async {
+            let store = open(&node, &fatals, 2, 0).await;
+            for number in 0..3 {
+                store.append(id(0), batch_of(&[number], 100), LOCAL).await.expect("acked");
+            }
+            let partition = store.partition(id(0)).expect("assigned");
+            store.flush_partition(&partition).await.expect("flushed");
+            if told {
+                store.append(id(1), batch_of(&[0], 100), LOCAL).await.expect("acked");
+            }
+        });
+        die(&node);
+        let writes = writes_of_a_load(&world, &node, 3);
+        assert_eq!(writes == 0, told, "{writes} writes");
+    }
+}
+
+/// ```text
+/// flushed, and the journal was told   [ 0 ][ 1 ][ 2 ]
+/// cut to 1, then                      [ 0 ][ 3 ][ 4 ]     written to the segment, and never synced
+/// ```
+#[test]
+fn what_was_flushed_before_a_cut_says_nothing_of_what_came_after() {
+    let (world, node) = world(12);
+    let fatals = Fatals::default();
+    world.block_on(async {
+        let store = open(&node, &fatals, 2, 0).await;
+        for number in 0..3 {
+            store.append(id(0), batch_of(&[number], 100), LOCAL).await.expect("acked");
+        }
+        let partition = store.partition(id(0)).expect("assigned");
+        store.flush_partition(&partition).await.expect("flushed");
+        store.append(id(1), batch_of(&[0], 100), LOCAL).await.expect("acked");
+        store.truncate(id(0), Offset(1)).await.expect("cut");
+        for number in 3..5 {
+            store.append(id(0), batch_of(&[number], 100), LOCAL).await.expect("acked");
+        }
+        store.write_out(&partition, Limit::Committed, false).await.expect("written");
+    });
+    die(&node);
+    assert!(writes_of_a_load(&world, &node, 3) > 0, "batches that no sync covers are taken for durable");
 }
