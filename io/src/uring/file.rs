@@ -2,6 +2,7 @@
 
 use super::UringRuntime;
 use super::counters::add;
+use super::nap::RingOnDrop;
 use crate::BLOCK;
 use crate::disk::File;
 use crate::error::{IoError, IoResult, WriteSyncError};
@@ -32,6 +33,8 @@ pub struct UringFile {
     path: Rc<Path>,
     /// A descriptor for the thread that makes writes durable, once it had one.
     pub(super) shared: RefCell<Option<Arc<std::fs::File>>>,
+    /// Dropped after the handle, whose descriptor glommio closes when it next looks at its rings.
+    _closing: RingOnDrop,
 }
 
 #[derive(Debug)]
@@ -67,7 +70,8 @@ impl Handle {
 
 impl UringFile {
     pub(super) fn new(runtime: UringRuntime, handle: Handle, path: &Path) -> Self {
-        Self { runtime, handle, path: Rc::from(path), shared: RefCell::default() }
+        let _closing = RingOnDrop(runtime.doorbell());
+        Self { runtime, handle, path: Rc::from(path), shared: RefCell::default(), _closing }
     }
 
     pub(super) fn runtime(&self) -> &UringRuntime {

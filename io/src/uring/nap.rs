@@ -62,6 +62,16 @@ impl Doorbell {
     }
 }
 
+/// Rings when it is dropped: what was dropped before it left something for the rings.
+#[derive(Debug)]
+pub(super) struct RingOnDrop(pub(super) Doorbell);
+
+impl Drop for RingOnDrop {
+    fn drop(&mut self) {
+        self.0.ring();
+    }
+}
+
 impl Shared {
     fn ring(&self) {
         // The exchange orders what was put before it, and the napper's own before its last look.
