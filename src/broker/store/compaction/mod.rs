@@ -36,6 +36,8 @@ use std::time::Duration;
 pub(super) const CHECKPOINT_FILE: &str = "cleaner-offset-checkpoint";
 /// However far the next look is: the wall clock may be set back.
 const LOOK_AFTER_MAX: Duration = Duration::from_secs(3600);
+/// From one attempt that was given up to the next, whatever `log.cleaner.backoff.ms` says.
+const AGAIN_AFTER_MIN: Duration = Duration::from_millis(100);
 
 /// What the cleaner knows. Owned by the store.
 #[derive(Debug)]
@@ -294,7 +296,9 @@ impl<R: Runtime> LogStore<R> {
         if matches!(error, CleanError::Uncleanable(_)) {
             self.cleaner.asked.borrow_mut().remove(&partition.id);
         }
-        let later = self.rt.wall_ms() + self.cleaner.options.borrow().backoff.as_millis() as i64;
+        // Without a backoff it would look at nothing else, and nobody would mend what it waits for.
+        let backoff = self.cleaner.options.borrow().backoff.max(AGAIN_AFTER_MIN);
+        let later = self.rt.wall_ms() + backoff.as_millis() as i64;
         match error {
             CleanError::Changed => self.cleaner.put_off(partition.id, later),
             CleanError::Later(why) => {
