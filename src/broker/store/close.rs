@@ -92,7 +92,12 @@ impl<R: Runtime> LogStore<R> {
 
     async fn close_partition(self: &Rc<Self>, partition: Rc<Partition>) -> Result<(), StoreError> {
         let context = || format!("close {}", partition.dir_name());
-        self.flush_partition(&partition).await.map_err(|e| StoreError::io(context())(e))?;
+        let flushed = self.flush_partition(&partition).await;
+        if self.partition(partition.id).is_none() {
+            // Deleted since the list was made: its directory may be gone in the middle of a load.
+            return Ok(());
+        }
+        flushed.map_err(|e| StoreError::io(context())(e))?;
         // Without a directory nothing of it was ever flushed: a full disk refused all there was.
         if partition.with(|log| log.touched && log.dir_made) != Some(true) || !self.take_segments(&partition).await {
             return Ok(());
