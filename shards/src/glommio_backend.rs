@@ -192,41 +192,27 @@ where
     let runtime = UringRuntime::new(options.runtime.clone());
     // Before the rings are connected, so that whoever sends finds it.
     assert!(bells[shard.index()].set(runtime.doorbell()).is_ok(), "a shard starts once");
-    let result = runtime.attend(attended(&runtime, shard, ends, bells, running, options, main)).await;
+    let attended = async {
+        let shards = ends.len();
+        // All at once: each handshake waits for the peer's, which comes in the peer's order.
+        let links = join_all(ends.into_iter().enumerate().map(|(peer, ends)| {
+            let bell = PeerBell(Arc::clone(&bells), peer);
+            async move {
+                let (sender, receiver) = ends?;
+                let (sender, receiver) = join(sender.connect(), receiver.connect()).await;
+                Some((LinkSender::Ring(sender, bell), LinkReceiver::Ring(receiver)))
+            }
+        }))
+        .await;
+        let mesh = mesh::start(&runtime, shard, links, Pace::Real);
+        let shutdown = Shutdown::start(&runtime, options.shutdown);
+        let context = ShardContext { shard, shards, runtime: runtime.clone(), mesh, shutdown };
+        run_main(context, running, main).await
+    };
+    let result = runtime.attend(attended).await;
     // What tasks still hold, listening sockets above all, must not outlive the shard.
     runtime.finish().await;
     result
-}
-
-async fn attended<P, F, Fut, E>(
-    runtime: &UringRuntime,
-    shard: ShardId,
-    ends: Vec<Option<Ends<P>>>,
-    bells: Bells,
-    running: Running,
-    options: ShardsOptions,
-    main: F,
-) -> Result<(), E>
-where
-    P: MeshProtocol,
-    F: Fn(ShardContext<UringRuntime, P>) -> Fut,
-    Fut: Future<Output = Result<(), E>>,
-{
-    let shards = ends.len();
-    // All at once: each handshake waits for the peer's, which comes in the peer's order.
-    let links = join_all(ends.into_iter().enumerate().map(|(peer, ends)| {
-        let bell = PeerBell(Arc::clone(&bells), peer);
-        async move {
-            let (sender, receiver) = ends?;
-            let (sender, receiver) = join(sender.connect(), receiver.connect()).await;
-            Some((LinkSender::Ring(sender, bell), LinkReceiver::Ring(receiver)))
-        }
-    }))
-    .await;
-    let mesh = mesh::start(runtime, shard, links, Pace::Real);
-    let shutdown = Shutdown::start(runtime, options.shutdown);
-    let context = ShardContext { shard, shards, runtime: runtime.clone(), mesh, shutdown };
-    run_main(context, running, main).await
 }
 
 /// The ends, on one shard, of the two rings between it and a peer.

@@ -49,8 +49,8 @@ fn time(us: f64) -> String {
     }
 }
 
-fn escape(text: &str) -> String {
-    text.replace('&', "&amp;").replace('<', "&lt;")
+pub(super) fn escape(text: &str) -> String {
+    text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;").replace('"', "&quot;")
 }
 
 /// A frame of grid lines with their labels, and the curves in it.
@@ -95,7 +95,7 @@ impl Canvas {
         }
     }
 
-    fn seconds(&mut self, axis: &Seconds) {
+    fn seconds(&mut self, axis: &Linear) {
         let mut second = 0.0;
         while second <= axis.end {
             self.upright(axis.x_of(second), &format!("{second} s"));
@@ -119,13 +119,13 @@ fn y_of(us: f64, low: f64, high: f64, height: f64) -> f64 {
     TOP + (height - TOP - BOTTOM) * (high - us.max(1.0).log10()) / (high - low)
 }
 
-/// A linear axis from the load's begin to its end.
-struct Seconds {
+/// A linear axis from 0, seconds or anything else.
+struct Linear {
     end: f64,
     step: f64,
 }
 
-impl Seconds {
+impl Linear {
     fn new(end: f64) -> Self {
         let end = end.max(1e-3);
         let magnitude = 10f64.powf((end / 10.0).log10().floor());
@@ -139,8 +139,8 @@ impl Seconds {
         Self { end: (end / step - 1e-9).ceil() * step, step }
     }
 
-    fn x_of(&self, second: f64) -> f64 {
-        LEFT + (WIDTH - LEFT - RIGHT) * second / self.end
+    fn x_of(&self, value: f64) -> f64 {
+        LEFT + (WIDTH - LEFT - RIGHT) * value / self.end
     }
 }
 
@@ -159,7 +159,7 @@ pub(super) fn percentile_chart(series: &[Series]) -> String {
 /// (seconds, microseconds), on an axis to `end`.
 pub(super) fn latency_chart(end: f64, series: &[Series]) -> String {
     let (low, high) = decades(series);
-    let axis = Seconds::new(end);
+    let axis = Linear::new(end);
     let mut canvas = Canvas::new(HEIGHT, "latency over time");
     canvas.logarithmic(low, high);
     canvas.seconds(&axis);
@@ -169,8 +169,8 @@ pub(super) fn latency_chart(end: f64, series: &[Series]) -> String {
 
 /// (seconds, anything from 0), linear, on an axis to `end`.
 pub(super) fn over_time_chart(what: &str, end: f64, series: &[Series]) -> String {
-    let axis = Seconds::new(end);
-    let values = Seconds::whole(series.iter().flat_map(|s| &s.points).map(|p| p.1).fold(0.0, f64::max));
+    let axis = Linear::new(end);
+    let values = Linear::whole(series.iter().flat_map(|s| &s.points).map(|p| p.1).fold(0.0, f64::max));
     let y_of = |value: f64| TOP + (LOW - TOP - BOTTOM) * (1.0 - value / values.end);
     let mut canvas = Canvas::new(LOW, what);
     let mut value = 0.0;
@@ -186,7 +186,7 @@ pub(super) fn over_time_chart(what: &str, end: f64, series: &[Series]) -> String
 /// How busy each core was: a row a core, (seconds, percent); darker is busier.
 pub(super) fn heat_map(colour: usize, name: &str, end: f64, cores: &[Vec<(f64, u8)>]) -> String {
     const ROW: f64 = 14.0;
-    let axis = Seconds::new(end);
+    let axis = Linear::new(end);
     let mut canvas = Canvas::new(TOP + BOTTOM + ROW * cores.len() as f64, "busy cores");
     canvas.seconds(&axis);
     for (core, looks) in cores.iter().enumerate() {
@@ -232,12 +232,12 @@ mod tests {
     #[test]
     fn axes_of_time_have_round_steps_and_end_with_the_load() {
         for (end, step) in [(10.0, 1.0), (10.5, 2.0), (25.0, 5.0), (61.0, 10.0), (0.4, 0.05)] {
-            let axis = Seconds::new(end);
+            let axis = Linear::new(end);
             assert!((axis.step - step).abs() < 1e-9, "{end}: {}", axis.step);
             assert!((axis.x_of(end) - (WIDTH - RIGHT)).abs() < 1e-6);
         }
-        assert!((Seconds::whole(147.0).end - 160.0).abs() < 1e-6 && (Seconds::whole(5000.0).end - 5000.0).abs() < 1e-6);
-        assert!(Seconds::new(0.0).step > 0.0, "a run without a span ends, too");
+        assert!((Linear::whole(147.0).end - 160.0).abs() < 1e-6 && (Linear::whole(5000.0).end - 5000.0).abs() < 1e-6);
+        assert!(Linear::new(0.0).step > 0.0, "a run without a span ends, too");
     }
 
     #[test]
@@ -245,6 +245,6 @@ mod tests {
         let map = heat_map(1, "a <b>", 2.0, &[vec![(1.0, 0), (2.0, 100)], vec![(1.0, 50), (2.0, 25)]]);
         let opacity = |text: &str| map.matches(&format!("fill-opacity=\"{text}\"")).count();
         assert_eq!([opacity("0.00"), opacity("1.00"), opacity("0.50"), opacity("0.25")], [1, 1, 1, 1]);
-        assert!(map.contains("a &lt;b>"));
+        assert!(map.contains("a &lt;b&gt;"));
     }
 }

@@ -34,6 +34,7 @@ use crate::client::{Client, ClientError};
 use std::io;
 use std::path::PathBuf;
 use std::time::Duration;
+use topics::Share;
 
 /// What a run does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum, serde::Serialize)]
@@ -180,21 +181,20 @@ impl Workload {
 /// See [`LoadError`]; a single failed record ends the run, since a broker under measure must not fail.
 pub fn run(workload: &Workload) -> Result<RunResult, LoadError> {
     workload.check()?;
-    let assignment = || topics::prepare(&mut Client::connect(&workload.bootstrap_server, TIMEOUT)?, workload);
-    let result = if workload.mode == Mode::Probe {
-        probe::run(workload)?
-    } else {
-        let shares = assignment()?;
+    let load = |run: &dyn Fn(&[Share]) -> Result<RunResult, LoadError>| {
+        let shares = topics::prepare(&mut Client::connect(&workload.bootstrap_server, TIMEOUT)?, workload)?;
         let watch = watch::Watch::start(workload.broker_pid);
-        let result = match workload.mode {
-            Mode::Produce => produce::run(workload, &shares, None),
-            Mode::Consume => consume::run(workload, &shares),
-            Mode::Both => consume::run_with_producers(workload, &shares),
-            Mode::One | Mode::Probe => one::run(workload, &shares),
-        };
+        let result = run(&shares);
         let watched = watch.stop();
-        RunResult { watched, ..result? }
+        Ok(RunResult { watched, ..result? })
     };
+    let result = match workload.mode {
+        Mode::Produce => load(&|shares| produce::run(workload, shares, None)),
+        Mode::Consume => load(&|shares| consume::run(workload, shares)),
+        Mode::Both => load(&|shares| consume::run_with_producers(workload, shares)),
+        Mode::One => load(&|shares| one::run(workload, shares)),
+        Mode::Probe => probe::run(workload),
+    }?;
     if let Some(path) = &workload.json {
         report::append_json(path, &result).map_err(|e| LoadError::Workload(format!("{}: {e}", path.display())))?;
     }

@@ -1,7 +1,7 @@
 //! Results as one HTML page that stands alone: no script, no request, charts as inline SVG. Runs of the same work are
 //! drawn over each other, one colour a system, so that who doubts can look at each.
 
-use super::chart::{Series, heat_map, latency_chart, over_time_chart, percentile_chart};
+use super::chart::{Series, escape, heat_map, latency_chart, over_time_chart, percentile_chart};
 use super::report::{RunResult, Span, print_table};
 use super::watch::Moment;
 use std::collections::BTreeMap;
@@ -182,10 +182,6 @@ const COLUMNS: &[Column] = &[
     ("CPU s", 2, |r| r.broker_cpu_seconds),
     ("RSS MiB", 0, |r| r.broker_rss_bytes.map(|b| b as f64 / f64::from(1 << 20))),
 ];
-
-fn escape(text: &str) -> String {
-    text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;").replace('"', "&quot;")
-}
 
 /// What the machine that makes the page says of itself.
 fn environment() -> Vec<(&'static str, String)> {

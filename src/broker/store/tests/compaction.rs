@@ -491,29 +491,37 @@ fn records_without_a_key_are_refused_by_number() {
     });
 }
 
+/// Compacted whenever there is anything to compact, with segments of ten batches [`of_one_key`].
+fn ten_batches_a_segment() -> LogConfig {
+    LogConfig {
+        compacted: true,
+        segment_bytes: 8_000,
+        max_message_bytes: 4_000,
+        min_cleanable_dirty_ratio: Ratio::new(0.0),
+        ..small_config()
+    }
+}
+
+/// A batch of one record.
+fn of_one_key(later_ms: i64) -> BytesMut {
+    let mut builder = BatchBuilder::default();
+    builder.push(NOW + later_ms, Some(&[7]), Some(&[7; 700]));
+    BytesMut::from(&builder.build(Offset(0), LeaderEpoch(-1))[..])
+}
+
 #[test]
 fn what_cannot_be_cleaned_is_set_aside_and_the_rest_goes_on() {
     let (world, node) = world(2);
     world.block_on(async {
-        let config = LogConfig {
-            compacted: true,
-            segment_bytes: 8_000,
-            max_message_bytes: 4_000,
-            min_cleanable_dirty_ratio: Ratio::new(0.0),
-            ..small_config()
-        };
         let options = StoreOptions {
             cleaner: CleanerOptions { backoff: Duration::from_millis(200), ..CleanerOptions::default() },
             ..dying_options(0, &Fatals::default())
         };
         let store = LogStore::open(node.runtime(), options).await.expect("the store opens");
         for n in 0..2 {
-            store.assign(spec(n, 0, config.clone()));
+            store.assign(spec(n, 0, ten_batches_a_segment()));
             for i in 0..40 {
-                let mut builder = BatchBuilder::default();
-                builder.push(NOW + i, Some(&[7]), Some(&[7; 700]));
-                let bytes = BytesMut::from(&builder.build(Offset(0), LeaderEpoch(-1))[..]);
-                store.append(id(n), bytes, LOCAL).await.expect("acked");
+                store.append(id(n), of_one_key(i), LOCAL).await.expect("acked");
             }
         }
         world.handle().sleep(Duration::from_millis(20)).await;
@@ -528,7 +536,7 @@ fn what_cannot_be_cleaned_is_set_aside_and_the_rest_goes_on() {
         let left = survivors(&store, 1, 0, 100_000).await.len();
         assert!(left < 20, "{left} records are left of 40 with one key");
         // Told again what it obeys, it is tried again; it is still damaged.
-        store.reconfigure(id(0), std::sync::Arc::new(config));
+        store.reconfigure(id(0), std::sync::Arc::new(ten_batches_a_segment()));
         assert_eq!(store.stats().uncleanable_partitions, 0);
         world.handle().sleep(Duration::from_secs(1)).await;
         assert_eq!(store.stats().uncleanable_partitions, 1);
@@ -539,27 +547,17 @@ fn what_cannot_be_cleaned_is_set_aside_and_the_rest_goes_on() {
 fn a_full_segment_is_cleaned_without_waiting_for_a_flush() {
     let (world, node) = world(3);
     world.block_on(async {
-        let config = LogConfig {
-            compacted: true,
-            segment_bytes: 8_000,
-            max_message_bytes: 4_000,
-            min_cleanable_dirty_ratio: Ratio::new(0.0),
-            ..small_config()
-        };
         let options = StoreOptions {
             flush_bytes: 1 << 20,
             cleaner: CleanerOptions { backoff: Duration::from_millis(5), ..CleanerOptions::default() },
             ..dying_options(0, &Fatals::default())
         };
         let store = LogStore::open(node.runtime(), options).await.expect("the store opens");
-        store.assign(spec(0, 0, config));
+        store.assign(spec(0, 0, ten_batches_a_segment()));
         let mut cleaned = Offset(0);
         // One segment after the other fills up, with time for the cleaner between any two batches.
         for i in 0..60 {
-            let mut builder = BatchBuilder::default();
-            builder.push(NOW + i, Some(&[7]), Some(&[7; 700]));
-            let bytes = BytesMut::from(&builder.build(Offset(0), LeaderEpoch(-1))[..]);
-            store.append(id(0), bytes, LOCAL).await.expect("acked");
+            store.append(id(0), of_one_key(i), LOCAL).await.expect("acked");
             world.handle().sleep(Duration::from_millis(200)).await;
             let end = store.compacted_end(id(0)).unwrap_or(Offset(0));
             assert!(end.0 >= i - 11, "at offset {i}, segments of 10 batches, it is cleaned to {end} only");

@@ -2,11 +2,13 @@
 
 use super::harness::*;
 use crate::broker::store::flush::Limit;
+use crate::broker::store::partition::Partition;
 use crate::ids::Offset;
 use crate::log::segment::{FileKind, file_name};
 use coreline_io::BLOCK;
 use coreline_io::sim::{CrashKind, DiskOp, SimNode};
 use std::path::PathBuf;
+use std::rc::Rc;
 use std::time::Duration;
 
 /// A batch of one record that fills a block.
@@ -143,6 +145,17 @@ fn writes_of_a_load(world: &coreline_io::sim::SimWorld, node: &SimNode, end: i64
     })
 }
 
+/// Two partitions, the first with three batches in its segment.
+async fn three_flushed(node: &SimNode, fatals: &Fatals) -> (Store, Rc<Partition>) {
+    let store = open(node, fatals, 2, 0).await;
+    for number in 0..3 {
+        store.append(id(0), batch_of(&[number], 100), LOCAL).await.expect("acked");
+    }
+    let partition = store.partition(id(0)).expect("assigned");
+    store.flush_partition(&partition).await.expect("flushed");
+    (store, partition)
+}
+
 /// Recovery writes again what may not be durable. The journal says what is, once it is told.
 #[test]
 fn what_the_journal_was_told_is_flushed_is_not_written_again() {
@@ -150,12 +163,7 @@ fn what_the_journal_was_told_is_flushed_is_not_written_again() {
         let (world, node) = world(11);
         let fatals = Fatals::default();
         world.block_on(async {
-            let store = open(&node, &fatals, 2, 0).await;
-            for number in 0..3 {
-                store.append(id(0), batch_of(&[number], 100), LOCAL).await.expect("acked");
-            }
-            let partition = store.partition(id(0)).expect("assigned");
-            store.flush_partition(&partition).await.expect("flushed");
+            let (store, _) = three_flushed(&node, &fatals).await;
             if told {
                 store.append(id(1), batch_of(&[0], 100), LOCAL).await.expect("acked");
             }
@@ -175,12 +183,7 @@ fn what_was_flushed_before_a_cut_says_nothing_of_what_came_after() {
     let (world, node) = world(12);
     let fatals = Fatals::default();
     world.block_on(async {
-        let store = open(&node, &fatals, 2, 0).await;
-        for number in 0..3 {
-            store.append(id(0), batch_of(&[number], 100), LOCAL).await.expect("acked");
-        }
-        let partition = store.partition(id(0)).expect("assigned");
-        store.flush_partition(&partition).await.expect("flushed");
+        let (store, partition) = three_flushed(&node, &fatals).await;
         store.append(id(1), batch_of(&[0], 100), LOCAL).await.expect("acked");
         store.truncate(id(0), Offset(1)).await.expect("cut");
         for number in 3..5 {

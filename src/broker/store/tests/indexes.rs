@@ -67,6 +67,15 @@ fn indexes_of_large_segments_are_made_while_the_partition_is_read() {
     assert!(fatals.borrow().is_empty());
 }
 
+/// An aborted transaction, and so much after it that its segment is complete.
+async fn one_aborted(store: &Store) {
+    produce_v(store, id(0), txn_batch(&[0], 100, (7, 0, 0)), false).await.expect("acked");
+    store.write_txn_markers(vec![marker(0, (7, 0), 0, false)], NOW).await.pop().expect("one").expect("written");
+    for n in 0..40 {
+        store.append(id(0), batch_of(&[n], 4000), LOCAL).await.expect("acked");
+    }
+}
+
 #[test]
 fn a_transaction_index_that_was_removed_alone_is_missed_and_made_again() {
     let (world, node) = world(2);
@@ -80,11 +89,7 @@ fn a_transaction_index_that_was_removed_alone_is_missed_and_made_again() {
     };
     world.block_on(async {
         let store = open(&node, &fatals, 1, 0).await;
-        produce_v(&store, id(0), txn_batch(&[0], 100, (7, 0, 0)), false).await.expect("acked");
-        store.write_txn_markers(vec![marker(0, (7, 0), 0, false)], NOW).await.pop().expect("one").expect("written");
-        for n in 0..40 {
-            store.append(id(0), batch_of(&[n], 4000), LOCAL).await.expect("acked");
-        }
+        one_aborted(&store).await;
         assert_eq!(aborted(&store).await, 1);
         store.shutdown().await.expect("closes");
     });
@@ -108,11 +113,7 @@ fn a_transaction_index_that_cannot_be_read_or_is_damaged_is_made_again() {
         let fatals = Fatals::default();
         world.block_on(async {
             let store = open(&node, &fatals, 1, 0).await;
-            produce_v(&store, id(0), txn_batch(&[0], 100, (7, 0, 0)), false).await.expect("acked");
-            store.write_txn_markers(vec![marker(0, (7, 0), 0, false)], NOW).await.pop().expect("one").expect("written");
-            for n in 0..40 {
-                store.append(id(0), batch_of(&[n], 4000), LOCAL).await.expect("acked");
-            }
+            one_aborted(&store).await;
             node.runtime().sleep(Duration::from_secs(60)).await;
             let (path, before) = files(&node, ".txnindex").pop().expect("of the first segment, which is complete");
             match damage {
