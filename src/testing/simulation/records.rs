@@ -237,7 +237,9 @@ fn encode_records(partition: u32, first: RecordId, sizes: &[usize], keyed: bool)
         } else {
             put_varint(&mut body, (ID_BYTES + size) as i64);
             put_id(&mut body, partition, id);
-            body.extend((0..*size).map(|i| filler(partition, id, i)));
+            let start = body.len();
+            body.resize(start + size, 0);
+            body[start..].iter_mut().enumerate().for_each(|(i, byte)| *byte = filler(partition, id, i));
             put_varint(&mut body, 0);
         }
         put_varint(&mut records, body.len() as i64);
