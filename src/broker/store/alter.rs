@@ -16,6 +16,8 @@ use crate::log::leader_epochs::LeaderEpochs;
 use crate::log::partition_metadata;
 use crate::log::segment::{FileKind, file_name, parse_file_name};
 use coreline_io::{File, IoErrorKind, OpenOptions, Runtime, TaskGroup};
+use std::cell::{Cell, RefCell};
+use std::collections::VecDeque;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::time::Duration;
@@ -27,6 +29,23 @@ pub(super) const DELETED_SUFFIX: &str = "-delete";
 const SHRINK_BYTES: u64 = if cfg!(test) { 16 << 10 } else { 64 << 20 };
 /// From one step to the next: 1.3 GB/s at most.
 const SHRINK_PAUSE: Duration = Duration::from_millis(50);
+
+/// Directories that wait for their removal.
+#[derive(Debug, Default)]
+pub(super) struct Doomed {
+    dirs: RefCell<VecDeque<PathBuf>>,
+    /// A task sees to them.
+    seen_to: Cell<bool>,
+}
+
+impl Doomed {
+    fn next(&self) -> Option<PathBuf> {
+        self.dirs.borrow_mut().pop_front()
+    }
+}
+
+/// Renames of directories at the same time, at most: those of partitions whose numbers differ.
+pub(super) const RENAMES_MAX: usize = 64;
 
 impl<R: Runtime> LogStore<R> {
     pub(super) async fn delete_partition(self: &Rc<Self>, id: PartitionId) -> Result<(), StoreError> {
@@ -58,6 +77,8 @@ impl<R: Runtime> LogStore<R> {
         self.recovered.borrow_mut().remove(&id);
         self.unflushed.set(self.unflushed.get() - unflushed);
         partition.changed.notify_all();
+        // The writer may wait for that many bytes to be flushed, and nothing else needs to be.
+        self.progress.notify_all();
         let journaled = self.journal_entry(Entry::Deleted { partition: id }).await;
         self.journal.release_all(id);
         self.forget_files(&self.dir(&partition));
@@ -105,8 +126,9 @@ impl<R: Runtime> LogStore<R> {
         goes: impl Fn(TopicId) -> bool,
     ) -> Result<Option<PathBuf>, StoreError> {
         let dir = self.dir(partition);
-        // Nobody else renames between the look and the rename.
-        let _turn = self.renames.acquire(1).await;
+        // Nobody else renames it between the look and the rename: who might has the same number.
+        let turn = partition.id.index.0.unsigned_abs() as usize % self.renames.len();
+        let _turn = self.renames[turn].acquire(1).await;
         match self.rt.read_file(&dir.join(METADATA_FILE)).await {
             Ok(text) => {
                 let found = std::str::from_utf8(&text).ok().and_then(partition_metadata::decode);
@@ -143,18 +165,24 @@ impl<R: Runtime> LogStore<R> {
         self.options.data_dir.join(format!("{name}{DELETED_SUFFIX}"))
     }
 
-    pub(super) fn remove_later(self: &Rc<Self>, dir: PathBuf)
-    where
-        R: Runtime,
-    {
-        let rt = self.rt.clone();
-        drop(self.rt.spawn(TaskGroup::Background, "remove deleted partition", async move {
-            for entry in rt.list_dir(&dir).await.unwrap_or_default().iter().filter(|e| e.len > SHRINK_BYTES) {
-                shrink(&rt, &dir.join(&entry.name)).await;
+    /// Removes a directory in the background: one at a time, since a file system's calls take turns on one thread, and
+    /// thousands of removals in that line would keep everybody else's names waiting.
+    pub(super) fn remove_later(self: &Rc<Self>, dir: PathBuf) {
+        self.doomed.dirs.borrow_mut().push_back(dir);
+        if self.doomed.seen_to.replace(true) {
+            return;
+        }
+        let store = self.clone();
+        drop(self.rt.spawn(TaskGroup::Background, "remove deleted partitions", async move {
+            while let Some(dir) = store.doomed.next() {
+                for entry in store.rt.list_dir(&dir).await.unwrap_or_default().iter().filter(|e| e.len > SHRINK_BYTES) {
+                    shrink(&store.rt, &dir.join(&entry.name)).await;
+                }
+                if let Err(error) = store.rt.remove_dir_all(&dir).await {
+                    tracing::warn!(%error, "a deleted partition stays on disk until the next start");
+                }
             }
-            if let Err(error) = rt.remove_dir_all(&dir).await {
-                tracing::warn!(%error, "a deleted partition stays on disk until the next start");
-            }
+            store.doomed.seen_to.set(false);
         }));
     }
 

@@ -50,6 +50,7 @@ mod tests;
 
 use crate::ids::{LeaderEpoch, Offset, PartitionId};
 use crate::log::log_config::LogConfig;
+use alter::{Doomed, RENAMES_MAX};
 use bytes::BytesMut;
 use compaction::Cleaner;
 use coreline_io::sync::{Notify, Semaphore};
@@ -130,8 +131,9 @@ pub struct LogStore<R: Runtime> {
     loads: Loads,
     scans: Rc<Semaphore>,
     gather: Gather<R>,
-    /// Whoever renames a partition's directory has it: what is there may be of another topic of the same name.
-    renames: Rc<Semaphore>,
+    /// Whoever renames a directory has that of its number: what is there may be of another topic of the same name.
+    renames: Vec<Rc<Semaphore>>,
+    doomed: Doomed,
     removals: Removals,
     shared_reads: SharedReads,
     hooks: RefCell<Vec<HighWatermarkHook>>,
@@ -179,7 +181,8 @@ impl<R: Runtime> LogStore<R> {
             loads: Loads::default(),
             scans: Semaphore::new(SCANS_MAX),
             gather: Gather::default(),
-            renames: Semaphore::new(1),
+            renames: (0..RENAMES_MAX).map(|_| Semaphore::new(1)).collect(),
+            doomed: Doomed::default(),
             removals: Removals::default(),
             shared_reads: SharedReads::default(),
             hooks: RefCell::default(),
