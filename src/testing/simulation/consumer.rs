@@ -207,6 +207,9 @@ impl Consumer {
 
     /// As somebody who replays: what was read must still be there.
     fn seek_back(&mut self) {
+        if self.positions.is_empty() {
+            return;
+        }
         let at = self.rng.index(self.positions.len());
         let position = &mut self.positions[at];
         let start = self.world.oracle.borrow().start(position.partition).0;

@@ -48,6 +48,9 @@ struct Lane {
     sent: usize,
     /// A batch failed since the last new start: those behind it may fail for that.
     failed: bool,
+    /// The queue's first batch failed and one behind it was acknowledged, since the broker had it from an earlier try: how
+    /// many may follow before its number is no longer known is open, so nothing does.
+    overtaken: bool,
 }
 
 impl Lane {
@@ -104,6 +107,7 @@ impl Producer {
                     queue: VecDeque::new(),
                     sent: 0,
                     failed: false,
+                    overtaken: false,
                 });
             }
         }
@@ -213,7 +217,8 @@ impl Producer {
             // To a partition that does not know a producer any first number is right, as with Kafka: also that of a batch
             // behind one that was refused.
             let unknown = self.plan.idempotent && !self.lanes[at].known && self.lanes[at].sent > 0;
-            if self.lanes[at].dead || unknown {
+            let waits = self.lanes[at].overtaken && self.lanes[at].sent > 0;
+            if self.lanes[at].dead || unknown || waits {
                 continue;
             }
             let again = self.lanes[at].sent < self.lanes[at].queue.len();
@@ -299,6 +304,7 @@ impl Producer {
         lane.known = true;
         if let Some(place) = lane.queue.iter().position(|b| b.first == first) {
             lane.queue.remove(place);
+            lane.overtaken = place > 0;
             lane.sent -= usize::from(place < lane.sent);
         }
     }
