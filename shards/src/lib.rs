@@ -28,7 +28,7 @@ pub use context::ShardContext;
 #[cfg(feature = "uring")]
 pub use context::Stalls;
 pub use cores::{CoreError, CoreSelection};
-pub use handoff::HandOff;
+pub use handoff::{Adopted, HandOff};
 pub use mesh::{CallPermit, CallReply, Mesh, MeshClosed, MeshHandler, MeshProtocol, PostPermit, ReplyTo};
 pub use panics::install_panic_hook;
 pub use shutdown::{Shutdown, ShutdownHandle};

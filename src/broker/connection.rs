@@ -3,12 +3,18 @@
 //! Requests of one connection are handled one after another, as Kafka does, but for Produce: its records are enqueued
 //! in order, and its answer may wait while the next request is read. Whatever is not Produce waits until those answers
 //! are out, so that it sees what they did.
+//!
+//! After a request the connection may go on at another shard (`steering.rs` says when, `moving.rs` how): all answers are
+//! out then, and what was read of later requests goes with it.
 
 use super::frames::{Frame, FrameError, FrameReader, RequestMemory};
+use super::moving::Steer;
 use super::pipeline::{Close, PendingAnswer, Pipeline};
+use super::steering::{Steering, Touched};
 use crate::protocol::{ApiKey, Request, ResponseFrame};
 use bytes::BytesMut;
-use coreline_io::{Monotonic, Runtime, Stream, TaskGroup};
+use coreline_io::{JoinHandle, Monotonic, Runtime, Stream, TaskGroup};
+use coreline_shards::ShardId;
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
 use std::future::Future;
@@ -22,6 +28,40 @@ pub struct Session {
     pub peer: SocketAddr,
     /// From ApiVersions (KIP-511).
     pub software: Option<ClientSoftware>,
+    /// Fetch sessions that were used here, the newest last: consumers have one.
+    pub fetch_sessions: Vec<i32>,
+    /// The partitions of the request under way.
+    pub touched: Touched,
+}
+
+/// Fetch sessions that a connection remembers.
+const FETCH_SESSIONS_MAX: usize = 8;
+
+impl Session {
+    /// Of a connection that was just accepted.
+    #[must_use]
+    pub fn new(peer: SocketAddr) -> Self {
+        Self { peer, software: None, fetch_sessions: Vec::new(), touched: Touched::default() }
+    }
+
+    /// A fetch was answered in this session (0: in none).
+    pub fn has_fetch_session(&mut self, id: i32) {
+        if id == 0 || self.fetch_sessions.last() == Some(&id) {
+            return;
+        }
+        self.fetch_sessions.retain(|other| *other != id);
+        if self.fetch_sessions.len() >= FETCH_SESSIONS_MAX {
+            self.fetch_sessions.remove(0);
+        }
+        self.fetch_sessions.push(id);
+    }
+
+    /// A fetch came with this epoch and session: at most 0 ends it.
+    pub fn ends_fetch_session(&mut self, epoch: i32, id: i32) {
+        if epoch <= 0 {
+            self.fetch_sessions.retain(|other| *other != id);
+        }
+    }
 }
 
 /// What a client says it is.
@@ -52,6 +92,15 @@ pub enum Answer {
 
 /// Handles requests; one for each shard.
 pub trait Service: 'static {
+    /// What the service keeps for a session, on its way to another shard.
+    type Kept: Send + 'static;
+
+    /// Takes out what it keeps for the session of a connection that leaves.
+    fn give_up(&self, session: &Session) -> Self::Kept;
+
+    /// Takes in what another shard kept.
+    fn take_over(&self, kept: Self::Kept);
+
     /// Handles one request: for Produce, enqueues it; for all others, until it is answered.
     ///
     /// # Errors
@@ -81,7 +130,7 @@ pub struct Connection<S> {
     /// Ends after the request under way.
     closing: Cell<bool>,
     /// The task that writes answers that come later: started with the first of them.
-    has_writer: Cell<bool>,
+    writer: RefCell<Option<JoinHandle<()>>>,
     /// Of the request before.
     last: Cell<Option<ApiKey>>,
 }
@@ -96,7 +145,7 @@ impl<S: Stream> Connection<S> {
             last_active: Cell::new(now),
             busy: Cell::new(false),
             closing: Cell::new(false),
-            has_writer: Cell::new(false),
+            writer: RefCell::default(),
             last: Cell::new(None),
         })
     }
@@ -134,16 +183,28 @@ impl<S: Stream> Connection<S> {
         self.stream.shutdown();
     }
 
-    /// Serves the connection until it ends. One log line if it does not end well.
-    pub async fn serve<R, V>(self: Rc<Self>, runtime: R, service: Rc<V>, limits: ConnectionLimits)
+    /// Serves the connection until it ends, or goes on elsewhere. One log line if it does not end well. `unread` are
+    /// bytes that were read before.
+    pub async fn serve<R, V>(
+        self: Rc<Self>,
+        runtime: R,
+        service: Rc<V>,
+        limits: ConnectionLimits,
+        unread: BytesMut,
+        mut steering: Option<(Rc<Steer>, Steering)>,
+    ) -> Option<Leaving>
     where
         R: Runtime<Stream = S>,
         V: Service,
     {
-        let mut frames = FrameReader::new(BytesMut::new(), limits.request_bytes_max, limits.memory);
-        let end = self.requests(&runtime, &*service, &mut frames).await;
+        let mut frames = FrameReader::new(unread, limits.request_bytes_max, limits.memory);
+        let end = self.requests(&runtime, &*service, &mut frames, &mut steering).await;
         match &end {
-            Ok(()) => {}
+            Ok(None) => {}
+            Ok(Some(to)) => {
+                let (_, steering) = steering.expect("who has none goes nowhere");
+                return Some(Leaving { to: *to, unread: frames.into_unread(), steering });
+            }
             Err(End::Gone) => {}
             // A line for everybody who goes away would be noise.
             Err(End::Frame(FrameError::Closed | FrameError::Io(_) | FrameError::Cut { .. })) => {
@@ -156,9 +217,17 @@ impl<S: Stream> Connection<S> {
             }
         }
         self.close_now();
+        None
     }
 
-    async fn requests<R, V>(self: &Rc<Self>, runtime: &R, service: &V, frames: &mut FrameReader) -> Result<(), End>
+    /// Where it goes on; none if it ends here.
+    async fn requests<R, V>(
+        self: &Rc<Self>,
+        runtime: &R,
+        service: &V,
+        frames: &mut FrameReader,
+        steering: &mut Option<(Rc<Steer>, Steering)>,
+    ) -> Result<Option<ShardId>, End>
     where
         R: Runtime<Stream = S>,
         V: Service,
@@ -171,12 +240,38 @@ impl<S: Stream> Connection<S> {
             self.busy.set(false);
             self.last_active.set(runtime.now());
             result?;
+            let elsewhere = steering.as_mut().and_then(|(steer, steering)| {
+                steer.after_request(steering, &mut self.session.borrow_mut().touched, self.last_active.get())
+            });
+            if elsewhere.is_some() && self.let_go().await {
+                return Ok(elsewhere);
+            }
             if runtime.should_yield() {
                 runtime.yield_now().await;
             }
         }
         self.pipeline.drained().await;
-        Ok(())
+        Ok(None)
+    }
+
+    /// Waits until all answers are out and nobody but the caller uses the stream. False if it is closed meanwhile.
+    async fn let_go(&self) -> bool {
+        if !self.pipeline.drained().await || self.closing.get() {
+            return false;
+        }
+        self.pipeline.close();
+        let writer = self.writer.take();
+        if let Some(writer) = writer {
+            writer.await;
+        }
+        !self.closing.get()
+    }
+
+    /// Takes apart a connection that [`Connection::serve`] has left, which nobody else may hold.
+    pub(super) fn into_parts(self: Rc<Self>) -> (S, Session) {
+        let connection = Rc::into_inner(self).expect("a connection that leaves is held by nobody else");
+        let session = connection.session.borrow().clone();
+        (connection.stream, session)
     }
 
     async fn request<R, V>(self: &Rc<Self>, runtime: &R, service: &V, frame: Frame) -> Result<(), End>
@@ -218,13 +313,14 @@ impl<S: Stream> Connection<S> {
     where
         R: Runtime<Stream = S>,
     {
-        if !self.has_writer.replace(true) {
+        if self.writer.borrow().is_none() {
             let connection = Rc::clone(self);
             let clock = runtime.clone();
-            // Detached: it ends with the pipeline.
-            let _writer = runtime.spawn(TaskGroup::Requests, "connection-writer", async move {
+            // It ends with the pipeline.
+            let writer = runtime.spawn(TaskGroup::Requests, "connection-writer", async move {
                 connection.answers(clock).await;
             });
+            self.writer.replace(Some(writer));
         }
         if self.pipeline.push(answer, permit).await { Ok(()) } else { Err(End::Gone) }
     }
@@ -236,6 +332,17 @@ impl<S: Stream> Connection<S> {
             self.close_now();
         }
     }
+}
+
+/// A connection that goes on at another shard. Its answers are out, and no read or write of it is under way.
+#[derive(Debug)]
+pub struct Leaving {
+    /// Where.
+    pub to: ShardId,
+    /// Bytes that were read and not handled.
+    pub unread: BytesMut,
+    /// What it touched.
+    pub steering: Steering,
 }
 
 /// The request in words, for the line that says why its connection was closed.

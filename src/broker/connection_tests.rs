@@ -16,12 +16,36 @@ struct Echo {
     pending: RefCell<VecDeque<OneshotSender<()>>>,
     /// An extra answer size for whatever is not Produce.
     padding: Cell<usize>,
+    /// The shard that a body of `1…` touches is 1, and so on.
+    touches: Cell<bool>,
+    /// What other shards kept for connections that came.
+    kept: RefCell<Vec<i32>>,
+    /// Every request is of this fetch session, if it is not 0.
+    fetch_session: Cell<i32>,
+    /// With each request.
+    sessions: RefCell<Vec<Session>>,
 }
 
 impl Service for Echo {
+    type Kept = Vec<i32>;
+
+    fn give_up(&self, session: &Session) -> Vec<i32> {
+        session.fetch_sessions.clone()
+    }
+
+    fn take_over(&self, kept: Vec<i32>) {
+        self.kept.borrow_mut().extend(kept);
+    }
+
     async fn handle(&self, context: RequestContext, body: BytesMut) -> Result<Answer, Close> {
         let request = context.request;
         let body = body.freeze();
+        self.sessions.borrow_mut().push(context.session.borrow().clone());
+        context.session.borrow_mut().has_fetch_session(self.fetch_session.get());
+        if self.touches.get() {
+            let shard = ShardId(u16::from(body[0] - b'0'));
+            context.session.borrow_mut().touched.add(shard, 1);
+        }
         self.handled.borrow_mut().push((request.header.api_key, body.clone()));
         if &body[..] == b"close" {
             return Err(Close::because("the test says so"));
@@ -64,6 +88,7 @@ fn start(seed: u64, change: impl FnOnce(&mut ListenerOptions)) -> Broker {
         limits: ConnectionLimits { request_bytes_max: REQUEST_MAX, memory: memory.clone() },
         idle: Some(Duration::from_secs(60)),
         count: ConnectionCount::new(100),
+        steer: None,
     };
     change(&mut options);
     let count = options.count.clone();
@@ -375,3 +400,6 @@ fn stopping_lets_what_is_under_way_finish() {
         broker.wait_for(|b| !b.serving.get()).await;
     });
 }
+
+#[path = "moving_tests.rs"]
+mod moving;

@@ -1,10 +1,13 @@
-//! Accepts connections for one shard, bounds their number, ends the idle ones.
+//! Accepts connections for one shard, and those that other shards send; bounds their number, ends the idle ones.
 
 use super::connection::{Connection, ConnectionLimits, Service, Session};
+use super::moving::{Arrived, Steer};
+use super::steering::Steering;
+use bytes::BytesMut;
 use coreline_io::sync::Notify;
 use coreline_io::{Listener, Runtime, Stream, TaskGroup};
 use futures_util::future::{Either, select};
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 use std::pin::pin;
 use std::rc::Rc;
@@ -49,8 +52,9 @@ impl ConnectionCount {
     }
 }
 
+/// One of the connections that a node may have.
 #[derive(Debug)]
-struct ConnectionSlot(Arc<AtomicUsize>);
+pub struct ConnectionSlot(Arc<AtomicUsize>);
 
 impl Drop for ConnectionSlot {
     fn drop(&mut self) {
@@ -67,12 +71,15 @@ pub struct ListenerOptions {
     pub idle: Option<Duration>,
     /// Shared by the shards of the node.
     pub count: ConnectionCount,
+    /// Connections may move between shards.
+    pub steer: Option<Rc<Steer>>,
 }
 
 /// The connections of one shard.
 #[derive(Debug)]
 struct Table<S> {
     open: RefCell<BTreeMap<u64, Rc<Connection<S>>>>,
+    next_id: Cell<u64>,
     none: Notify,
 }
 
@@ -90,6 +97,31 @@ impl<S: Stream> Table<S> {
     }
 }
 
+impl<S> Table<S> {
+    fn insert(&self, connection: &Rc<Connection<S>>) -> u64 {
+        let id = self.next_id.get();
+        self.next_id.set(id + 1);
+        self.open.borrow_mut().insert(id, Rc::clone(connection));
+        id
+    }
+
+    fn remove(&self, id: u64) {
+        let gone = self.open.borrow_mut().remove(&id);
+        drop(gone);
+        if self.open.borrow().is_empty() {
+            self.none.notify_all();
+        }
+    }
+}
+
+/// One shard's listener and what it serves.
+struct Room<R: Runtime, V> {
+    runtime: R,
+    service: Rc<V>,
+    options: ListenerOptions,
+    table: Table<R::Stream>,
+}
+
 /// Accepts and serves connections until `stop`, then ends them: idle ones at once, others after the request under way,
 /// all after half a second.
 pub async fn serve<R: Runtime, V: Service>(
@@ -99,78 +131,102 @@ pub async fn serve<R: Runtime, V: Service>(
     options: ListenerOptions,
     stop: impl Future<Output = ()>,
 ) {
-    let table = Rc::new(Table { open: RefCell::default(), none: Notify::default() });
+    let table = Table { open: RefCell::default(), next_id: Cell::new(0), none: Notify::default() };
+    let room = Rc::new(Room { runtime, service, options, table });
     let mut stop = pin!(stop);
-    let accepting = accept(&runtime, &listener, &service, &options, &table);
-    let sweeping = sweep(&runtime, &table, options.idle);
-    select(select(pin!(accepting), pin!(sweeping)), &mut stop).await;
-    table.each(Connection::close_soon);
-    let (finished, too_long) = (pin!(table.empty()), pin!(runtime.sleep(STOP_WAIT)));
+    let (accepting, adopting, sweeping) = (room.accept(&listener), room.adopt(), room.sweep());
+    select(select(pin!(accepting), select(pin!(adopting), pin!(sweeping))), &mut stop).await;
+    if let Some(steer) = &room.options.steer {
+        steer.arrivals.close();
+    }
+    room.table.each(Connection::close_soon);
+    let (finished, too_long) = (pin!(room.table.empty()), pin!(room.runtime.sleep(STOP_WAIT)));
     if matches!(select(finished, too_long).await, Either::Right(_)) {
-        table.each(Connection::close_now);
+        room.table.each(Connection::close_now);
     }
 }
 
-async fn accept<R: Runtime, V: Service>(
-    runtime: &R,
-    listener: &R::Listener,
-    service: &Rc<V>,
-    options: &ListenerOptions,
-    table: &Rc<Table<R::Stream>>,
-) {
-    let mut next_id = 0u64;
-    let mut told = false;
-    loop {
-        if options.count.full() {
-            // The kernel keeps the others waiting, as Kafka does.
-            if !std::mem::replace(&mut told, true) {
-                tracing::warn!("max.connections={} reached: new connections wait", options.count.max);
-            }
-            runtime.sleep(FULL_WAIT).await;
-            continue;
-        }
-        told = false;
-        let stream = match listener.accept().await {
-            Ok(stream) => stream,
-            Err(error) => {
-                tracing::warn!("a connection could not be accepted: {error}");
+impl<R: Runtime, V: Service> Room<R, V> {
+    async fn accept(self: &Rc<Self>, listener: &R::Listener) {
+        let (runtime, count) = (&self.runtime, &self.options.count);
+        let mut told = false;
+        loop {
+            if count.full() {
+                // The kernel keeps the others waiting, as Kafka does.
+                if !std::mem::replace(&mut told, true) {
+                    tracing::warn!("max.connections={} reached: new connections wait", count.max);
+                }
                 runtime.sleep(FULL_WAIT).await;
                 continue;
             }
-        };
-        let slot = options.count.take();
-        let session = Session { peer: stream.peer_addr(), software: None };
-        let connection = Connection::new(stream, session, runtime.now());
-        let id = next_id;
-        next_id += 1;
-        table.open.borrow_mut().insert(id, Rc::clone(&connection));
-        let serving = connection.serve(runtime.clone(), Rc::clone(service), options.limits.clone());
-        let table = Rc::clone(table);
+            told = false;
+            let stream = match listener.accept().await {
+                Ok(stream) => stream,
+                Err(error) => {
+                    tracing::warn!("a connection could not be accepted: {error}");
+                    runtime.sleep(FULL_WAIT).await;
+                    continue;
+                }
+            };
+            let slot = count.take();
+            let session = Session::new(stream.peer_addr());
+            let steering = self.options.steer.as_ref().map(|steer| steer.accepted(runtime.now()));
+            self.begin(Connection::new(stream, session, runtime.now()), slot, BytesMut::new(), steering);
+        }
+    }
+
+    /// Takes in what other shards send.
+    async fn adopt(self: &Rc<Self>) {
+        let Some(steer) = &self.options.steer else { return std::future::pending().await };
+        loop {
+            let moving = steer.arrivals.next().await;
+            match steer.adopt(&self.runtime, &*self.service, moving) {
+                Ok(Arrived { stream, unread, session, steering, slot }) => {
+                    let connection = Connection::new(stream, session, self.runtime.now());
+                    self.begin(connection, slot, unread, Some(steering));
+                }
+                Err(error) => tracing::warn!("a connection was closed on its way to another shard: {error}"),
+            }
+        }
+    }
+
+    fn begin(
+        self: &Rc<Self>,
+        connection: Rc<Connection<R::Stream>>,
+        slot: ConnectionSlot,
+        unread: BytesMut,
+        steering: Option<Steering>,
+    ) {
+        let id = self.table.insert(&connection);
+        let steering = self.options.steer.clone().zip(steering);
+        let limits = self.options.limits.clone();
+        let serving =
+            Rc::clone(&connection).serve(self.runtime.clone(), Rc::clone(&self.service), limits, unread, steering);
+        let room = Rc::clone(self);
         // Detached: it ends with its connection, which the table can end.
-        let _connection = runtime.spawn(TaskGroup::Requests, "connection", async move {
-            serving.await;
-            let gone = table.open.borrow_mut().remove(&id);
-            drop((gone, slot));
-            if table.open.borrow().is_empty() {
-                table.none.notify_all();
+        let _connection = self.runtime.spawn(TaskGroup::Requests, "connection", async move {
+            let leaving = serving.await;
+            room.table.remove(id);
+            if let (Some(leaving), Some(steer)) = (leaving, &room.options.steer) {
+                steer.send(&room.runtime, &*room.service, connection.into_parts(), leaving, slot).await;
             }
         });
     }
-}
 
-/// Ends connections that nobody used for `idle`.
-async fn sweep<R: Runtime>(runtime: &R, table: &Table<R::Stream>, idle: Option<Duration>) {
-    let Some(idle) = idle else { return std::future::pending().await };
-    loop {
-        // A connection may live a quarter longer than it should; the sweep of a quiet shard costs nothing.
-        runtime.sleep(idle / 4).await;
-        let now = runtime.now();
-        table.each(|connection| {
-            // Also with an answer under way: a peer that reads nothing for so long is gone.
-            if now.since(connection.last_active()) >= idle {
-                tracing::debug!(peer = %connection.peer(), "connection closed: idle for {} ms", idle.as_millis());
-                connection.close_now();
-            }
-        });
+    /// Ends connections that nobody used for `idle`.
+    async fn sweep(&self) {
+        let Some(idle) = self.options.idle else { return std::future::pending().await };
+        loop {
+            // A connection may live a quarter longer than it should; the sweep of a quiet shard costs nothing.
+            self.runtime.sleep(idle / 4).await;
+            let now = self.runtime.now();
+            self.table.each(|connection| {
+                // Also with an answer under way: a peer that reads nothing for so long is gone.
+                if now.since(connection.last_active()) >= idle {
+                    tracing::debug!(peer = %connection.peer(), "connection closed: idle for {} ms", idle.as_millis());
+                    connection.close_now();
+                }
+            });
+        }
     }
 }

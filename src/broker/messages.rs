@@ -7,7 +7,7 @@ use super::store::Isolation;
 use super::transactions::TransactionEvent;
 use crate::controller::{ClusterImage, Command, CommandError, Outcome};
 use crate::ids::{Offset, PartitionId};
-use coreline_shards::MeshProtocol;
+use coreline_shards::{HandOff, MeshProtocol};
 use std::sync::Arc;
 
 /// The broker's side of the mesh.
@@ -77,6 +77,8 @@ pub enum Event {
         /// As in `Watch`.
         id: u64,
     },
+    /// A connection that goes on at the receiver.
+    Connection(HandOff),
     /// About groups.
     Group(GroupEvent),
     /// About transactions.

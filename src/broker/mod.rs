@@ -10,9 +10,11 @@ pub mod handlers;
 pub mod listener;
 pub mod messages;
 pub mod metadata;
+pub mod moving;
 pub mod pipeline;
 pub mod server;
 pub mod shard;
+pub mod steering;
 pub mod store;
 pub mod transactions;
 

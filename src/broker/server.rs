@@ -13,9 +13,11 @@ use super::fatal::{ExitReason, FatalHandler};
 use super::frames::RequestMemory;
 use super::handlers::Handlers;
 use super::listener::{self, ConnectionCount, ListenerOptions};
-use super::messages::{BrokerMesh, Reply, Request};
+use super::messages::{BrokerMesh, Event, Reply, Request};
 use super::metadata::ControllerHandle;
+use super::moving::{Arrivals, Steer, SteerCounts};
 use super::shard::{Shard, topic_config};
+use super::steering::SteeringRules;
 use super::store::{LogStore, PartitionSpec, StoreError, StoreOptions};
 use crate::config::BrokerConfig;
 use crate::controller::{ClusterImage, Command};
@@ -23,6 +25,7 @@ use crate::ids::{BrokerId, PartitionId};
 use coreline_io::sync::{OneshotReceiver, OneshotSender, oneshot};
 use coreline_io::{IoError, IoErrorKind, IoResult, ListenOptions, Listener as _, Runtime, TaskGroup};
 use coreline_shards::{Blocking, MeshHandler, ReplyTo, ShardContext, ShardId};
+use futures_util::future::LocalBoxFuture;
 use std::cell::{OnceCell, RefCell};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -73,6 +76,8 @@ pub struct Node {
     pub tune_store: Option<StoreTuning>,
     /// Threads for what would hold a core; by default the caller's own, which suits simulations.
     pub helpers: Blocking,
+    /// When connections move between shards; none: never.
+    pub steering: Option<SteeringRules>,
     connections: ConnectionCount,
 }
 
@@ -84,7 +89,8 @@ impl Node {
     #[must_use]
     pub fn new(config: Arc<BrokerConfig>, fatal: FatalHandler, on_ready: Arc<dyn Fn(&Ready) + Send + Sync>) -> Self {
         let connections = ConnectionCount::new(config.connections_max);
-        Self { config, fatal, on_ready, tune_store: None, helpers: Blocking::inline(), connections }
+        let steering = config.steering.then(SteeringRules::default);
+        Self { config, fatal, on_ready, tune_store: None, helpers: Blocking::inline(), steering, connections }
     }
 }
 
@@ -106,6 +112,7 @@ pub async fn run_shard<R: Runtime>(ctx: ShardContext<R, BrokerMesh>, node: Node)
         handlers: OnceCell::new(),
         start: RefCell::new(Some(start)),
         serve: RefCell::new(Some(serve)),
+        arrivals: Rc::default(),
     });
     ctx.mesh.serve(door.clone());
     if ctx.shard == ShardId(0) { lead(ctx, node, &door).await } else { follow(ctx, node, &door, started, served).await }
@@ -124,6 +131,7 @@ struct Door<R: Runtime> {
     handlers: OnceCell<Rc<Handlers<R>>>,
     start: RefCell<Option<OneshotSender<Start>>>,
     serve: RefCell<Option<OneshotSender<()>>>,
+    arrivals: Rc<Arrivals>,
 }
 
 impl<R: Runtime> Door<R> {
@@ -173,9 +181,11 @@ impl<R: Runtime> MeshHandler<BrokerMesh> for Door<R> {
         }
     }
 
-    fn on_event(&self, from: ShardId, event: super::messages::Event) {
-        if let Some(handlers) = self.handlers.get() {
-            handlers.on_event(from, event);
+    fn on_event(&self, from: ShardId, event: Event) {
+        match (event, self.handlers.get()) {
+            (Event::Connection(moving), _) => self.arrivals.push(moving),
+            (event, Some(handlers)) => handlers.on_event(from, event),
+            (_, None) => {}
         }
     }
 }
@@ -265,7 +275,7 @@ async fn lead<R: Runtime>(ctx: ShardContext<R, BrokerMesh>, node: Node, door: &R
         let ready = Ready { address, shards: ctx.shards, cluster_id: shard.image().cluster_id.clone() };
         let on_ready = node.on_ready.clone();
         rt.spawn(TaskGroup::Requests, "ready", async move { on_ready(&ready) });
-        accept(&ctx, &node, handlers, listener).await;
+        accept(&ctx, &node, handlers, listener, door.arrivals.clone()).await;
     }
     close(&shard).await?;
     controller.shutdown().await;
@@ -296,7 +306,7 @@ async fn follow<R: Runtime>(
     let handlers = door.open(&shard);
     start.reply.send(Reply::Done);
     if unless_stopped(&ctx, served).await.is_some() {
-        accept(&ctx, &node, handlers, listener).await;
+        accept(&ctx, &node, handlers, listener, door.arrivals.clone()).await;
     }
     close(&shard).await
 }
@@ -313,13 +323,37 @@ async fn accept<R: Runtime>(
     node: &Node,
     handlers: Rc<Handlers<R>>,
     listener: R::Listener,
+    arrivals: Rc<Arrivals>,
 ) {
     let config = &node.config;
     let memory = config.queued_request_bytes.map_or(REQUEST_MEMORY, |all| all.div_ceil(ctx.shards));
     let limits = ConnectionLimits { request_bytes_max: config.request_bytes_max, memory: RequestMemory::new(memory) };
     let idle = config.connection_idle_ms.map(Duration::from_millis);
-    let options = ListenerOptions { limits, idle, count: node.connections.clone() };
+    let steer = steer(ctx, node, arrivals);
+    let options = ListenerOptions { limits, idle, count: node.connections.clone(), steer: steer.clone() };
     listener::serve(ctx.runtime.clone(), listener, handlers, options, ctx.shutdown.requested()).await;
+    if let Some(steer) = steer {
+        let SteerCounts { local, crossed, left, came } = steer.counts();
+        tracing::info!(
+            shard = %ctx.shard,
+            "requests for partitions of this core only: {local}, of other cores: {crossed}; \
+             connections that moved to another core: {left}, from another core: {came}"
+        );
+    }
+}
+
+/// How connections leave this shard; none if they never do.
+fn steer<R: Runtime>(ctx: &ShardContext<R, BrokerMesh>, node: &Node, arrivals: Rc<Arrivals>) -> Option<Rc<Steer>> {
+    let rules = node.steering.clone().filter(|_| ctx.shards > 1)?;
+    let mesh = ctx.mesh.clone();
+    let post = Box::new(move |to, moving| -> LocalBoxFuture<'static, ()> {
+        let mesh = mesh.clone();
+        Box::pin(async move {
+            // A closed mesh: the node stops, and closes its connections.
+            let _ = mesh.post(to, Event::Connection(moving)).await;
+        })
+    });
+    Some(Steer::new(ctx.shard, rules, ctx.runtime.now(), arrivals, post))
 }
 
 async fn close<R: Runtime>(shard: &Rc<Shard<R>>) -> Result<(), ServerError> {

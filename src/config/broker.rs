@@ -70,6 +70,8 @@ pub struct BrokerConfig {
     pub retention_check_interval: Duration,
     /// `coreline.cores`.
     pub cores: CoreChoice,
+    /// `coreline.steering`.
+    pub steering: bool,
     /// `coreline.durability`, the default of topics.
     pub durability: Durability,
     /// `coreline.journal.bytes`.
@@ -253,6 +255,7 @@ impl Reader<'_> {
                 self.integer("log.retention.check.interval.ms").unsigned_abs(),
             ),
             cores: self.cores()?,
+            steering: self.text("coreline.steering").as_deref() == Some("on"),
             durability: parse_durability(self.text("coreline.durability").as_deref()),
             journal_bytes: self.integer("coreline.journal.bytes") as u64,
             cache_bytes: self.size("coreline.cache.bytes"),

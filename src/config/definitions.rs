@@ -110,6 +110,7 @@ pub struct TopicDefinition {
 
 pub(super) const MAX: &str = "9223372036854775807";
 pub(super) const DURABILITY: Rule = Rule::OneOf(&["durable", "written"]);
+pub(super) const ON_OFF: Rule = Rule::OneOf(&["on", "off"]);
 /// What `cleanup.policy` can hold.
 pub(super) const CLEANUP_POLICIES: Rule = Rule::AnyOf(&["compact", "delete"]);
 pub(super) const POLICIES_DOC: &str = "What becomes of old segments: delete, by age and size; compact, keep the last record of each key; empty: they stay.";
@@ -659,6 +660,14 @@ pub const BROKER_KEYS: &[Definition] = &[
         Rule::NotEmpty,
         false,
         "The cores to run on, one shard each: all, a count, or a list such as 0,2,4. One number is a count; 0, with a comma after it, is a list.",
+    ),
+    key(
+        "coreline.steering",
+        Kind::String,
+        Some("on"),
+        ON_OFF,
+        false,
+        "Whether a connection moves to the core that owns nearly all of the partitions it uses: on or off. Clients do not notice.",
     ),
     key(
         "coreline.durability",

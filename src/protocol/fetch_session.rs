@@ -129,6 +129,13 @@ pub struct FetchSessions {
     evictions: u64,
 }
 
+/// A session on its way from one shard's sessions to another's.
+#[derive(Debug)]
+pub struct MovedSession {
+    id: i32,
+    session: Session,
+}
+
 #[derive(Debug)]
 struct Session {
     /// The epoch the next request must have.
@@ -288,6 +295,29 @@ impl FetchSessions {
                 Ok(Selection { session_id, include: include.collect() })
             }
         }
+    }
+
+    /// Takes a session out, for the shard that its client is moving to.
+    pub fn take(&mut self, id: i32) -> Option<MovedSession> {
+        let session = self.sessions.remove(&id)?;
+        self.by_use.remove(&(session.used_ms, id));
+        Some(MovedSession { id, session })
+    }
+
+    /// Takes in the session of a client that has come from another shard. Without room for it the client is told
+    /// `FETCH_SESSION_ID_NOT_FOUND`, as after an eviction, and begins anew.
+    pub fn put(&mut self, now_ms: i64, moved: MovedSession) {
+        let MovedSession { id, session } = moved;
+        if self.sessions.contains_key(&id) {
+            // Made here by the same chance of one to two thousand million: nobody can tell them apart, so both end.
+            self.remove(id);
+            return;
+        }
+        if self.sessions.len() >= self.slots && !self.evict_for(now_ms, session.partitions.len()) {
+            return;
+        }
+        self.by_use.insert((session.used_ms, id));
+        self.sessions.insert(id, session);
     }
 
     fn create(
@@ -475,6 +505,34 @@ mod tests {
         let plan = sessions.begin(2, closing).unwrap();
         assert_eq!(sessions.finish(2, || 0, &plan, &[read(0, 0)]).unwrap().session_id, 0);
         assert_eq!(sessions.len(), 1);
+    }
+
+    #[test]
+    fn a_session_goes_on_elsewhere_as_it_was() {
+        let (mut here, mut there) = (FetchSessions::new(10, 1000), FetchSessions::new(1, 1000));
+        let id = open(&mut here, 0, 5, 4);
+        let plan = here.begin(1, incremental(id, 1)).unwrap();
+        here.finish(1, || 0, &plan, &[read(10, 7), read(10, 0), read(10, 0), read(10, 0)]).unwrap();
+        there.put(2, here.take(id).expect("a session"));
+        assert!(here.is_empty() && here.take(id).is_none());
+        // Its next epoch, its order, and what was told.
+        let plan = there.begin(3, incremental(id, 2)).unwrap();
+        assert_eq!(indexes(&plan), [1, 2, 3, 0]);
+        let selection = there.finish(3, || 0, &plan, &[read(10, 0), read(11, 0), read(10, 0), read(10, 0)]).unwrap();
+        assert_eq!(selection, Selection { session_id: id, include: vec![false, true, false, false] });
+        // No room: it ends. Room by eviction: the one that nobody uses goes.
+        let other = open(&mut here, 4, 6, 4);
+        there.put(4, here.take(other).expect("a session"));
+        assert_eq!(there.begin(4, incremental(other, 1)).unwrap_err(), ErrorCode::FetchSessionIdNotFound);
+        let other = open(&mut here, 2000, 6, 4);
+        there.put(2000, here.take(other).expect("a session"));
+        assert_eq!(there.begin(2000, incremental(id, 3)).unwrap_err(), ErrorCode::FetchSessionIdNotFound);
+        assert!(there.begin(2000, incremental(other, 1)).is_ok());
+        // The same id on both sides: neither goes on with what is the other's.
+        let twin = open(&mut here, 2000, 6, 2);
+        there.put(2000, here.take(twin).expect("a session"));
+        assert!(here.is_empty() && there.is_empty());
+        assert!(there.by_use.is_empty() && here.by_use.is_empty());
     }
 
     #[test]

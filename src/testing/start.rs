@@ -3,6 +3,9 @@
 //! Nothing here waits by the clock: the tests read the ready line, answers and exit codes. `PATIENCE` only turns a hang
 //! into a failure.
 
+#[path = "start/steering.rs"]
+mod steering;
+
 use serde_json::Value;
 use std::io::{BufRead, BufReader, Write};
 use std::net::TcpListener;

@@ -59,18 +59,23 @@ impl<R: Runtime> Handlers<R> {
         let request = &context.request;
         let bounds = self.bounds(&asked);
         let session = session_request(request.header.api_version, asked);
+        context.session.borrow_mut().ends_fetch_session(session.epoch, session.session_id);
         let begun = self.sessions.borrow_mut().begin(self.monotonic_ms(), session);
         let plan = match begun {
             Ok(plan) => plan,
             Err(error) => return Ok(fetch::encode(request, error, 0, Vec::new())),
         };
         let mut items = self.items(&plan, bounds);
+        for (shard, _) in items.iter().filter_map(|item| item.target) {
+            context.session.borrow_mut().touched.add(shard, 1);
+        }
         self.read_enough(&mut items, bounds).await;
         let reads: Vec<Read> = items.iter().map(summary).collect();
         let random = || self.shard.runtime.next_u64();
         let finished = self.sessions.borrow_mut().finish(self.monotonic_ms(), random, &plan, &reads);
         Ok(match finished {
             Ok(selection) => {
+                context.session.borrow_mut().has_fetch_session(selection.session_id);
                 let topics = collect(&plan, items, &selection.include, bounds.isolation);
                 fetch::encode(request, ErrorCode::None, selection.session_id, topics)
             }

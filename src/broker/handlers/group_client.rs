@@ -1,8 +1,11 @@
 //! Who asks, and what every group API checks before it asks a coordinator.
 
 use crate::broker::connection::RequestContext;
+use crate::broker::groups::Groups;
 use crate::error_code::ErrorCode;
 use crate::groups::{Client, Response};
+use coreline_io::Runtime;
+use std::rc::Rc;
 use std::sync::Arc;
 
 /// What a client may do with a group while there is no authorizer: READ, DELETE, DESCRIBE, DESCRIBE_CONFIGS,
@@ -21,6 +24,13 @@ pub(super) fn client(context: &RequestContext) -> Client {
         // As Java prints an address.
         host: Arc::from(format!("/{}", context.session.borrow().peer.ip())),
         api_version: header.api_version,
+    }
+}
+
+/// Says to the connection on which shard the group is.
+pub(super) fn touch<R: Runtime>(groups: &Rc<Groups<R>>, context: &RequestContext, group: &str) {
+    if let Ok((_, shard)) = groups.find(group) {
+        context.session.borrow_mut().touched.add(shard, 1);
     }
 }
 

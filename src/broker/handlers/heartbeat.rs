@@ -1,6 +1,6 @@
 //! Heartbeat: a member of a classic group is alive, and hears if it must join again.
 
-use super::group_client::{client, not_empty, of_kind};
+use super::group_client::{client, not_empty, of_kind, touch};
 use crate::broker::connection::RequestContext;
 use crate::broker::groups::Groups;
 use crate::groups::Request;
@@ -14,6 +14,7 @@ pub(super) async fn handle<R: Runtime>(
     request: HeartbeatRequest,
 ) -> HeartbeatResponse {
     let group = request.group_id.clone();
+    touch(groups, context, &group);
     let told = match not_empty(&group) {
         Ok(()) => of_kind!(groups.ask(&group, &client(context), Request::Heartbeat(request)).await, Heartbeat),
         Err(code) => Err(code),

@@ -65,6 +65,9 @@ pub(super) async fn handle<R: Runtime>(
             }
         }
     }
+    for (shard, _) in &asks {
+        context.session.borrow_mut().touched.add(*shard, 1);
+    }
     let unwrap = |told| match told {
         Told::Offsets(offsets) => offsets,
         other => unreachable!("a question for offsets is answered with offsets, not {other:?}"),

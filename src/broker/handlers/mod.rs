@@ -57,13 +57,13 @@ mod watch;
 mod write_txn_markers;
 
 use super::Shard;
-use super::connection::{Answer, RequestContext, Service};
+use super::connection::{Answer, RequestContext, Service, Session};
 use super::groups::{self, Groups};
 use super::messages::Event;
 use super::pipeline::Close;
 use super::transactions::{self, Transactions};
 use crate::protocol::api::ApiKey;
-use crate::protocol::fetch_session::FetchSessions;
+use crate::protocol::fetch_session::{FetchSessions, MovedSession};
 use crate::protocol::{Request, ResponseFrame, codec};
 use bytes::{Bytes, BytesMut};
 use coreline_io::Runtime;
@@ -128,6 +128,7 @@ impl<R: Runtime> Handlers<R> {
             Event::Fired { id } => self.watches.on_fired(from, id),
             Event::Group(event) => self.groups.on_event(from, event),
             Event::Transaction(event) => self.transactions.on_event(from, event),
+            Event::Connection(_) => unreachable!("the listener takes connections"),
         }
     }
 
@@ -217,6 +218,18 @@ impl<R: Runtime> Handlers<R> {
 }
 
 impl<R: Runtime> Service for Handlers<R> {
+    type Kept = Vec<MovedSession>;
+
+    fn give_up(&self, session: &Session) -> Self::Kept {
+        let mut sessions = self.sessions.borrow_mut();
+        session.fetch_sessions.iter().filter_map(|id| sessions.take(*id)).collect()
+    }
+
+    fn take_over(&self, kept: Self::Kept) {
+        let now_ms = self.monotonic_ms();
+        kept.into_iter().for_each(|session| self.sessions.borrow_mut().put(now_ms, session));
+    }
+
     async fn handle(&self, context: RequestContext, body: BytesMut) -> Result<Answer, Close> {
         match context.request.api.key {
             ApiKey::Produce => return self.produce(context, body).await,

@@ -2,7 +2,7 @@
 //! Commits of one connection are asked in order, and share group commits: the next need not wait for the answer.
 
 use super::Handlers;
-use super::group_client::{client, of_kind};
+use super::group_client::{client, of_kind, touch};
 use crate::broker::connection::{Answer, RequestContext};
 use crate::broker::coordinator::Asked;
 use crate::broker::groups::{GroupKind, Groups};
@@ -74,6 +74,7 @@ async fn begin<R: Runtime>(
         None
     } else {
         let group = request.group_id.clone();
+        touch(groups, context, &group);
         Some(groups.begin(&group, &client(context), Request::OffsetCommit(request)).await)
     };
     Committing { topics, asked }

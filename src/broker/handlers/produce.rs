@@ -69,12 +69,15 @@ type Waiting = (Vec<(usize, usize)>, LocalBoxFuture<'static, Option<Vec<Result<A
 
 impl<R: Runtime> Handlers<R> {
     pub(super) async fn produce(&self, context: RequestContext, body: BytesMut) -> Result<Answer, Close> {
-        let request = context.request;
+        let RequestContext { request, session } = context;
         let mut asked = produce::parse(&request, body).map_err(Close::because)?;
         let transactional_id = asked.transactional_id.take();
         let acks = asked.acks;
         let admin = request.header.client_id.as_deref() == Some(ADMIN_CLIENT_ID);
         let (mut outcomes, mut routed) = self.route(asked, transactional_id.is_some(), admin);
+        for (shard, route) in &routed.by_shard {
+            session.borrow_mut().touched.add(*shard, route.places.len());
+        }
         if let Some(id) = transactional_id {
             self.verify_transaction(&id, request.header.api_version, &mut routed, &mut outcomes).await;
         }

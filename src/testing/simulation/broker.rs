@@ -5,6 +5,7 @@ use crate::world::{World, fail};
 use coreline::broker::fatal::ExitReason;
 use coreline::broker::messages::BrokerMesh;
 use coreline::broker::server::{Node, ServerError, run_shard};
+use coreline::broker::steering::SteeringRules;
 use coreline::broker::store::JournalSync;
 use coreline::config::BrokerConfig;
 use coreline::log::log_config::Durability;
@@ -109,6 +110,10 @@ impl Host {
             options.markers_again = markers_again;
             options.journal_sync = if dsync { JournalSync::Dsync } else { JournalSync::WriteThenSync };
         }));
+        // Quick to move connections: runs are short.
+        let (stay_min, stay_max) = (Duration::from_millis(1), Duration::from_millis(50));
+        let quick = SteeringRules { requests_min: 4, window: 16, stay_min, stay_max, ..SteeringRules::default() };
+        node.steering = Some(quick);
         let shards = start::<BrokerMesh, _, _, _>(&self.node, self.shards, move |ctx| run_shard(ctx, node.clone()));
         let shutdown = shards.shutdown.clone();
         let ended: Ended = Rc::default();

@@ -8,11 +8,11 @@ use kafka_protocol::messages::{FetchRequest, FetchResponse};
 use std::time::Duration;
 use uuid::Uuid;
 
-fn wanted(index: i32, offset: i64) -> FetchPartition {
+pub(super) fn wanted(index: i32, offset: i64) -> FetchPartition {
     FetchPartition::default().with_partition(index).with_fetch_offset(offset).with_partition_max_bytes(1 << 20)
 }
 
-fn fetch(wait_ms: i32, partitions: Vec<FetchPartition>) -> FetchRequest {
+pub(super) fn fetch(wait_ms: i32, partitions: Vec<FetchPartition>) -> FetchRequest {
     let topics = if partitions.is_empty() {
         Vec::new()
     } else {
@@ -26,14 +26,14 @@ fn fetch(wait_ms: i32, partitions: Vec<FetchPartition>) -> FetchRequest {
         .with_topics(topics)
 }
 
-async fn put(client: &mut Client, index: i32, value: &str) {
+pub(super) async fn put(client: &mut Client, index: i32, value: &str) {
     let topics = vec![topic_data(9, "t", Uuid::nil(), vec![(index, Some(batch(&[value])))])];
     let response = client.ask(9, &produce(1, topics)).await;
     assert_eq!(response.responses[0].partition_responses[0].error_code, 0);
 }
 
 /// (partition, error, values)
-fn told(response: &FetchResponse) -> Vec<(i32, i16, Vec<String>)> {
+pub(super) fn told(response: &FetchResponse) -> Vec<(i32, i16, Vec<String>)> {
     let partitions = response.responses.iter().flat_map(|t| &t.partitions);
     partitions.map(|p| (p.partition_index, p.error_code, values(p.records.as_ref().unwrap()))).collect()
 }

@@ -7,7 +7,9 @@ use crate::broker::handlers::Handlers;
 use crate::broker::listener::{self, ConnectionCount, ListenerOptions};
 use crate::broker::messages::{BrokerMesh, Event, Reply, Request};
 use crate::broker::metadata::ControllerHandle;
+use crate::broker::moving::{Arrivals, Steer, SteerCounts};
 use crate::broker::shard::topic_config;
+use crate::broker::steering::SteeringRules;
 use crate::broker::store::{LogStore, PartitionSpec, StoreOptions};
 use crate::config::BrokerConfig;
 use crate::controller::{self, ClusterImage, Command, NewTopic, Outcome};
@@ -15,7 +17,7 @@ use crate::ids::{BrokerId, LeaderEpoch, Offset, ProducerEpoch, ProducerId};
 use crate::log::batch::BatchBuilder;
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 use coreline_io::sim::{SimNode, SimOptions, SimRuntime, SimWorld};
-use coreline_io::{Entropy, ListenOptions, Net, Stream, TaskGroup, Tasks};
+use coreline_io::{Clock as _, Entropy, ListenOptions, Net, Stream, TaskGroup, Tasks};
 use coreline_shards::{Mesh, MeshHandler, ReplyTo, ShardId};
 use futures_util::future::LocalBoxFuture;
 use kafka_protocol::messages::{ApiKey, RequestHeader, ResponseHeader};
@@ -27,6 +29,7 @@ use std::net::SocketAddr;
 use std::path::Path;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::time::Duration;
 
 pub(super) const SHARDS: usize = 3;
 const PORT: u16 = 9092;
@@ -36,11 +39,20 @@ pub(super) struct Node {
     pub(super) node: SimNode,
     /// The handlers of each shard, once it serves.
     pub(super) handlers: Rc<RefCell<Vec<Rc<Handlers<SimRuntime>>>>>,
+    /// How connections leave each shard.
+    steers: Rc<RefCell<Vec<Rc<Steer>>>>,
+}
+
+/// Connections that move after a few requests: tests are short.
+fn quick_steering() -> SteeringRules {
+    let stay_min = Duration::from_micros(100);
+    SteeringRules { requests_min: 4, window: 16, stay_min, ..SteeringRules::default() }
 }
 
 struct Door {
     handlers: OnceCell<Rc<Handlers<SimRuntime>>>,
     runtime: SimRuntime,
+    arrivals: Rc<Arrivals>,
 }
 
 impl MeshHandler<BrokerMesh> for Door {
@@ -62,7 +74,10 @@ impl MeshHandler<BrokerMesh> for Door {
     }
 
     fn on_event(&self, from: ShardId, event: Event) {
-        self.handlers.get().expect("the shard is there").on_event(from, event);
+        match event {
+            Event::Connection(moving) => self.arrivals.push(moving),
+            event => self.handlers.get().expect("the shard is there").on_event(from, event),
+        }
     }
 }
 
@@ -129,8 +144,10 @@ impl Node {
         let handlers: Rc<RefCell<Vec<_>>> = Rc::default();
         let image = first_image(&node.runtime());
         let all = Rc::clone(&handlers);
+        let steers: Rc<RefCell<Vec<_>>> = Rc::default();
+        let steers_of_all = Rc::clone(&steers);
         let shards = coreline_shards::sim::start::<BrokerMesh, _, _, Infallible>(&node, SHARDS, move |ctx| {
-            let (image, all) = (Arc::clone(&image), Rc::clone(&all));
+            let (image, all, steers) = (Arc::clone(&image), Rc::clone(&all), Rc::clone(&steers_of_all));
             async move {
                 let runtime = ctx.runtime.clone();
                 let settings = settings.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned()));
@@ -160,7 +177,16 @@ impl Node {
                 });
                 own.set(Rc::clone(&shard)).expect("once");
                 let handlers = Handlers::new(shard);
-                let door = Door { handlers: OnceCell::from(Rc::clone(&handlers)), runtime: runtime.clone() };
+                let arrivals = Rc::<Arrivals>::default();
+                let post_to = ctx.mesh.clone();
+                let post = Box::new(move |to, moving| -> LocalBoxFuture<'static, ()> {
+                    let mesh = post_to.clone();
+                    Box::pin(async move { mesh.post(to, Event::Connection(moving)).await.expect("the mesh is open") })
+                });
+                let steer = Steer::new(ctx.shard, quick_steering(), runtime.now(), Rc::clone(&arrivals), post);
+                steers.borrow_mut().push(Rc::clone(&steer));
+                let handlers_here = OnceCell::from(Rc::clone(&handlers));
+                let door = Door { handlers: handlers_here, runtime: runtime.clone(), arrivals };
                 ctx.mesh.serve(Rc::new(door));
                 let address = SocketAddr::new(runtime.ip(), PORT);
                 let listener = runtime.listen(address, ListenOptions::default()).await.unwrap();
@@ -168,6 +194,7 @@ impl Node {
                     limits: ConnectionLimits { request_bytes_max: 10 << 20, memory: RequestMemory::new(64 << 20) },
                     idle: None,
                     count: ConnectionCount::new(1000),
+                    steer: Some(steer),
                 };
                 all.borrow_mut().push(Rc::clone(&handlers));
                 listener::serve(runtime, listener, handlers, options, ctx.shutdown.requested()).await;
@@ -176,7 +203,7 @@ impl Node {
         });
         // Nobody stops it: the world ends.
         std::mem::forget(shards);
-        Self { world, node, handlers }
+        Self { world, node, handlers, steers }
     }
 
     pub(super) fn runtime(&self) -> SimRuntime {
@@ -205,6 +232,15 @@ impl Node {
             Outcome::Topics(outcomes) => assert!(outcomes[0].result.is_ok(), "{outcomes:?}"),
             other => panic!("{other:?}"),
         }
+    }
+
+    /// What happened to connections, all shards together.
+    pub(super) fn steered(&self) -> SteerCounts {
+        self.steers.borrow().iter().fold(SteerCounts::default(), |sum, steer| {
+            let SteerCounts { local, crossed, left, came } = steer.counts();
+            let (left, came) = (sum.left + left, sum.came + came);
+            SteerCounts { local: sum.local + local, crossed: sum.crossed + crossed, left, came }
+        })
     }
 
     pub(super) fn image(&self) -> Arc<ClusterImage> {

@@ -7,4 +7,5 @@ mod groups;
 mod harness;
 mod isolation;
 mod producing;
+mod steering;
 mod transactions;
