@@ -39,11 +39,29 @@ pub enum CoordinatorEvent<Q, A> {
     },
 }
 
+/// A handler of this shard that appends to partitions of this shard what follows from its answer.
+pub(super) struct Early<A> {
+    /// Where.
+    pub(super) partitions: Vec<PartitionId>,
+    /// How much, at most.
+    pub(super) bytes: usize,
+    /// Appends it, if the answer is yes, in the call.
+    pub(super) then: Box<dyn FnOnce(Result<A, ErrorCode>)>,
+}
+
+impl<A> std::fmt::Debug for Early<A> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Early").field("partitions", &self.partitions).finish_non_exhaustive()
+    }
+}
+
 /// Where an answer goes.
 #[derive(Debug)]
 pub(super) enum Asker<A> {
     /// To a handler of this shard.
     Here(OneshotSender<Result<A, ErrorCode>>),
+    /// … which may have it before it is committed, if what it does then is joined to that.
+    Early(Early<A>),
     /// To another shard.
     There(ShardId),
 }
@@ -85,6 +103,30 @@ impl<R: Runtime, K: Kind> Coordinators<R, K> {
         request: K::Request,
     ) -> Told<K> {
         self.begin_at(partition, shard, client, request).await?.answer().await
+    }
+
+    /// Asks the coordinator of a partition on this shard, and does what follows from the answer: `then` appends to
+    /// `partitions`, which are here, too, at most `bytes` in the call. It may be called before the answer is committed,
+    /// and is joined to that: so none of the partitions may have other replicas, the coordinator's included. Gives what it
+    /// gives; none when the node stops.
+    pub(crate) async fn ask_early<T: 'static>(
+        self: &Rc<Self>,
+        partition: PartitionId,
+        request: K::Request,
+        (partitions, bytes): (Vec<PartitionId>, usize),
+        then: impl FnOnce(Told<K>) -> T + 'static,
+    ) -> Option<T> {
+        if self.stopped.get() {
+            return Some(then(Err(ErrorCode::NotCoordinator)));
+        }
+        let (token, shard) = (self.take_token(), self.shard.id);
+        let (sender, receiver) = oneshot();
+        let mut wanted = Wanted { coordinators: Rc::clone(self), token, partition, shard, answered: false };
+        let then = Box::new(move |told| sender.send(then(told)));
+        self.submit(partition, token, Asker::Early(Early { partitions, bytes, then }), (Client::default(), request));
+        let done = receiver.await;
+        wanted.answered = true;
+        done
     }
 
     async fn begin_at(
@@ -156,6 +198,7 @@ impl<R: Runtime, K: Kind> Coordinators<R, K> {
     pub(super) fn answer(&self, token: Token, asker: Asker<K::Response>, told: Told<K>) {
         match asker {
             Asker::Here(sender) => sender.send(told),
+            Asker::Early(early) => (early.then)(told),
             Asker::There(shard) => self.post(shard, CoordinatorEvent::Told { token, told: Box::new(told) }),
         }
     }

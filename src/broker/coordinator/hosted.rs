@@ -168,11 +168,11 @@ impl<K: Kind> Hosted<K> {
     /// The next batches, which the caller writes, one after the other without waiting in between; none when there are
     /// none, or the machine is gone: the caller is done.
     ///
-    /// Several only of transactions: the log may refuse one of them, and what the others say stands nevertheless.
+    /// Several only of transactions: the log may refuse one of them, and what the others say stands nevertheless. And of what
+    /// came of batches that the log has taken ([`Self::last_given`]).
     pub(super) fn next_batches(&self) -> Vec<Write> {
         let mut state = self.state.borrow_mut();
         let State::Active(active) = &mut *state else { return Vec::new() };
-        assert!(active.in_flight.is_empty(), "the batches before are written");
         let mut writes: Vec<Write> = Vec::new();
         while let Some(batch) = active.batches.front() {
             if writes.last().is_some_and(|before| before.transaction.is_none() || batch.transaction.is_none()) {
@@ -184,8 +184,26 @@ impl<K: Kind> Hosted<K> {
             let records = BytesMut::from(bytes::Bytes::from(bytes));
             writes.push(Write { records, transaction: batch.transaction });
         }
-        active.writing = !writes.is_empty();
+        active.writing = !active.in_flight.is_empty();
         writes
+    }
+
+    /// What waits for the batch that the log was given last; to be [put back](Self::put_back) as far as it has to wait on.
+    pub(super) fn last_given(&self) -> Vec<Ready<K>> {
+        match &mut *self.state.borrow_mut() {
+            State::Active(active) => active.in_flight.back_mut().map(std::mem::take).unwrap_or_default(),
+            _ => Vec::new(),
+        }
+    }
+
+    /// See [`Self::last_given`].
+    pub(super) fn put_back(&self, mut ready: Vec<Ready<K>>) {
+        if let State::Active(active) = &mut *self.state.borrow_mut()
+            && let Some(last) = active.in_flight.back_mut()
+        {
+            ready.append(last);
+            *last = ready;
+        }
     }
 
     /// The first batch on its way is committed: what waited for it.

@@ -16,6 +16,10 @@
 //! the log, answers do not: each waits until every record that was made before it is committed. When the log refuses a
 //! batch, the machine is thrown away and loaded again.
 //!
+//! What follows from a batch in other partitions of this shard need not wait for the disk: it is appended right behind the
+//! batch, and goes into the same group commit or is refused with it (`store::joined`). That is so where nobody else has
+//! replicas of them: there the order of this shard's journal says nothing.
+//!
 //! | file | concept |
 //! | --- | --- |
 //! | `kind` | what the driver must know of a machine |
@@ -37,11 +41,11 @@ pub use ask::CoordinatorEvent;
 use super::Shard;
 use super::handlers::resolve::led_partition;
 use super::shard::topic_config;
-use super::store::{Acks, AppendOrigin, TxnAppend};
+use super::store::{Acks, AppendError, AppendOrigin, Appended, TxnAppend};
 use crate::coordinator::{Now, Token};
 use crate::error_code::ErrorCode;
 use crate::ids::PartitionId;
-use ask::Asker;
+use ask::{Asker, Early};
 use coreline_io::sync::{Notify, OneshotSender, Semaphore};
 use coreline_io::{Runtime, TaskGroup};
 use coreline_shards::ShardId;
@@ -62,6 +66,9 @@ pub(crate) type Told<K> = Result<<K as Kind>::Response, ErrorCode>;
 
 /// Does what a machine of a partition ordered.
 type OnOrder<K> = Box<dyn Fn(PartitionId, <K as Kind>::Order)>;
+/// Does it in the call, as far as the log has to be told, and joins it to the machine's partition; what the machine hears
+/// then. None: it has to wait for the commit.
+type JoinOrder<K> = Box<dyn Fn(PartitionId, &<K as Kind>::Order) -> Option<<K as Kind>::Event>>;
 
 /// The coordinators of one kind on one shard, and the questions of this shard to others. Lives as long as the shard.
 pub(crate) struct Coordinators<R: Runtime, K: Kind> {
@@ -74,6 +81,7 @@ pub(crate) struct Coordinators<R: Runtime, K: Kind> {
     next_token: Cell<u64>,
     loads: Rc<Semaphore>,
     on_order: RefCell<Option<OnOrder<K>>>,
+    join_order: RefCell<Option<JoinOrder<K>>>,
     /// The deadline that the timer sleeps towards, in monotonic milliseconds.
     armed: Cell<Option<i64>>,
     /// There is an earlier deadline than `armed`.
@@ -99,6 +107,7 @@ impl<R: Runtime, K: Kind> Coordinators<R, K> {
             next_token: Cell::new(0),
             loads: Semaphore::new(LOADS_MAX),
             on_order: RefCell::new(None),
+            join_order: RefCell::new(None),
             armed: Cell::new(None),
             rearmed: Notify::default(),
             stopped: Cell::new(false),
@@ -126,6 +135,11 @@ impl<R: Runtime, K: Kind> Coordinators<R, K> {
     /// Who does what the machines order.
     pub(crate) fn on_order(&self, on_order: OnOrder<K>) {
         *self.on_order.borrow_mut() = Some(on_order);
+    }
+
+    /// Who does it at once, where that is possible.
+    pub(crate) fn on_join(&self, join_order: JoinOrder<K>) {
+        *self.join_order.borrow_mut() = Some(join_order);
     }
 
     fn now(&self) -> Now {
@@ -241,17 +255,10 @@ impl<R: Runtime, K: Kind> Coordinators<R, K> {
         // What else is ready now goes into the same batch.
         self.shard.runtime.yield_now().await;
         loop {
-            let writes = hosted.next_batches();
-            if writes.is_empty() {
+            let waits = self.give(&hosted);
+            if waits.is_empty() {
                 return;
             }
-            let origin = AppendOrigin { acks: Acks::Local, now_ms: self.shard.runtime.wall_ms() };
-            let append = |write: hosted::Write| {
-                let guard = write.transaction.and_then(|of| of.guard);
-                let txn = TxnAppend { guard, by_coordinator: true };
-                self.shard.store.append_transactional(hosted.id, write.records, origin, txn)
-            };
-            let waits: Vec<_> = writes.into_iter().map(append).collect();
             let mut refused = None;
             for wait in waits {
                 match wait.await {
@@ -270,6 +277,58 @@ impl<R: Runtime, K: Kind> Coordinators<R, K> {
                 return;
             }
         }
+    }
+
+    /// Gives the log the next batches, and in the same call what may follow them without waiting for their commit.
+    fn give(
+        self: &Rc<Self>,
+        hosted: &Rc<Hosted<K>>,
+    ) -> Vec<impl Future<Output = Result<Appended, AppendError>> + 'static> {
+        let store = &self.shard.store;
+        let origin = AppendOrigin { acks: Acks::Local, now_ms: self.shard.runtime.wall_ms() };
+        let mut waits = Vec::new();
+        loop {
+            let writes = hosted.next_batches();
+            let (before, count) = (store.appended_end(hosted.id), writes.len());
+            for write in writes {
+                let guard = write.transaction.and_then(|of| of.guard);
+                let txn = TxnAppend { guard, by_coordinator: true };
+                waits.push(store.append_transactional(hosted.id, write.records, origin, txn));
+            }
+            let taken = before.is_some() && store.appended_end(hosted.id) > before;
+            if count != 1 || !taken || !self.join_behind(hosted) {
+                return waits;
+            }
+        }
+    }
+
+    /// Does what waits for the batch that was just given, as far as it can be joined to it. True if the machine heard of it.
+    fn join_behind(self: &Rc<Self>, hosted: &Rc<Hosted<K>>) -> bool {
+        let (store, mut left, mut events) = (&self.shard.store, Vec::new(), Vec::new());
+        for ready in hosted.last_given() {
+            match ready {
+                Ready::Answer(token, Asker::Early(early), response) => {
+                    let Early { mut partitions, bytes, then } = early;
+                    partitions.push(hosted.id);
+                    if store.can_join(&partitions, bytes) {
+                        then(Ok(response));
+                        store.join(&partitions, bytes);
+                    } else {
+                        partitions.pop();
+                        left.push(Ready::Answer(token, Asker::Early(Early { partitions, bytes, then }), response));
+                    }
+                }
+                Ready::Order(order) => match self.join_order.borrow().as_ref().and_then(|join| join(hosted.id, &order)) {
+                    Some(event) => events.push(event),
+                    None => left.push(Ready::Order(order)),
+                },
+                answer @ Ready::Answer(..) => left.push(answer),
+            }
+        }
+        hosted.put_back(left);
+        let heard = !events.is_empty();
+        events.into_iter().for_each(|event| self.step(hosted, event));
+        heard
     }
 
     fn refuse(&self, askers: Vec<(Token, Asker<K::Response>)>, code: ErrorCode) {

@@ -65,7 +65,7 @@ pub(super) struct Route {
     pub(super) records: Vec<(PartitionId, BytesMut, Option<VerificationGuard>)>,
 }
 
-type Waiting = (Vec<(usize, usize)>, LocalBoxFuture<'static, Option<Vec<Result<Appended, AppendError>>>>);
+pub(super) type Waiting = (Vec<(usize, usize)>, LocalBoxFuture<'static, Option<Vec<Result<Appended, AppendError>>>>);
 
 impl<R: Runtime> Handlers<R> {
     pub(super) async fn produce(&self, context: RequestContext, body: BytesMut) -> Result<Answer, Close> {
@@ -74,14 +74,14 @@ impl<R: Runtime> Handlers<R> {
         let transactional_id = asked.transactional_id.take();
         let acks = asked.acks;
         let admin = request.header.client_id.as_deref() == Some(ADMIN_CLIENT_ID);
-        let (mut outcomes, mut routed) = self.route(asked, transactional_id.is_some(), admin);
+        let (mut outcomes, routed) = self.route(asked, transactional_id.is_some(), admin);
         for (shard, route) in &routed.by_shard {
             session.borrow_mut().touched.add(*shard, route.places.len());
         }
-        if let Some(id) = transactional_id {
-            self.verify_transaction(&id, request.header.api_version, &mut routed, &mut outcomes).await;
-        }
-        let waiting = self.enqueue(acks, routed).await;
+        let waiting = match transactional_id {
+            Some(id) => self.in_transaction(&id, (request.header.api_version, acks), routed, &mut outcomes).await,
+            None => self.enqueue(acks, routed).await,
+        };
         Ok(Answer::Later(Box::pin(finish(request, acks, outcomes, waiting))))
     }
 
@@ -142,14 +142,13 @@ impl<R: Runtime> Handlers<R> {
     }
 
     /// Gives every shard its records. Waits for the mesh first, if it is crowded, and then for nothing in between.
-    async fn enqueue(&self, acks: i16, routed: Routed) -> Vec<Waiting> {
+    pub(super) async fn enqueue(&self, acks: i16, routed: Routed) -> Vec<Waiting> {
         let mesh = &self.shard.mesh;
         let mut permits = BTreeMap::new();
         for to in routed.by_shard.keys().filter(|to| **to != self.shard.id) {
             permits.insert(*to, mesh.reserve(*to).await);
         }
-        let acks = if acks == 0 { Acks::None } else { Acks::Local };
-        let now_ms = self.shard.runtime.wall_ms();
+        let (acks, now_ms) = (acks_of(acks), self.shard.runtime.wall_ms());
         let send = |(to, route): (ShardId, Route)| -> Waiting {
             let appends = Appends { acks, now_ms, records: route.records };
             let Some(permit) = permits.remove(&to) else {
@@ -168,6 +167,11 @@ impl<R: Runtime> Handlers<R> {
         };
         routed.by_shard.into_iter().map(send).collect()
     }
+}
+
+/// When an append of a request is answered.
+pub(super) const fn acks_of(acks: i16) -> Acks {
+    if acks == 0 { Acks::None } else { Acks::Local }
 }
 
 /// What can be said of a partition's records without reading them.

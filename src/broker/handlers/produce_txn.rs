@@ -2,15 +2,16 @@
 //! partition is in the transaction, or, by newer clients, to add it (KIP-890).
 
 use super::Handlers;
-use super::produce::{Refusal, Routed};
-use super::remote::{Ask, Told, scatter, stopping};
+use super::produce::{Refusal, Route, Routed, Waiting, acks_of};
+use super::remote::{Appends, Ask, Told, append, scatter, stopping};
 use crate::broker::store::{ReadError, TxnProducer, TxnState, VerificationGuard};
-use crate::broker::transactions::{VerifyPartitions, add_or_verify};
+use crate::broker::transactions::{AddEarly, VerifyPartitions, add_or_verify};
 use crate::error_code::ErrorCode;
 use crate::ids::{PartitionId, ProducerEpoch, ProducerId};
 use crate::protocol::produce::TopicOutcome;
 use coreline_io::Runtime;
 use coreline_shards::ShardId;
+use std::rc::Rc;
 
 /// Where a batch has its attributes, its producer's id and epoch, and its base sequence, and how long its header is.
 const ATTRIBUTES_AT: usize = 21;
@@ -55,16 +56,53 @@ struct InRoute {
     producer: TxnProducer,
 }
 
+/// Batches that wait for their coordinator's word.
+type Unverified = Vec<(InRoute, VerificationGuard)>;
+/// Batches that nobody appends.
+type Refused = Vec<(InRoute, Refusal)>;
+
+/// Takes batches from their routes, and gives them their outcome.
+fn take_out(routed: &mut Routed, mut refused: Refused, outcomes: &mut [TopicOutcome]) {
+    // From the back, so that places before stay what they are.
+    refused.sort_by_key(|(batch, _)| std::cmp::Reverse((batch.shard, batch.at)));
+    for (batch, (error, message)) in refused {
+        let route = routed.by_shard.get_mut(&batch.shard).expect("it was found there");
+        route.records.remove(batch.at);
+        let (t, p) = route.places.remove(batch.at);
+        let outcome = &mut outcomes[t].partitions[p];
+        (outcome.error, outcome.error_message) = (error, message);
+    }
+    routed.by_shard.retain(|_, route| !route.records.is_empty());
+}
+
 impl<R: Runtime> Handlers<R> {
-    /// Sees to it that every batch of a transaction may be appended. Those that may not are taken from their routes, and
-    /// have their outcome.
-    pub(super) async fn verify_transaction(
+    /// Appends what may be appended; batches that may not have their outcome.
+    pub(super) async fn in_transaction(
         &self,
         transactional_id: &str,
-        version: i16,
-        routed: &mut Routed,
+        (version, acks): (i16, i16),
+        mut routed: Routed,
         outcomes: &mut [TopicOutcome],
-    ) {
+    ) -> Vec<Waiting> {
+        let (unverified, mut refused) = self.find_unverified(version, &routed).await;
+        let early = self.add_early(transactional_id, version, &routed, &unverified).filter(|_| refused.is_empty());
+        let more = match early {
+            Some(early) => match self.append_early(early, acks, routed, &unverified).await {
+                Ok(waiting) => return waiting,
+                Err((code, back)) => {
+                    routed = back;
+                    unverified.iter().filter_map(|(batch, _)| Some((*batch, refusal(code, version)?))).collect()
+                }
+            },
+            None => self.verify(transactional_id, version, &mut routed, unverified).await,
+        };
+        refused.extend(more);
+        take_out(&mut routed, refused, outcomes);
+        self.enqueue(acks, routed).await
+    }
+
+    /// Batches whose transaction is not open in their partition; and those that are refused.
+    async fn find_unverified(&self, version: i16, routed: &Routed) -> (Unverified, Refused) {
         let mut batches = Vec::new();
         for (shard, route) in &routed.by_shard {
             for (at, (id, records, _)) in route.records.iter().enumerate() {
@@ -73,8 +111,7 @@ impl<R: Runtime> Handlers<R> {
             }
         }
         let states = self.states(&batches).await;
-        let mut unverified: Vec<(InRoute, VerificationGuard)> = Vec::new();
-        let mut refused: Vec<(InRoute, Refusal)> = Vec::new();
+        let (mut unverified, mut refused) = (Vec::new(), Vec::new());
         for (batch, state) in batches.into_iter().zip(states) {
             match state {
                 Ok(TxnState::Ongoing) => {}
@@ -82,6 +119,18 @@ impl<R: Runtime> Handlers<R> {
                 Err(error) => refused.push((batch, (error.code, Some(error.message)))),
             }
         }
+        (unverified, refused)
+    }
+
+    /// Asks the coordinator about batches that are not verified; gives those that are refused.
+    async fn verify(
+        &self,
+        transactional_id: &str,
+        version: i16,
+        routed: &mut Routed,
+        unverified: Unverified,
+    ) -> Refused {
+        let mut refused = Vec::new();
         let codes = self.ask_coordinator(transactional_id, version, &unverified).await;
         for ((batch, guard), code) in unverified.into_iter().zip(codes) {
             match refusal(code, version) {
@@ -92,16 +141,65 @@ impl<R: Runtime> Handlers<R> {
                 Some(refusal) => refused.push((batch, refusal)),
             }
         }
-        // From the back, so that places before stay what they are.
-        refused.sort_by_key(|(batch, _)| std::cmp::Reverse((batch.shard, batch.at)));
-        for (batch, (error, message)) in refused {
-            let route = routed.by_shard.get_mut(&batch.shard).expect("it was found there");
-            route.records.remove(batch.at);
-            let (t, p) = route.places.remove(batch.at);
-            let outcome = &mut outcomes[t].partitions[p];
-            (outcome.error, outcome.error_message) = (error, message);
+        refused
+    }
+
+    /// The question that adds the partitions of all these batches in the group commit that takes the batches themselves; none
+    /// where that is not possible.
+    fn add_early(
+        &self,
+        transactional_id: &str,
+        version: i16,
+        routed: &Routed,
+        unverified: &Unverified,
+    ) -> Option<AddEarly> {
+        let of = |batch: &InRoute| (batch.producer.producer_id, batch.producer.producer_epoch);
+        let (first, _) = unverified.first()?;
+        let here = routed.by_shard.keys().all(|shard| *shard == self.shard.id);
+        if version < V2 || !here || unverified.iter().any(|(batch, _)| of(batch) != of(first)) {
+            return None;
         }
-        routed.by_shard.retain(|_, route| !route.records.is_empty());
+        let mut records = routed.by_shard.values().flat_map(|route| &route.records);
+        if !records.all(|(id, records, _)| self.shard.store.takes_at_once(*id, records)) {
+            return None;
+        }
+        let ask = VerifyPartitions {
+            transactional_id: transactional_id.to_owned(),
+            producer_id: first.producer.producer_id,
+            producer_epoch: first.producer.producer_epoch,
+            partitions: unverified.iter().map(|(batch, _)| batch.id).collect(),
+            verify_only: false,
+        };
+        AddEarly::new(&self.transactions, &ask)
+    }
+
+    /// Appends everything once its partitions are added. The batches again, if they are not.
+    async fn append_early(
+        &self,
+        early: AddEarly,
+        acks: i16,
+        mut routed: Routed,
+        unverified: &Unverified,
+    ) -> Result<Vec<Waiting>, (ErrorCode, Routed)> {
+        for (batch, guard) in unverified {
+            routed.by_shard.get_mut(&batch.shard).expect("it was found there").records[batch.at].2 = Some(*guard);
+        }
+        let bytes = routed.by_shard.values().flat_map(|route| &route.records).map(|(_, records, _)| records.len()).sum();
+        let (store, acks, now_ms) = (Rc::clone(&self.shard.store), acks_of(acks), self.shard.runtime.wall_ms());
+        let places: Vec<_> = routed.by_shard.values().flat_map(|route| route.places.iter().copied()).collect();
+        let append_all = move |added: Result<(), ErrorCode>| -> Result<Vec<Waiting>, (ErrorCode, Routed)> {
+            if let Err(code) = added {
+                return Err((code, routed));
+            }
+            let append_one = |route: Route| -> Waiting {
+                let wait = append(&store, Appends { acks, now_ms, records: route.records });
+                (route.places, Box::pin(async move { Some(wait.await) }))
+            };
+            Ok(routed.by_shard.into_values().map(append_one).collect())
+        };
+        // The node stops: nobody has appended anything.
+        let stopping = || Ok(vec![(places, Box::pin(std::future::ready(None)) as _)]);
+        early.then(&self.transactions, bytes, append_all).await.unwrap_or_else(stopping)
     }
 
     async fn states(&self, batches: &[InRoute]) -> Vec<Result<TxnState, ReadError>> {

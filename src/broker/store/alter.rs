@@ -201,7 +201,7 @@ impl<R: Runtime> LogStore<R> {
             let changed = partition.changed.notified();
             let idle = partition.with(|log| {
                 log.held = true;
-                let idle = log.commit == Commit::Idle && !log.flushing;
+                let idle = log.commit == Commit::Idle && log.joined_end.is_none() && !log.flushing;
                 log.flushing |= idle;
                 idle
             });
@@ -249,6 +249,7 @@ impl<R: Runtime> LogStore<R> {
     pub(super) async fn cut_log(self: &Rc<Self>, id: PartitionId, to: Offset) -> Result<EndOffsets, ReadError> {
         let partition = self.loaded(id).await?;
         partition.with(|log| log.held = true);
+        self.joined_is_committed(&partition).await;
         self.write_out(&partition, super::flush::Limit::Committed, true).await.map_err(super::read::read_failed)?;
         self.hold(&partition).await;
         let result = self.cut_held(&partition, to).await;

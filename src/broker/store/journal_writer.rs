@@ -4,6 +4,7 @@
 //! with much waiting goes straight to its segment instead (see [`super::flush`]), in parallel with the journal.
 
 use super::flush::Limit;
+use super::joined::Joined;
 use super::journal_files::Live;
 use super::partition::{Commit, Partition};
 use super::types::{FatalReason, StoreError};
@@ -31,6 +32,8 @@ const FLUSHED_PART: usize = 8;
 pub(super) struct WriterQueue {
     partitions: RefCell<VecDeque<Rc<Partition>>>,
     control: RefCell<VecDeque<Control>>,
+    /// What goes into the next group together.
+    pub(super) joined: Joined,
     pub(super) wake: Notify,
     /// When the oldest acknowledged but unsynced record must be synced (`flush.ms`).
     sync_due: Cell<Option<Monotonic>>,
@@ -69,7 +72,7 @@ struct Control {
 
 /// A group commit.
 #[derive(Default)]
-struct Group {
+pub(super) struct Group {
     frame: FrameBuilder,
     members: Vec<Member>,
     control: Vec<Control>,
@@ -128,7 +131,8 @@ impl<R: Runtime> LogStore<R> {
     }
 
     pub(super) fn has_work(&self) -> bool {
-        !self.writer.partitions.borrow().is_empty() || !self.writer.control.borrow().is_empty()
+        let writer = &self.writer;
+        !writer.partitions.borrow().is_empty() || !writer.control.borrow().is_empty() || !writer.joined.is_empty()
     }
 
     async fn wait_for_work(&self) {
@@ -162,6 +166,7 @@ impl<R: Runtime> LogStore<R> {
     /// Takes what waits: small amounts into one frame, large ones straight to their segments.
     fn take_group(self: &Rc<Self>) -> Group {
         let mut group = Group::default();
+        self.take_joined(&mut group);
         while group.frame.bytes() < self.options.group_bytes_max {
             let Some(partition) = self.writer.partitions.borrow_mut().pop_front() else { break };
             partition.commit_queued.set(false);
@@ -173,7 +178,7 @@ impl<R: Runtime> LogStore<R> {
             if waiting >= self.options.direct_bytes_min || unsynced {
                 self.start_direct(partition);
             } else {
-                self.add_member(&mut group, partition);
+                self.add_member(&mut group, partition, i64::MAX);
             }
         }
         let mut control = self.writer.control.borrow_mut();
@@ -192,10 +197,11 @@ impl<R: Runtime> LogStore<R> {
         group
     }
 
-    fn add_member(&self, group: &mut Group, partition: Rc<Partition>) {
+    /// Adds what waits in a partition below `limit`.
+    pub(super) fn add_member(&self, group: &mut Group, partition: Rc<Partition>, limit: i64) {
         let spec = partition.spec.borrow().clone();
         let taken = partition.with(|log| {
-            let (base, gathered) = log.submit_to_journal();
+            let (base, gathered) = log.submit_to_journal(limit);
             group.sync |= log.needs_sync(&spec, log.submitted_end);
             (base, gathered, log.submitted_end)
         });
@@ -261,6 +267,7 @@ impl<R: Runtime> LogStore<R> {
             member.partition.with(|log| log.undo_uncommitted(ErrorCode::KafkaStorageError, &error.to_string()));
             member.partition.changed.notify_all();
         }
+        self.refuse_joined(&error);
         for control in group.control {
             control.done.send(Err(ErrorCode::KafkaStorageError));
         }

@@ -6,6 +6,7 @@
 //! | `append` | idempotence, offsets: all in the call |
 //! | `partition`, `tail`, `index_builder` | the state of one log, no I/O |
 //! | `journal_writer`, `journal_files` | the group commit, the ring of files |
+//! | `joined` | what several partitions commit together, or not at all |
 //! | `flush`, `flush_round` | tail → segments, seals, indexes, snapshots; many partitions at once |
 //! | `read`, `shared_reads`, `offsets` | tail and cold reads, several readers of one range, ListOffsets |
 //! | `recovery`, `load`, `settle`, `gather` | the journal at open, partitions at first use, what of them may not be durable, many at once |
@@ -28,6 +29,7 @@ mod gather;
 mod index_builder;
 mod index_cache;
 mod index_check;
+mod joined;
 mod journal_files;
 mod journal_writer;
 mod load;

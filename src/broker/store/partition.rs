@@ -227,6 +227,8 @@ pub(super) struct Log {
     pub(super) flushing: bool,
     /// No commit may begin: a truncation waits or works.
     pub(super) held: bool,
+    /// What waits below it goes into one group with what was [joined](super::joined) to it.
+    pub(super) joined_end: Option<i64>,
     /// A compacted segment takes its place: no segment may be removed.
     pub(super) swapping: bool,
     /// … and files are being renamed: cold reads wait.
@@ -339,6 +341,7 @@ impl Log {
             commit: Commit::Idle,
             flushing: false,
             held: false,
+            joined_end: None,
             swapping: false,
             renaming: false,
             close_active: false,
@@ -452,13 +455,14 @@ impl Log {
         if self.submitted_end == self.committed_end { self.waiting_bytes } else { 0 }
     }
 
-    /// Everything after `submitted_end`, for a group commit, and where it begins.
-    pub(super) fn submit_to_journal(&mut self) -> (i64, Gathered) {
+    /// What is from `submitted_end` to `limit`, for a group commit, and where it begins.
+    pub(super) fn submit_to_journal(&mut self, limit: i64) -> (i64, Gathered) {
         assert_eq!(self.commit, Commit::Idle);
+        let limit = limit.min(self.log_end);
         let from = self.tail.find(self.submitted_end).expect("what is not committed is resident");
-        let gathered = self.tail.gather(from, |_, _| true);
+        let gathered = self.tail.gather(from, |batch, _| batch.last < limit);
         let base = self.submitted_end;
-        self.submitted_end = self.log_end;
+        self.submitted_end = limit;
         self.commit = Commit::Journal;
         (base, gathered)
     }
@@ -536,6 +540,7 @@ impl Log {
         self.markers.clear();
         self.log_end = end;
         self.submitted_end = end;
+        self.joined_end = None;
         self.waiting_bytes = 0;
         self.commit = Commit::Idle;
         for waiter in std::mem::take(&mut self.waiters) {

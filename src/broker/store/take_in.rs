@@ -31,7 +31,7 @@ type Place = Rc<RefCell<Option<Outcome>>>;
 pub(super) struct Intakes(RefCell<VecDeque<Place>>);
 
 impl Intakes {
-    fn is_empty(&self) -> bool {
+    pub(super) fn is_empty(&self) -> bool {
         self.0.borrow().is_empty()
     }
 
@@ -89,6 +89,14 @@ impl<R: Runtime> LogStore<R> {
                 store.settle_intake(&partition, outcome);
             }
         });
+    }
+
+    /// True if these records are not taken in the call.
+    pub(super) fn needs_helper(partition: &Partition, records: &[u8]) -> bool {
+        let spec = partition.spec.borrow();
+        let (topic, partition_index) = (&spec.topic, partition.id.index.0);
+        let intake = Intake { config: &spec.config, topic, partition: partition_index, now_ms: 0, own: false };
+        !partition.intakes.is_empty() || intake.is_heavy(records)
     }
 
     /// What needs no helper waits only for what came before it.

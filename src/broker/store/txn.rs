@@ -17,7 +17,6 @@ use bytes::{Bytes, BytesMut};
 use coreline_io::{IoErrorKind, IoResult, Runtime, TaskGroup};
 use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
-use std::time::Duration;
 
 /// The base offsets of the segments that have a transaction index; in the partition's directory, where there are any.
 pub(super) const TXN_INDEXES_FILE: &str = "transaction-index-checkpoint";
@@ -38,9 +37,7 @@ impl<R: Runtime> LogStore<R> {
         now_ms: i64,
     ) -> impl Future<Output = Vec<Result<Offset, AppendError>>> + 'static {
         let origin = AppendOrigin { acks: Acks::Local, now_ms };
-        if let Some(after) = self.options.markers_again {
-            self.markers_again(after, &markers, origin);
-        }
+        self.repeat_markers(&markers, origin);
         let waits: Vec<_> =
             markers.into_iter().map(|m| self.enqueue(m.partition, Payload::Marker(m), origin)).collect();
         async move {
@@ -54,7 +51,8 @@ impl<R: Runtime> LogStore<R> {
     }
 
     /// See [`StoreOptions::markers_again`](super::types::StoreOptions::markers_again).
-    fn markers_again(self: &Rc<Self>, after: Duration, markers: &[TxnMarker], origin: AppendOrigin) {
+    pub(super) fn repeat_markers(self: &Rc<Self>, markers: &[TxnMarker], origin: AppendOrigin) {
+        let Some(after) = self.options.markers_again else { return };
         let again: Vec<TxnMarker> = markers.iter().copied().filter(|marker| marker.v2).collect();
         let (store, rt) = (Rc::downgrade(self), self.rt.clone());
         drop(self.rt.spawn(TaskGroup::Requests, "markers again", async move {

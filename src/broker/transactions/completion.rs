@@ -1,9 +1,15 @@
 //! Markers on their way to the partitions of transactions whose end is decided. While some are being written, orders
 //! gather: the next round takes all of them, in one message a shard, and costs each shard one group commit.
+//!
+//! Where all partitions are on the coordinator's shard, and nobody else has replicas of them or of the coordinator's, the
+//! markers go into the group commit of the decision itself, and that the transaction is complete as well.
 
 use super::Transactions;
 use crate::broker::handlers::markers::write_markers;
+use crate::broker::handlers::resolve::led_partition;
+use crate::broker::shard::Shard;
 use crate::broker::store::TxnMarker;
+use crate::controller::TopicImage;
 use crate::error_code::ErrorCode;
 use crate::ids::PartitionId;
 use crate::transactions::{Event, Order, TopicPartition};
@@ -16,6 +22,9 @@ use std::time::Duration;
 
 /// How long to wait before markers that a partition did not take are written again.
 const RETRY: Duration = Duration::from_millis(100);
+
+/// What a marker takes in a log, at most.
+const MARKER_BYTES: usize = 128;
 
 /// An order on its way.
 struct Ordered {
@@ -61,6 +70,33 @@ impl<R: Runtime> Completion<R> {
         let ordered = Ordered { coordinator, number, order };
         self.wanted.borrow_mut().insert(ordered.of(), number);
         self.gather(ordered);
+    }
+
+    /// Appends the markers of an order whose decision was appended in this very call, joins them to it, and gives the event
+    /// that they are written; none, and they are ordered, where that is not possible.
+    pub(super) fn join(&self, coordinator: PartitionId, order: &Order) -> Option<Event> {
+        let transactions = self.transactions.upgrade()?;
+        let shard = transactions.shard();
+        let image = shard.image();
+        let mut partitions = vec![coordinator];
+        only_here(shard, image.topic_by_id(coordinator.topic)?, coordinator.index.0)?;
+        for (topic, index) in &order.partitions {
+            // A topic that is gone needs no marker.
+            let Some(topic) = image.topic(topic).filter(|topic| topic.partition(*index).is_some()) else { continue };
+            partitions.push(only_here(shard, topic, *index)?);
+        }
+        let bytes = (partitions.len() - 1) * MARKER_BYTES;
+        if !shard.store.can_join(&partitions, bytes) {
+            return None;
+        }
+        let markers = partitions[1..].iter().map(|partition| marker(order, *partition)).collect();
+        let taken = shard.store.append_markers(markers, shard.runtime.wall_ms());
+        shard.store.join(&partitions, bytes);
+        if !taken {
+            return None;
+        }
+        self.wanted.borrow_mut().remove(&(coordinator, Arc::clone(&order.id)));
+        Some(Event::MarkersWritten { id: Arc::clone(&order.id), producer: order.producer })
     }
 
     fn gather(self: &Rc<Self>, ordered: Ordered) {
@@ -144,6 +180,12 @@ async fn write_round<R: Runtime>(
         if ordered.order.partitions.is_empty() { &mut done } else { &mut left }.push(ordered);
     }
     (done, left)
+}
+
+/// A partition that this shard owns and nobody else has replicas of: what its journal says is all there is to say.
+pub(super) fn only_here<R: Runtime>(shard: &Shard<R>, topic: &TopicImage, index: i32) -> Option<PartitionId> {
+    let (resolved, partition) = led_partition(shard, topic, index).ok()?;
+    (resolved.shard == shard.id && partition.replicas.len() == 1).then_some(resolved.id)
 }
 
 fn marker(order: &Order, partition: PartitionId) -> TxnMarker {

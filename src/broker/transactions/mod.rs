@@ -17,7 +17,7 @@ mod completion;
 pub mod state_topic;
 mod verify;
 
-pub(crate) use verify::{VerifyPartitions, add_or_verify};
+pub(crate) use verify::{AddEarly, VerifyPartitions, add_or_verify};
 
 use super::Shard;
 use super::coordinator::kind::{EffectsOf, Kind, Question, Replayed};
@@ -43,7 +43,9 @@ pub type TransactionEvent = CoordinatorEvent<(Client, Request), Response>;
 pub(crate) fn start<R: Runtime>(shard: &Rc<Shard<R>>) -> Rc<Transactions<R>> {
     let transactions = Coordinators::new(Rc::clone(shard), TransactionKind::new(&shard.config));
     let completion = Rc::new(Completion::new(Rc::downgrade(&transactions)));
+    let joins = Rc::clone(&completion);
     transactions.on_order(Box::new(move |partition, order| completion.order(partition, order)));
+    transactions.on_join(Box::new(move |partition, order| joins.join(partition, order)));
     transactions
 }
 
