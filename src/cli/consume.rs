@@ -1,6 +1,6 @@
 //! `coreline consume`: records of a topic to standard output. No group: partitions are read as asked.
 
-use super::reader::{Reader, Start};
+use super::reader::{IsolationLevel, Reader, Start};
 use clap::ValueEnum;
 use coreline_bench::client::{Client, OffsetSpec, Record};
 use std::io::Write;
@@ -41,6 +41,9 @@ pub struct ConsumeArgs {
     /// Stop at the end of the partitions instead of waiting for more.
     #[arg(long, short)]
     pub exit: bool,
+    /// Records of transactions that are not committed, too, or none of them.
+    #[arg(long, value_enum, default_value = "read_uncommitted")]
+    pub isolation_level: IsolationLevel,
     /// How to write records.
     #[arg(long, value_enum, default_value = "value")]
     pub format: OutputFormat,
@@ -77,6 +80,7 @@ pub fn run(args: &ConsumeArgs) -> Result<String, String> {
     }
     let addresses = cluster.nodes.iter().map(|n| (n.id, n.address.clone())).collect();
     let mut reader = Reader::open(&args.topic, &topic.leaders, &addresses, &args.partition, TIMEOUT)?;
+    reader.isolate(args.isolation_level);
     reader.seek(start)?;
     consume(args, &mut reader)
 }

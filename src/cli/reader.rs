@@ -2,6 +2,7 @@
 //! No group: partitions are read as asked.
 
 use super::cluster::error_name;
+use clap::ValueEnum;
 use coreline_bench::client::{Client, Fetched, OffsetSpec};
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -17,6 +18,16 @@ pub(super) enum Start {
     Offset(i64),
     /// With the last so many.
     Last(i64),
+}
+
+/// Which records of transactions are read. Kafka's names.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+#[value(rename_all = "snake_case")]
+pub enum IsolationLevel {
+    /// Those of transactions that were committed, up to the first one that is open.
+    ReadCommitted,
+    /// All.
+    ReadUncommitted,
 }
 
 /// Some partitions of one topic.
@@ -60,6 +71,12 @@ impl Reader {
             leader.offsets.insert(partition, 0);
         }
         Ok(Self { topic: topic.to_owned(), by_leader })
+    }
+
+    /// Reads and seeks so from now on; as it is made, `ReadUncommitted`.
+    pub(super) fn isolate(&mut self, level: IsolationLevel) {
+        let committed = level == IsolationLevel::ReadCommitted;
+        self.by_leader.values_mut().for_each(|leader| leader.client.read_committed(committed));
     }
 
     /// Goes there in every partition, and notes where each ends now.

@@ -75,6 +75,8 @@ pub struct Client {
     address: String,
     versions: HashMap<i16, (i16, i16)>,
     correlation_id: i32,
+    /// Records and ends of logs as they are committed: see [`Client::read_committed`].
+    committed: bool,
 }
 
 impl Client {
@@ -99,7 +101,8 @@ impl Client {
         stream.set_nodelay(true).map_err(failed)?;
         stream.set_read_timeout(Some(timeout)).map_err(failed)?;
         stream.set_write_timeout(Some(timeout)).map_err(failed)?;
-        let mut client = Self { stream, address: address.to_owned(), versions: HashMap::new(), correlation_id: 0 };
+        let mut client =
+            Self { stream, address: address.to_owned(), versions: HashMap::new(), correlation_id: 0, committed: false };
         let name = StrBytes::from_static_str("coreline");
         let version = StrBytes::from_static_str(env!("CARGO_PKG_VERSION"));
         let ask = ApiVersionsRequest::default().with_client_software_name(name).with_client_software_version(version);

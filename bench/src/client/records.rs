@@ -10,7 +10,8 @@ use kafka_protocol::protocol::StrBytes;
 use kafka_protocol::records::{
     Compression, Record, RecordBatchDecoder, RecordBatchEncoder, RecordEncodeOptions, TimestampType,
 };
-use std::collections::BTreeMap;
+use std::cmp::Reverse;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 /// By name: the last versions before topic ids, which every broker of the last years serves.
@@ -81,6 +82,33 @@ fn to_wire(record: &NewRecord, index: usize) -> Record {
     }
 }
 
+/// Aborted transactions of a fetched range: which records are theirs.
+struct Aborted {
+    /// First offsets and producers, the first one last.
+    coming: Vec<(i64, i64)>,
+    /// Producers whose transaction, aborted in the end, is open where the reader is.
+    open: BTreeSet<i64>,
+}
+
+impl Aborted {
+    fn new(mut aborted: Vec<(i64, i64)>) -> Self {
+        aborted.sort_by_key(|(first_offset, _)| Reverse(*first_offset));
+        Self { coming: aborted, open: BTreeSet::new() }
+    }
+
+    /// Asked of each record in the order of the log.
+    fn holds(&mut self, record: &Record) -> bool {
+        while let Some((_, producer)) = self.coming.pop_if(|(first_offset, _)| *first_offset <= record.offset) {
+            self.open.insert(producer);
+        }
+        if record.control {
+            self.open.remove(&record.producer_id);
+            return false;
+        }
+        record.transactional && self.open.contains(&record.producer_id)
+    }
+}
+
 impl Client {
     fn malformed(&self, api: ApiKey, what: impl ToString) -> ClientError {
         ClientError::Malformed { address: self.address.clone(), api, what: what.to_string() }
@@ -118,6 +146,12 @@ impl Client {
         Ok(if found.error_code == 0 { Ok(found.base_offset) } else { Err((found.error_code, message())) })
     }
 
+    /// From now on fetches give what is of no transaction, or of one that was committed, and logs end at their last stable
+    /// offset (`read_committed`); or everything again.
+    pub fn read_committed(&mut self, yes: bool) {
+        self.committed = yes;
+    }
+
     /// Fetches from the given offsets; waits up to `wait` for the first byte.
     ///
     /// # Errors
@@ -140,6 +174,7 @@ impl Client {
             .with_max_wait_ms(i32::try_from(wait.as_millis()).unwrap_or(i32::MAX))
             .with_min_bytes(1)
             .with_max_bytes(50 << 20)
+            .with_isolation_level(i8::from(self.committed))
             .with_session_epoch(-1)
             .with_topics(vec![wanted]);
         let version = self.version_of::<FetchRequest>()?.min(FETCH_VERSION);
@@ -147,7 +182,9 @@ impl Client {
         let mut fetched = Vec::new();
         for p in answer.responses.iter().flat_map(|t| &t.partitions) {
             let from = offsets.get(&p.partition_index).copied().unwrap_or(0);
-            let (records, next_offset) = self.decode(p.records.clone().unwrap_or_default(), from)?;
+            let aborted = p.aborted_transactions.as_deref().unwrap_or_default();
+            let aborted = aborted.iter().map(|txn| (txn.first_offset, txn.producer_id.0)).collect();
+            let (records, next_offset) = self.decode(p.records.clone().unwrap_or_default(), from, aborted)?;
             fetched.push(Fetched {
                 partition: p.partition_index,
                 error_code: p.error_code,
@@ -160,7 +197,7 @@ impl Client {
     }
 
     /// Whole batches only: the last one may be cut off, and the first may begin before `from`.
-    fn decode(&self, bytes: Bytes, from: i64) -> ClientResult<(Vec<Record>, Option<i64>)> {
+    fn decode(&self, bytes: Bytes, from: i64, aborted: Vec<(i64, i64)>) -> ClientResult<(Vec<Record>, Option<i64>)> {
         let (mut whole, mut next) = (0, None);
         while let Some(header) = bytes.get(whole..whole + 27) {
             let field =
@@ -178,7 +215,9 @@ impl Client {
         } else {
             RecordBatchDecoder::decode_all(&mut bytes).map_err(|e| self.malformed(ApiKey::Fetch, e))?
         };
-        let records = sets.into_iter().flat_map(|s| s.records).filter(|r| r.offset >= from && !r.control).collect();
+        let mut aborted = Aborted::new(aborted);
+        let all = sets.into_iter().flat_map(|s| s.records).filter(|record| !aborted.holds(record));
+        let records = all.filter(|r| r.offset >= from && !r.control).collect();
         Ok((records, next))
     }
 
@@ -201,7 +240,10 @@ impl Client {
         let wanted = ListOffsetsTopic::default()
             .with_name(topic_name(topic))
             .with_partitions(partitions.iter().map(partition).collect());
-        let ask = ListOffsetsRequest::default().with_replica_id(BrokerId(-1)).with_topics(vec![wanted]);
+        let ask = ListOffsetsRequest::default()
+            .with_replica_id(BrokerId(-1))
+            .with_isolation_level(i8::from(self.committed))
+            .with_topics(vec![wanted]);
         let version = self.version_of::<ListOffsetsRequest>()?.min(LIST_OFFSETS_VERSION);
         let answer = self.call_version(&ask, version)?;
         let found = answer.topics.iter().flat_map(|t| &t.partitions);

@@ -318,7 +318,8 @@ impl<R: Runtime, K: Kind> Coordinators<R, K> {
                         left.push(Ready::Answer(token, Asker::Early(Early { partitions, bytes, then }), response));
                     }
                 }
-                Ready::Order(order) => match self.join_order.borrow().as_ref().and_then(|join| join(hosted.id, &order)) {
+                Ready::Order(order) => match self.join_order.borrow().as_ref().and_then(|join| join(hosted.id, &order))
+                {
                     Some(event) => events.push(event),
                     None => left.push(Ready::Order(order)),
                 },

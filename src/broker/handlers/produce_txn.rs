@@ -184,7 +184,8 @@ impl<R: Runtime> Handlers<R> {
         for (batch, guard) in unverified {
             routed.by_shard.get_mut(&batch.shard).expect("it was found there").records[batch.at].2 = Some(*guard);
         }
-        let bytes = routed.by_shard.values().flat_map(|route| &route.records).map(|(_, records, _)| records.len()).sum();
+        let bytes =
+            routed.by_shard.values().flat_map(|route| &route.records).map(|(_, records, _)| records.len()).sum();
         let (store, acks, now_ms) = (Rc::clone(&self.shard.store), acks_of(acks), self.shard.runtime.wall_ms());
         let places: Vec<_> = routed.by_shard.values().flat_map(|route| route.places.iter().copied()).collect();
         let append_all = move |added: Result<(), ErrorCode>| -> Result<Vec<Waiting>, (ErrorCode, Routed)> {

@@ -4,7 +4,7 @@ use super::{Done, TIMEOUT, connect};
 use crate::cli::cluster::wait_for_leaders;
 use crate::cli::group_admin::Groups;
 use crate::cli::group_member::{GroupMember, Position, Standing};
-use crate::cli::reader::{Reader, Start};
+use crate::cli::reader::{IsolationLevel, Reader, Start};
 use bytes::Bytes;
 use clap::{Parser, ValueEnum};
 use coreline_bench::client::{Fetched, OffsetSpec, Record, TimestampType};
@@ -62,6 +62,9 @@ pub(super) struct Args {
     /// Stop when no record came for so long.
     #[arg(long)]
     timeout_ms: Option<u64>,
+    /// Whether records of transactions that are not committed are read.
+    #[arg(long, value_enum, default_value = "read_uncommitted")]
+    isolation_level: IsolationLevel,
     /// Kafka's class name of the formatter; the default one or the one that writes nothing.
     #[arg(long, default_value = "org.apache.kafka.tools.consumer.DefaultMessageFormatter")]
     formatter: String,
@@ -95,6 +98,7 @@ fn alone(args: &Args, formatter: &Formatter, count: &mut u64) -> Done {
     let (leaders, addresses) = wait_for_leaders(&mut client, &args.topic)?;
     let partitions: Vec<i32> = args.partition.into_iter().collect();
     let mut reader = Reader::open(&args.topic, &leaders, &addresses, &partitions, TIMEOUT)?;
+    reader.isolate(args.isolation_level);
     reader.seek(start)?;
     consume(args, formatter, count, &mut |wait| reader.poll(wait), &mut |_| true)
 }
@@ -121,6 +125,7 @@ fn in_group(args: &Args, formatter: &Formatter, group: &str, count: &mut u64) ->
             reader = None;
             if !partitions.is_empty() {
                 let mut new = Reader::open(&args.topic, &leaders, &addresses, &partitions, TIMEOUT)?;
+                new.isolate(args.isolation_level);
                 new.seek_each(&member.committed()?, otherwise)?;
                 reader = Some(new);
             }
@@ -451,6 +456,15 @@ mod tests {
         assert!(wrong("--property print.kee=true").contains("print.kee"));
         assert!(wrong("--formatter com.example.Mine").contains("com.example.Mine"));
         assert!(wrong("--key-deserializer Avro").contains("Avro"));
+    }
+
+    #[test]
+    fn isolation_is_named_as_kafka_names_it() {
+        assert_eq!(args("").isolation_level, IsolationLevel::ReadUncommitted);
+        assert_eq!(args("--isolation-level read_committed").isolation_level, IsolationLevel::ReadCommitted);
+        assert!(
+            Args::try_parse_from("c --bootstrap-server b:1 --topic t --isolation-level committed".split(' ')).is_err()
+        );
     }
 
     #[test]

@@ -78,7 +78,7 @@ x abort --topic $name-hang --partition 0 --start-offset 0
 x abort --topic $name-hang --partition 2 --start-offset 0
 rows find-hanging --topic $name-hang --max-transaction-timeout 0
 stable
-"$KAFKA" tool console-consumer --bootstrap-server "$b" --topic $name-hang --from-beginning --isolation-level read_committed --max-messages 5 --timeout-ms 60000 2> "$files/consumer" | sort
+tool console-consumer --bootstrap-server "$b" --topic $name-hang --from-beginning --isolation-level read_committed --max-messages 5 --timeout-ms 60000 2> "$files/consumer" | sort
 echo "- terminate"; x forceTerminateTransaction --transactionalId $name-open
 # The markers of what it aborts may be on their way.
 until_true is_over

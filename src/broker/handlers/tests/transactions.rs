@@ -349,3 +349,39 @@ fn a_transaction_over_a_hundred_partitions_is_one_group_commit_a_shard_and_phase
         });
     }
 }
+
+#[test]
+fn a_transaction_of_the_coordinators_shard_is_two_group_commits() {
+    let node = Node::start(1, &[]);
+    node.world.block_on(async {
+        let mut client = ready(&node).await;
+        let before = group_commits(&node);
+        let mut me = Producer::init(&node, Kind::New, "x").await;
+        let coordinator = group_commits(&node).iter().zip(before).position(|(now, then)| *now > then).expect("written");
+        let owner = node.handlers.borrow()[coordinator].shard().id;
+        let topic = node.image().topic("t").cloned().expect("it was made");
+        let (mut here, mut there) = (0, 0);
+        for round in 0..2 {
+            for (index, partition) in (0..).zip(&topic.partitions) {
+                let before = group_commits(&node);
+                assert_eq!(me.produce("x", index, "v").await, 0);
+                let produced = since(&node, &before, coordinator);
+                let before = group_commits(&node);
+                assert_eq!(me.end("x", round == 0).await, 0);
+                complete(&node, &mut client, "x", if round == 0 { "CompleteCommit" } else { "CompleteAbort" }).await;
+                let ended = since(&node, &before, coordinator);
+                if partition.shard == owner.0 {
+                    here += 1;
+                    assert_eq!((produced, ended), ((1, vec![0, 0]), (1, vec![0, 0])), "{round}: begun with its record");
+                } else {
+                    there += 1;
+                    let elsewhere = [produced.1.iter().sum::<u64>(), ended.1.iter().sum()];
+                    assert_eq!((produced.0, ended.0, elsewhere), (1, 2, [1, 1]), "{round}: one after the other");
+                }
+                let aborted = if round == 0 { 0 } else { 1 };
+                assert_eq!(read(&mut client, index).await, (2 * (round + 1), 2 * (round + 1), aborted));
+            }
+        }
+        assert!(here > 0 && there > 0, "{here} and {there}");
+    });
+}

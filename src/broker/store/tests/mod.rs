@@ -12,6 +12,7 @@ mod faults;
 mod guards;
 mod harness;
 mod indexes;
+mod joined;
 mod reading;
 mod retention;
 mod sealed_indexes;
