@@ -4,10 +4,11 @@
 //! ```text
 //! batch of an open transaction                  → append
 //! otherwise  begin() → guard → ask coordinator → append with the guard, if it is still the one that waits
-//!            a marker or a first batch meanwhile clears the guard: what the coordinator said may be of the transaction before
+//!            a marker meanwhile clears the guard: what the coordinator said may be of the transaction before
 //! ```
 //! Where each transaction has an epoch of its own (transaction version 2) the marker of the one before may come while the
 //! coordinator is asked, and waits for that itself: it leaves the guard alone. A zombie's guard is its own, as its epoch is.
+//! A guard is kept while its transaction is open: the first batch may be taken back, by a full disk, and come again.
 
 use crate::error_code::ErrorCode;
 use crate::ids::{ProducerEpoch, ProducerId};
@@ -15,7 +16,7 @@ use crate::log::batch::RecordBatchHeader;
 use crate::log::producer_state::{ProducerError, ProducerStates};
 use std::collections::BTreeMap;
 
-/// Stands for one question to the coordinator; void once the transaction has begun or ended.
+/// Stands for one question to the coordinator; void once the transaction has ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct VerificationGuard(u64);
 
@@ -91,7 +92,10 @@ impl Verifications {
         // What another epoch waits for says nothing about this one.
         let waiting = self.waiting.get(&id).filter(|waiting| waiting.epoch == batch.producer_epoch);
         let verified = guard.is_some() && guard == waiting.map(|w| w.guard);
-        if !verified && !producers.is_ongoing(id, batch.producer_epoch) {
+        if producers.is_ongoing(id, batch.producer_epoch) {
+            return Ok(());
+        }
+        if !verified {
             let message = format!(
                 "producer {id} epoch {}: its batch is not part of a transaction that goes on here",
                 batch.producer_epoch
@@ -106,13 +110,6 @@ impl Verifications {
             return Err(ProducerError { code: ErrorCode::OutOfOrderSequenceNumber, message });
         }
         Ok(())
-    }
-
-    /// A batch of the producer's transaction is in the log: it has begun, guards that were given are void.
-    pub fn begun(&mut self, id: ProducerId, epoch: ProducerEpoch) {
-        if self.waiting.get(&id).is_some_and(|waiting| waiting.epoch <= epoch) {
-            self.waiting.remove(&id);
-        }
     }
 
     /// A marker is in the log: guards for the transaction that it ends are void. `v2`: its epoch is the next one's.
@@ -147,7 +144,7 @@ mod tests {
     }
 
     #[test]
-    fn a_guard_is_good_until_the_transaction_begins_or_ends() {
+    fn a_guard_is_good_until_the_transaction_ends() {
         let (mut verifications, mut states) = (Verifications::default(), ProducerStates::default());
         let code =
             |v: &Verifications, s: &ProducerStates, b: &RecordBatchHeader, g| v.check(b, g, s).map_err(|e| e.code);
@@ -163,9 +160,10 @@ mod tests {
         assert_ne!(second, guard);
         assert_eq!(code(&verifications, &states, &batch(0, 0), Some(guard)), refused);
         states.update(&batch(0, 0));
-        verifications.begun(ProducerId(7), ProducerEpoch(0));
         assert_eq!(code(&verifications, &states, &batch(0, 1), None), Ok(()), "it goes on");
         assert_eq!(code(&verifications, &states, &batch(1, 0), None), refused, "of another epoch");
+        let taken_back = ProducerStates::default();
+        assert_eq!(code(&verifications, &taken_back, &batch(0, 0), Some(second)), Ok(()), "it comes again");
     }
 
     #[test]
@@ -205,8 +203,7 @@ mod tests {
 
     #[test]
     fn a_zombie_is_not_in_the_way() {
-        let (id, mut states) = (ProducerId(7), ProducerStates::default());
-        let mut verifications = Verifications::default();
+        let (mut verifications, mut states) = (Verifications::default(), ProducerStates::default());
         let old = verifications.begin(producer(1, 0, true), 1);
         let new = verifications.begin(producer(2, 0, true), 1);
         assert_ne!(old, new);
@@ -215,7 +212,6 @@ mod tests {
         assert_eq!(refused, Err(ErrorCode::InvalidTxnState));
         assert!(verifications.check(&batch(2, 0), Some(new), &states).is_ok());
         states.update(&batch(2, 0));
-        verifications.begun(id, ProducerEpoch(2));
         // It asks when the transaction has begun: that goes on.
         verifications.begin(producer(1, 0, true), 1);
         assert!(verifications.check(&batch(2, 1), None, &states).is_ok());

@@ -275,9 +275,6 @@ impl Log {
     /// Notes a batch that was just added with its producer. `marker`: what it says, if it ends a transaction.
     pub(super) fn note_producer(&mut self, header: &RecordBatchHeader, marker: Option<EndTxnMarker>) -> Option<Undo> {
         let Some(marker) = marker else {
-            if header.is_transactional() {
-                self.verifications.begun(header.producer_id, header.producer_epoch);
-            }
             return self.producers.update(header);
         };
         let noted = self.producers.end(header, marker);
