@@ -10,12 +10,14 @@
 //!                  known: those are written after the sync of what they name                                            written again
 //! its indexes    written again, whole: their sync at the segment's end may be what failed
 //! sealed ones    known: the next segment's file is made after the sync
+//! log start      its file's bytes are synced before its name, the name need not be
 //! ```
 //! A power loss in the middle of it finds each sector old or new, which are the same.
 
 use super::LogStore;
+use super::flush::LOG_START_FILE;
 use super::gather::Unsynced;
-use super::partition::{Log, Partition};
+use super::partition::{Log, Partition, Segment};
 use super::recovery::write_again;
 use super::types::StoreError;
 use crate::log::segment::{FileKind, file_name};
@@ -24,6 +26,29 @@ use coreline_io::{BLOCK, DirContents, File, IoError, IoErrorKind, IoResult, Runt
 use std::rc::Rc;
 
 static ZEROS: [u8; BLOCK] = [0; BLOCK];
+
+/// A file, where what must be written again begins, and its end if that is known.
+type Part = (String, u64, Option<u64>);
+
+/// What may not be durable of the last segment.
+fn parts_to_settle(segment: &Segment, synced: u64, contents: &DirContents) -> Vec<Part> {
+    let name = |kind| file_name(segment.base, kind);
+    let mut parts = Vec::new();
+    let found = contents.entries.iter().find(|e| e.name == name(FileKind::Log)).map_or(u64::MAX, |e| e.len);
+    // What follows in the last block goes with the next write, which is of whole blocks. The name of a file that
+    // nothing is known of may not be durable.
+    let known = 0 < segment.size && segment.size <= synced && found <= segment.size.next_multiple_of(BLOCK as u64);
+    if !known {
+        parts.push((name(FileKind::Log), synced, Some(segment.size)));
+    }
+    for kind in [FileKind::TimeIndex, FileKind::OffsetIndex] {
+        // One without a byte is worth nothing: it is made again if it is gone.
+        if contents.entries.iter().any(|e| e.name == name(kind) && e.len > 0) {
+            parts.push((name(kind), 0, None));
+        }
+    }
+    parts
+}
 
 impl<R: Runtime> LogStore<R> {
     /// Makes sure that what the scan believed is on the device, names included. The first `synced` bytes of the last
@@ -35,23 +60,11 @@ impl<R: Runtime> LogStore<R> {
         synced: u64,
         contents: &DirContents,
     ) -> Result<(), StoreError> {
-        let Some(segment) = log.segments.iter().rev().find(|s| s.on_disk) else { return Ok(()) };
-        let name = |kind| file_name(segment.base, kind);
-        let mut parts = Vec::new();
-        let found = contents.entries.iter().find(|e| e.name == name(FileKind::Log)).map_or(u64::MAX, |e| e.len);
-        // What follows in the last block goes with the next write, which is of whole blocks. The name of a file that
-        // nothing is known of may not be durable.
-        let known = 0 < segment.size && segment.size <= synced && found <= segment.size.next_multiple_of(BLOCK as u64);
-        if !known {
-            parts.push((name(FileKind::Log), synced, Some(segment.size)));
-        }
-        for kind in [FileKind::TimeIndex, FileKind::OffsetIndex] {
-            // One without a byte is worth nothing: it is made again if it is gone.
-            if contents.entries.iter().any(|e| e.name == name(kind) && e.len > 0) {
-                parts.push((name(kind), 0, None));
-            }
-        }
-        if parts.is_empty() {
+        let parts = log.segments.iter().rev().find(|s| s.on_disk).map(|s| parts_to_settle(s, synced, contents));
+        let parts = parts.unwrap_or_default();
+        // It may be all that is left: of a log of which everything was deleted, and whose journal forgets what it says.
+        let start_is_named = contents.entries.iter().any(|e| e.name == LOG_START_FILE);
+        if parts.is_empty() && !start_is_named {
             return Ok(());
         }
         let mut unsynced = Unsynced { files: Vec::new(), dir: self.dir(partition) };

@@ -5,8 +5,8 @@ use crate::broker::store::flush::Limit;
 use crate::broker::store::partition::Partition;
 use crate::ids::Offset;
 use crate::log::segment::{FileKind, file_name};
-use coreline_io::BLOCK;
 use coreline_io::sim::{CrashKind, DiskOp, SimNode};
+use coreline_io::{BLOCK, TaskGroup, Tasks};
 use std::path::PathBuf;
 use std::rc::Rc;
 use std::time::Duration;
@@ -193,4 +193,38 @@ fn what_was_flushed_before_a_cut_says_nothing_of_what_came_after() {
     });
     die(&node);
     assert!(writes_of_a_load(&world, &node, 3) > 0, "batches that no sync covers are taken for durable");
+}
+
+/// A file's name that a process read and no sync covers is lost with the power, after what the journal knew of it was let go.
+#[test]
+fn the_start_of_a_log_that_was_read_is_durable() {
+    for passing in 0..6 {
+        let (world, node) = world(13 + passing);
+        let fatals = Fatals::default();
+        world.block_on(async {
+            let (store, partition) = three_flushed(&node, &fatals).await;
+            store.delete_records(id(0), Offset(3)).await.expect("in the journal");
+            node.disk_faults(|f| f.fail_after(DiskOp::Sync, "topic0-0", passing));
+            // It may end the process.
+            drop(node.runtime().spawn(TaskGroup::Flush, "flush", async move {
+                let _ = store.flush_partition(&partition).await;
+            }));
+            world.handle().sleep(Duration::from_secs(1)).await;
+        });
+        node.disk_faults(|f| f.clear());
+        node.crash_by(CrashKind::Kill);
+        node.restart();
+        world.block_on(async {
+            let store = open(&node, &fatals, 2, 0).await;
+            assert_eq!(store.load_end_offsets(id(0)).await.expect("loads").log_start, Offset(3));
+            store.shutdown().await.expect("closes");
+        });
+        node.crash_by(CrashKind::PowerLoss);
+        node.restart();
+        world.block_on(async {
+            let store = open(&node, &fatals, 2, 0).await;
+            let start = store.load_end_offsets(id(0)).await.expect("loads").log_start;
+            assert_eq!(start, Offset(3), "with sync {passing} failed");
+        });
+    }
 }
