@@ -204,7 +204,12 @@ impl Producer {
                 self.world.producer_id(answer.producer_id.0);
                 Ok(())
             }
-            Some(ErrorCode::KafkaStorageError | ErrorCode::NotController | ErrorCode::RequestTimedOut) => Err(Lost),
+            Some(
+                ErrorCode::KafkaStorageError
+                | ErrorCode::NotController
+                | ErrorCode::RequestTimedOut
+                | ErrorCode::CoordinatorLoadInProgress,
+            ) => Err(Lost),
             _ => fail(format!("{}: InitProducerId: {code:?}", self.name)),
         }
     }
