@@ -298,13 +298,15 @@ impl<R: Runtime> LogStore<R> {
         self.remove_files_after(left.map(|e| dir.join(&e.name)).collect(), Duration::ZERO);
         if listing.logs.is_empty() {
             let mut empty = self.empty(partition, start);
+            empty.settle = self.unsettled.holds(&partition.dir_name());
             // Written, but perhaps not durable: names are, once there is a segment.
-            empty.log.dir_made = listing.metadata && !self.unsettled.holds(&partition.dir_name());
+            empty.log.dir_made = listing.metadata && !empty.settle;
             // Retention may have taken all that producers sent: what they have sent is known all the same.
             let (producers, snapshot) = self.read_snapshot(partition, &listing, &contents).await?;
             empty.log.producers = producers;
             empty.producers_to = snapshot.unwrap_or(0);
             empty.log.snapshots = listing.snapshots.iter().copied().collect();
+            empty.contents = contents;
             return Ok(empty);
         }
         self.rebuild_indexes(partition, &mut listing).await?;
