@@ -10,6 +10,7 @@ pub mod docs;
 pub mod error_code;
 pub mod groups;
 pub mod ids;
+pub mod latency;
 pub mod log;
 pub mod protocol;
 pub mod transactions;

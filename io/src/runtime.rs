@@ -113,6 +113,12 @@ pub trait Tasks {
 
     /// True when this task has used up its slice.
     fn should_yield(&self) -> bool;
+
+    /// The longest of the stalls (polls of a task that held the core too long) between two times, and the task's name: as
+    /// far as they are remembered. None where nobody looks for stalls.
+    fn longest_stall_between(&self, _from: Monotonic, _to: Monotonic) -> Option<(&'static str, Duration)> {
+        None
+    }
 }
 
 /// Everything a shard may ask of the world. A handle: cloning it is cheap.

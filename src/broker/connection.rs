@@ -8,10 +8,12 @@
 //! out then, and what was read of later requests goes with it.
 
 use super::frames::{Frame, FrameError, FrameReader, RequestMemory};
+use super::latency::{Latencies, Particulars};
 use super::moving::Steer;
-use super::pipeline::{Close, PendingAnswer, Pipeline};
+use super::pipeline::{Answered, Close, PendingAnswer, Pipeline, Sent};
 use super::steering::{Steering, Touched};
-use crate::protocol::{ApiKey, Request, ResponseFrame};
+use crate::latency::{Stage, Timeline};
+use crate::protocol::{ApiKey, Request};
 use bytes::BytesMut;
 use coreline_io::{JoinHandle, Monotonic, Runtime, Stream, TaskGroup};
 use coreline_shards::ShardId;
@@ -80,12 +82,14 @@ pub struct RequestContext {
     pub request: Request,
     /// The connection's memory. Hold no borrow across an await.
     pub session: Rc<RefCell<Session>>,
+    /// Where its time went so far.
+    pub timeline: Timeline,
 }
 
 /// What becomes of a request.
 pub enum Answer {
     /// Send this (nothing, if it has no parts).
-    Now(ResponseFrame),
+    Now(Answered),
     /// The answer comes later; the next request may be read. In the order of requests all the same.
     Later(PendingAnswer),
 }
@@ -115,6 +119,8 @@ pub struct ConnectionLimits {
     pub request_bytes_max: usize,
     /// What requests of this shard may take together.
     pub memory: RequestMemory,
+    /// Where this shard writes down how long requests took.
+    pub latencies: Rc<Latencies>,
 }
 
 /// A connection as its shard sees it: what the listener needs to end it.
@@ -197,8 +203,10 @@ impl<S: Stream> Connection<S> {
         R: Runtime<Stream = S>,
         V: Service,
     {
-        let mut frames = FrameReader::new(unread, limits.request_bytes_max, limits.memory);
-        let end = self.requests(&runtime, &*service, &mut frames, &mut steering).await;
+        let ConnectionLimits { request_bytes_max, memory, latencies } = limits;
+        let mut frames = FrameReader::new(unread, request_bytes_max, memory);
+        let shard = Surroundings { runtime, service, latencies };
+        let end = self.requests(&shard, &mut frames, &mut steering).await;
         match &end {
             Ok(None) => {}
             Ok(Some(to)) => {
@@ -223,8 +231,7 @@ impl<S: Stream> Connection<S> {
     /// Where it goes on; none if it ends here.
     async fn requests<R, V>(
         self: &Rc<Self>,
-        runtime: &R,
-        service: &V,
+        shard: &Surroundings<R, V>,
         frames: &mut FrameReader,
         steering: &mut Option<(Rc<Steer>, Steering)>,
     ) -> Result<Option<ShardId>, End>
@@ -232,11 +239,20 @@ impl<S: Stream> Connection<S> {
         R: Runtime<Stream = S>,
         V: Service,
     {
+        let runtime = &shard.runtime;
+        let mut read_at = runtime.now();
         while !self.closing.get() {
+            let reads = frames.reads();
             let frame = frames.next(&self.stream).await?;
             self.busy.set(true);
-            self.last_active.set(runtime.now());
-            let result = self.request(runtime, service, frame).await;
+            let now = runtime.now();
+            self.last_active.set(now);
+            if frames.reads() > reads {
+                read_at = now;
+            }
+            let mut timeline = Timeline::begin(read_at.nanos);
+            timeline.mark(Stage::Queue, now.nanos);
+            let result = self.request(shard, frame, timeline).await;
             self.busy.set(false);
             self.last_active.set(runtime.now());
             result?;
@@ -274,40 +290,53 @@ impl<S: Stream> Connection<S> {
         (connection.stream, session)
     }
 
-    async fn request<R, V>(self: &Rc<Self>, runtime: &R, service: &V, frame: Frame) -> Result<(), End>
+    async fn request<R, V>(
+        self: &Rc<Self>,
+        shard: &Surroundings<R, V>,
+        frame: Frame,
+        mut timeline: Timeline,
+    ) -> Result<(), End>
     where
         R: Runtime<Stream = S>,
         V: Service,
     {
+        let runtime = &shard.runtime;
         let Frame { mut bytes, permit } = frame;
         let request = Request::parse(&mut bytes).map_err(Close::because)?;
-        let (key, what) = (request.api.key, Described::of(&request));
+        let (key, what) = (request.api.key, Particulars::of(&request));
         // Only with those of its own kind: between others the order is that of the requests, as if each had waited.
         let pipelined = key.is_pipelined() && self.last.replace(Some(key)) == Some(key);
-        if !pipelined && !self.pipeline.drained().await {
-            return Err(End::Gone);
+        if !pipelined && self.pipeline.unfinished() > 0 {
+            if !self.pipeline.drained().await {
+                return Err(End::Gone);
+            }
+            timeline.mark(Stage::Queue, runtime.now().nanos);
         }
-        let context = RequestContext { request, session: Rc::clone(&self.session) };
-        match service.handle(context, bytes).await.map_err(|close| what.close(close))? {
+        let context = RequestContext { request, session: Rc::clone(&self.session), timeline };
+        match shard.service.handle(context, bytes).await.map_err(|close| because_of(&what, &close))? {
             // Nobody else writes: all other answers are out, or this one would not be here.
-            Answer::Now(frame) if self.pipeline.unfinished() == 0 => {
+            Answer::Now(answered) if self.pipeline.unfinished() == 0 => {
+                let Answered { frame, mut timeline } = answered;
                 let mut parts = VecDeque::from(frame.parts);
                 if !parts.is_empty() {
                     self.stream.write_all(&mut parts).await.map_err(FrameError::Io)?;
                 }
+                timeline.mark(Stage::Send, runtime.now().nanos);
+                shard.latencies.record(what, self.peer(), &timeline, || stall(runtime, &timeline));
             }
-            Answer::Now(frame) => {
-                self.later(runtime, Box::pin(std::future::ready(Ok(frame))), permit).await?;
+            Answer::Now(answered) => {
+                self.later(shard, Box::pin(std::future::ready(Ok(answered))), what, permit).await?;
             }
-            Answer::Later(answer) => self.later(runtime, answer, permit).await?,
+            Answer::Later(answer) => self.later(shard, answer, what, permit).await?,
         }
         Ok(())
     }
 
-    async fn later<R>(
+    async fn later<R, V>(
         self: &Rc<Self>,
-        runtime: &R,
+        shard: &Surroundings<R, V>,
         answer: PendingAnswer,
+        what: Particulars,
         permit: coreline_io::sync::Permit,
     ) -> Result<(), End>
     where
@@ -315,19 +344,25 @@ impl<S: Stream> Connection<S> {
     {
         if self.writer.borrow().is_none() {
             let connection = Rc::clone(self);
-            let clock = runtime.clone();
+            let (clock, latencies) = (shard.runtime.clone(), Rc::clone(&shard.latencies));
             // It ends with the pipeline.
-            let writer = runtime.spawn(TaskGroup::Requests, "connection-writer", async move {
-                connection.answers(clock).await;
+            let writer = shard.runtime.spawn(TaskGroup::Requests, "connection-writer", async move {
+                connection.answers(clock, latencies).await;
             });
             self.writer.replace(Some(writer));
         }
-        if self.pipeline.push(answer, permit).await { Ok(()) } else { Err(End::Gone) }
+        if self.pipeline.push(answer, what, permit).await { Ok(()) } else { Err(End::Gone) }
     }
 
-    async fn answers<R: Runtime>(self: Rc<Self>, runtime: R) {
-        let wrote = || self.last_active.set(runtime.now());
-        if let Err(close) = self.pipeline.write(&self.stream, wrote).await {
+    async fn answers<R: Runtime>(self: Rc<Self>, runtime: R, latencies: Rc<Latencies>) {
+        let wrote = |now, sent: Vec<Sent>| {
+            self.last_active.set(now);
+            let peer = self.peer();
+            for Sent { what, timeline, .. } in sent {
+                latencies.record(what, peer, &timeline, || stall(&runtime, &timeline));
+            }
+        };
+        if let Err(close) = self.pipeline.write(&self.stream, || runtime.now(), wrote).await {
             tracing::warn!(peer = %self.peer(), "connection closed: {close}");
             self.close_now();
         }
@@ -345,23 +380,24 @@ pub struct Leaving {
     pub steering: Steering,
 }
 
-/// The request in words, for the line that says why its connection was closed.
-struct Described {
-    api: &'static str,
-    version: i16,
-    client_id: Option<String>,
+/// What of its shard a connection needs.
+struct Surroundings<R, V> {
+    runtime: R,
+    service: Rc<V>,
+    latencies: Rc<Latencies>,
 }
 
-impl Described {
-    fn of(request: &Request) -> Self {
-        let header = &request.header;
-        Self { api: request.api.key.name(), version: header.api_version, client_id: header.client_id.clone() }
-    }
+/// The longest stall of the core while a request was there.
+fn stall<R: Runtime>(runtime: &R, timeline: &Timeline) -> Option<crate::latency::Stall> {
+    let at = |nanos| Monotonic { nanos };
+    let (task, took) = runtime.longest_stall_between(at(timeline.begun()), at(timeline.ended()))?;
+    Some(crate::latency::Stall { task: task.to_owned(), nanos: took.as_nanos() as u64 })
+}
 
-    fn close(&self, close: Close) -> Close {
-        let client = self.client_id.as_deref().unwrap_or("");
-        Close(format!("{} version {} of client {client:?}: {close}", self.api, self.version))
-    }
+/// Says of which request the connection was closed.
+fn because_of(what: &Particulars, close: &Close) -> Close {
+    let client = what.client_id.as_deref().unwrap_or("");
+    Close(format!("{} version {} of client {client:?}: {close}", what.key.name(), what.version))
 }
 
 /// Why a connection ends.

@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::broker::listener::{self, ConnectionCount, ListenerOptions};
+use crate::protocol::ResponseFrame;
 use crate::protocol::frame::{begin_response, finish_response};
 use bytes::{Buf, BufMut, Bytes};
 use coreline_io::sim::{SimOptions, SimRuntime, SimWorld};
@@ -38,7 +39,7 @@ impl Service for Echo {
     }
 
     async fn handle(&self, context: RequestContext, body: BytesMut) -> Result<Answer, Close> {
-        let request = context.request;
+        let RequestContext { request, timeline, .. } = context;
         let body = body.freeze();
         self.sessions.borrow_mut().push(context.session.borrow().clone());
         context.session.borrow_mut().has_fetch_session(self.fetch_session.get());
@@ -56,13 +57,13 @@ impl Service for Echo {
         finish_response(&mut frame, 0);
         let frame = ResponseFrame::single(frame.freeze());
         if !request.api.key.is_pipelined() {
-            return Ok(Answer::Now(frame));
+            return Ok(Answer::Now(Answered { frame, timeline }));
         }
         let (sender, receiver) = oneshot();
         self.pending.borrow_mut().push_back(sender);
         Ok(Answer::Later(Box::pin(async move {
             receiver.await;
-            if body.starts_with(b"late close") { Err(Close::because("late")) } else { Ok(frame) }
+            if body.starts_with(b"late close") { Err(Close::because("late")) } else { Ok(Answered { frame, timeline }) }
         })))
     }
 }
@@ -85,7 +86,11 @@ fn start(seed: u64, change: impl FnOnce(&mut ListenerOptions)) -> Broker {
     let (echo, stop, serving) = (Rc::new(Echo::default()), Rc::new(Notify::default()), Rc::new(Cell::new(true)));
     let memory = RequestMemory::new(1 << 20);
     let mut options = ListenerOptions {
-        limits: ConnectionLimits { request_bytes_max: REQUEST_MAX, memory: memory.clone() },
+        limits: ConnectionLimits {
+            request_bytes_max: REQUEST_MAX,
+            memory: memory.clone(),
+            latencies: Rc::new(Latencies::new(0)),
+        },
         idle: Some(Duration::from_secs(60)),
         count: ConnectionCount::new(100),
         steer: None,

@@ -80,19 +80,27 @@ pub struct FrameReader {
     memory: RequestMemory,
     /// How much room the next read gets.
     room: usize,
+    /// Reads so far.
+    reads: u64,
 }
 
 impl FrameReader {
     /// A reader that begins with `unread`, of frames up to `size_max` bytes.
     #[must_use]
     pub fn new(unread: BytesMut, size_max: usize, memory: RequestMemory) -> Self {
-        Self { buf: unread, size_max, memory, room: QUIET_BUFFER }
+        Self { buf: unread, size_max, memory, room: QUIET_BUFFER, reads: 0 }
     }
 
     /// Bytes that were read and not handed out.
     #[must_use]
     pub fn into_unread(self) -> BytesMut {
         self.buf
+    }
+
+    /// How often something was read off the stream: a frame for which nothing was read came with the one before.
+    #[must_use]
+    pub fn reads(&self) -> u64 {
+        self.reads
     }
 
     /// True if the next frame is there already, whole.
@@ -140,6 +148,7 @@ impl FrameReader {
         // Another large one probably follows: read little of it into the buffer it is then copied from.
         self.room = QUIET_BUFFER;
         while frame.len() < size {
+            self.reads += 1;
             if stream.read(&mut frame).await? == 0 {
                 return Err(FrameError::Cut { read: frame.len(), size });
             }
@@ -157,6 +166,7 @@ impl FrameReader {
             self.buf.reserve(self.room);
         }
         let room = self.buf.capacity() - self.buf.len();
+        self.reads += 1;
         let read = stream.read(&mut self.buf).await?;
         self.room = if read == room { BUSY_BUFFER } else { QUIET_BUFFER };
         Ok(read)

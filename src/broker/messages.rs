@@ -7,6 +7,7 @@ use super::store::Isolation;
 use super::transactions::TransactionEvent;
 use crate::controller::{ClusterImage, Command, CommandError, Outcome};
 use crate::ids::{Offset, PartitionId};
+use crate::latency::{Snapshot, Span};
 use coreline_shards::{HandOff, MeshProtocol};
 use std::sync::Arc;
 
@@ -32,6 +33,13 @@ pub enum Request {
     Serve,
     /// The sizes of partitions of this shard.
     LogSizes(Vec<PartitionId>),
+    /// How long requests took on the connections of this shard.
+    Latencies {
+        /// Of which time.
+        span: Span,
+        /// So many of the slowest.
+        slowest: usize,
+    },
     /// About partitions of the shard that is asked.
     Data(Ask),
 }
@@ -52,6 +60,8 @@ pub enum Reply {
     },
     /// To `LogSizes`: in bytes, those that could be read.
     LogSizes(Vec<(PartitionId, u64)>),
+    /// To `Latencies`.
+    Latencies(Snapshot),
     /// To `Data`.
     Data(Told),
 }

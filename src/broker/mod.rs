@@ -7,6 +7,7 @@ pub mod fatal;
 pub mod frames;
 pub mod groups;
 pub mod handlers;
+pub mod latency;
 pub mod listener;
 pub mod messages;
 pub mod metadata;

@@ -49,7 +49,8 @@ fn pair(seed: u64, rules: SteeringRules) -> Pair {
         let address = SocketAddr::new(runtime.ip(), 0);
         let listener = world.block_on(runtime.listen(address, ListenOptions::default())).unwrap();
         addresses.push(listener.local_addr());
-        let limits = ConnectionLimits { request_bytes_max: REQUEST_MAX, memory: memory.clone() };
+        let latencies = Rc::new(Latencies::new(0));
+        let limits = ConnectionLimits { request_bytes_max: REQUEST_MAX, memory: memory.clone(), latencies };
         let steer = Some(Rc::clone(&steers[i]));
         let options = ListenerOptions { limits, idle: None, count: count.clone(), steer };
         let (rt, service, stop) = (runtime.clone(), Rc::clone(&echoes[i]), Rc::clone(&stops[i]));

@@ -1,10 +1,12 @@
 //! Answers on their way out, in the order of their requests: those that wait for a group commit do not keep the next
 //! request from being read.
 
+use super::latency::Particulars;
+use crate::latency::{Stage, Timeline};
 use crate::protocol::ResponseFrame;
 use bytes::Bytes;
-use coreline_io::Stream;
 use coreline_io::sync::{Notify, Permit};
+use coreline_io::{Monotonic, Stream};
 use futures_util::FutureExt;
 use futures_util::future::LocalBoxFuture;
 use std::cell::{Cell, RefCell};
@@ -27,11 +29,32 @@ impl Close {
     }
 }
 
+/// An answer, and where its time went until it was there.
+#[derive(Debug)]
+pub struct Answered {
+    /// What is sent; nothing, if it has no parts.
+    pub frame: ResponseFrame,
+    /// Its stages so far.
+    pub timeline: Timeline,
+}
+
 /// An answer that is not there yet.
-pub type PendingAnswer = LocalBoxFuture<'static, Result<ResponseFrame, Close>>;
+pub type PendingAnswer = LocalBoxFuture<'static, Result<Answered, Close>>;
+
+/// An answer that was written.
+#[derive(Debug)]
+pub struct Sent {
+    /// To which request.
+    pub what: Particulars,
+    /// Its stages, to the end.
+    pub timeline: Timeline,
+    /// The request's memory.
+    _permit: Permit,
+}
 
 struct Pending {
     answer: PendingAnswer,
+    what: Particulars,
     /// The request's memory, until it is answered.
     permit: Permit,
 }
@@ -55,7 +78,7 @@ impl std::fmt::Debug for Pipeline {
 
 impl Pipeline {
     /// Waits for room and takes an answer in. False if the connection is closed.
-    pub async fn push(&self, answer: PendingAnswer, permit: Permit) -> bool {
+    pub async fn push(&self, answer: PendingAnswer, what: Particulars, permit: Permit) -> bool {
         while self.unfinished.get() >= PIPELINE_MAX && !self.closed.get() {
             self.finished.notified().await;
         }
@@ -63,7 +86,7 @@ impl Pipeline {
             return false;
         }
         self.unfinished.set(self.unfinished.get() + 1);
-        self.queue.borrow_mut().push_back(Pending { answer, permit });
+        self.queue.borrow_mut().push_back(Pending { answer, what, permit });
         self.pushed.notify_all();
         true
     }
@@ -90,26 +113,37 @@ impl Pipeline {
     }
 
     /// Writes answers until the pipeline is closed, or one of them says that the connection must be. What was before it
-    /// is written first. `wrote` is called after each write.
+    /// is written first. `wrote` is called after each write, with the answers that went out.
     ///
     /// # Errors
     /// Why the connection is of no more use.
-    pub async fn write<S: Stream>(&self, stream: &S, wrote: impl Fn()) -> Result<(), Close> {
+    pub async fn write<S: Stream>(
+        &self,
+        stream: &S,
+        now: impl Fn() -> Monotonic,
+        wrote: impl Fn(Monotonic, Vec<Sent>),
+    ) -> Result<(), Close> {
         while let Some(first) = self.next().await {
             let mut ready = Ready::default();
             let result = match first.answer.await {
-                Ok(frame) => {
-                    ready.take(frame, first.permit);
+                Ok(answered) => {
+                    ready.take(answered, first.what, first.permit);
                     self.gather(&mut ready)
                 }
                 Err(close) => Err(close),
             };
-            if !ready.parts.is_empty() {
-                stream.write_all(&mut ready.parts).await.map_err(Close::because)?;
-                wrote();
+            let answers = ready.sent.len();
+            if answers > 0 {
+                let mut at = now();
+                ready.mark(Stage::Ready, at);
+                if !ready.parts.is_empty() {
+                    stream.write_all(&mut ready.parts).await.map_err(Close::because)?;
+                    at = now();
+                    ready.mark(Stage::Send, at);
+                }
+                wrote(at, ready.sent);
             }
-            self.unfinished.set(self.unfinished.get() - ready.answers);
-            drop(ready);
+            self.unfinished.set(self.unfinished.get() - answers);
             self.finished.notify_all();
             result?;
         }
@@ -133,7 +167,7 @@ impl Pipeline {
         while ready.bytes < WRITE_GATHER {
             let Some(mut next) = self.queue.borrow_mut().pop_front() else { break };
             match (&mut next.answer).now_or_never() {
-                Some(Ok(frame)) => ready.take(frame, next.permit),
+                Some(Ok(answered)) => ready.take(answered, next.what, next.permit),
                 Some(Err(close)) => return Err(close),
                 None => {
                     self.queue.borrow_mut().push_front(next);
@@ -150,15 +184,18 @@ impl Pipeline {
 struct Ready {
     parts: VecDeque<Bytes>,
     bytes: usize,
-    answers: usize,
-    permits: Vec<Permit>,
+    sent: Vec<Sent>,
 }
 
 impl Ready {
-    fn take(&mut self, frame: ResponseFrame, permit: Permit) {
+    fn take(&mut self, answered: Answered, what: Particulars, permit: Permit) {
+        let Answered { frame, timeline } = answered;
         self.bytes += frame.len();
         self.parts.extend(frame.parts);
-        self.answers += 1;
-        self.permits.push(permit);
+        self.sent.push(Sent { what, timeline, _permit: permit });
+    }
+
+    fn mark(&mut self, stage: Stage, now: Monotonic) {
+        self.sent.iter_mut().for_each(|sent| sent.timeline.mark(stage, now.nanos));
     }
 }

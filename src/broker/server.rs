@@ -12,6 +12,7 @@ use super::controller::{Controller, ControllerError, apply_image};
 use super::fatal::{ExitReason, FatalHandler};
 use super::frames::RequestMemory;
 use super::handlers::Handlers;
+use super::latency::Latencies;
 use super::listener::{self, ConnectionCount, ListenerOptions};
 use super::messages::{BrokerMesh, Event, Reply, Request};
 use super::metadata::ControllerHandle;
@@ -175,6 +176,9 @@ impl<R: Runtime> MeshHandler<BrokerMesh> for Door<R> {
                     reply.send(Reply::LogSizes(shard.log_sizes(ids).await));
                 });
             }
+            (Request::Latencies { span, slowest }, Some(handlers)) => {
+                reply.send(Reply::Latencies(handlers.shard().latencies.snapshot(span, slowest, self.runtime.now())));
+            }
             (Request::Data(ask), Some(handlers)) => handlers.on_ask(ask, reply),
             // Dropping the reply tells the caller that nobody is here.
             (_, None) => drop(reply),
@@ -327,7 +331,8 @@ async fn accept<R: Runtime>(
 ) {
     let config = &node.config;
     let memory = config.queued_request_bytes.map_or(REQUEST_MEMORY, |all| all.div_ceil(ctx.shards));
-    let limits = ConnectionLimits { request_bytes_max: config.request_bytes_max, memory: RequestMemory::new(memory) };
+    let (memory, latencies) = (RequestMemory::new(memory), Rc::clone(&handlers.shard().latencies));
+    let limits = ConnectionLimits { request_bytes_max: config.request_bytes_max, memory, latencies };
     let idle = config.connection_idle_ms.map(Duration::from_millis);
     let steer = steer(ctx, node, arrivals);
     let options = ListenerOptions { limits, idle, count: node.connections.clone(), steer: steer.clone() };
@@ -438,6 +443,7 @@ async fn open<R: Runtime>(
         mesh: ctx.mesh.clone(),
         controller,
         shutdown: ctx.shutdown.clone(),
+        latencies: Rc::new(Latencies::new(ctx.shard.0)),
     }))
 }
 

@@ -1,5 +1,6 @@
 //! What one core has: everything a handler may need, in one place, shared as `Rc<Shard<R>>`.
 
+use super::latency::Latencies;
 use super::messages::BrokerMesh;
 use super::metadata::ControllerHandle;
 use super::store::LogStore;
@@ -31,6 +32,8 @@ pub struct Shard<R: Runtime> {
     pub controller: ControllerHandle,
     /// When to stop.
     pub shutdown: Shutdown,
+    /// How long requests took.
+    pub latencies: Rc<Latencies>,
 }
 
 impl<R: Runtime> Shard<R> {

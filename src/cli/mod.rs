@@ -7,6 +7,7 @@ pub mod group;
 mod group_admin;
 mod group_member;
 mod kafka;
+pub mod latency;
 pub mod log;
 pub mod produce;
 mod reader;
@@ -56,6 +57,8 @@ enum Command {
     Produce(produce::ProduceArgs),
     /// Write the records of a topic to standard output.
     Consume(consume::ConsumeArgs),
+    /// Where the time of requests goes, and what the slowest waited on.
+    Latency(latency::LatencyArgs),
     /// Print and check the files of a node's data directory.
     Log(log::LogArgs),
     /// Load any Kafka-protocol broker and say what it found.
@@ -95,6 +98,7 @@ pub fn main() -> ExitCode {
         Command::Topic(args) => topic::run(&args),
         Command::Group(args) => group::run(&args),
         Command::Transaction(args) => transaction::run(&args),
+        Command::Latency(args) => latency::run(&args),
         Command::Produce(args) => produce::run(&args),
         Command::Consume(args) => consume::run(&args),
         Command::BenchGroups(workload) => load::run_groups(&workload).map_err(|e| e.to_string()),

@@ -52,6 +52,8 @@ pub enum ApiKey {
     DescribeTopicPartitions = 75,
     /// Our own: see [`super::compact_topic`].
     CompactTopic = OWN_KEYS_FROM,
+    /// Our own: see [`super::describe_latency`].
+    DescribeLatency = OWN_KEYS_FROM + 1,
 }
 
 impl ApiKey {
@@ -99,6 +101,7 @@ impl ApiKey {
             Self::ListConfigResources => "ListConfigResources",
             Self::DescribeTopicPartitions => "DescribeTopicPartitions",
             Self::CompactTopic => "CompactTopic",
+            Self::DescribeLatency => "DescribeLatency",
         }
     }
 
@@ -185,6 +188,7 @@ static APIS: &[Api] = &[
     api(ApiKey::ListConfigResources, 0, 1, 0, schema::LIST_CONFIG_RESOURCES),
     api(ApiKey::DescribeTopicPartitions, 0, 0, 0, schema::DESCRIBE_TOPIC_PARTITIONS),
     api(ApiKey::CompactTopic, 0, 0, 1, schema::COMPACT_TOPIC),
+    api(ApiKey::DescribeLatency, 0, 0, 1, schema::DESCRIBE_LATENCY),
 ];
 
 impl Api {

@@ -8,10 +8,9 @@
 //! It is not in ApiVersions: Kafka's clients would print a key that they do not know.
 
 use super::api::ApiKey;
+use super::own::{Result, enough, get_all, get_text, put_text, version_zero};
 use kafka_protocol::protocol::buf::{ByteBuf, ByteBufMut};
-use kafka_protocol::protocol::{Decodable, Encodable, HeaderVersion, Message, Request, VersionRange};
-
-type Result<T> = std::result::Result<T, anyhow::Error>;
+use kafka_protocol::protocol::{Decodable, Encodable, Request};
 
 /// What is asked.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -52,54 +51,6 @@ pub struct CompactedPartition {
     pub compacted_end: i64,
     /// The high watermark.
     pub end: i64,
-}
-
-fn enough<B: ByteBuf>(buf: &B, bytes: usize) -> Result<()> {
-    anyhow::ensure!(buf.remaining() >= bytes, "{} bytes are left, expected {bytes}", buf.remaining());
-    Ok(())
-}
-
-fn put_text<B: ByteBufMut>(buf: &mut B, text: Option<&str>) -> Result<()> {
-    match text {
-        None => buf.put_i16(-1),
-        Some(text) => {
-            buf.put_i16(i16::try_from(text.len())?);
-            buf.put_slice(text.as_bytes());
-        }
-    }
-    Ok(())
-}
-
-fn get_text<B: ByteBuf>(buf: &mut B) -> Result<Option<String>> {
-    enough(buf, 2)?;
-    let Ok(len) = usize::try_from(buf.get_i16()) else { return Ok(None) };
-    enough(buf, len)?;
-    let mut bytes = vec![0; len];
-    buf.copy_to_slice(&mut bytes);
-    Ok(Some(String::from_utf8(bytes)?))
-}
-
-/// An array of items of at least `size` bytes.
-fn get_all<B: ByteBuf, T>(buf: &mut B, size: usize, item: impl Fn(&mut B) -> Result<T>) -> Result<Vec<T>> {
-    enough(buf, 4)?;
-    let count = usize::try_from(buf.get_i32()).unwrap_or(0);
-    enough(buf, count.saturating_mul(size))?;
-    (0..count).map(|_| item(buf)).collect()
-}
-
-macro_rules! version_zero {
-    ($($message:ty => $header:expr),*) => {$(
-        impl Message for $message {
-            const VERSIONS: VersionRange = VersionRange { min: 0, max: 0 };
-            const DEPRECATED_VERSIONS: Option<VersionRange> = None;
-        }
-
-        impl HeaderVersion for $message {
-            fn header_version(_version: i16) -> i16 {
-                $header
-            }
-        }
-    )*};
 }
 
 version_zero!(CompactTopicRequest => 1, CompactTopicResponse => 0);

@@ -394,6 +394,52 @@ fn a_topic_is_compacted_when_it_is_asked_for() {
 }
 
 #[test]
+fn latencies_are_told_apart_by_stage() {
+    let dir = directory();
+    let node = Node::start(dir.path(), &["coreline.cores=2"]);
+    node.ok(&["topic", "create", "t", "--partitions", "4"], "");
+    for partition in ["0", "1", "2", "3"] {
+        node.ok(&["produce", "t", "-p", partition], &lines(0..10));
+    }
+    assert_eq!(node.values("t").len(), 40);
+    let found = node.json(&["latency", "--json", "--by-shard", "--since-start"]);
+    assert_eq!(found["shards"], 2);
+    let rows = found["latencies"].as_array().expect("rows");
+    let count = |api: &str, stage: &str, all: bool| -> u64 {
+        let wanted = |row: &&Value| row["api"] == api && row["stage"] == stage && row["shard"].is_null() == all;
+        rows.iter().filter(wanted).map(|row| row["count"].as_u64().expect("a number")).sum()
+    };
+    // How many requests the command made of its lines is its own affair. On which shards the connections were is the
+    // kernel's: hops cannot be counted on.
+    let produced = count("Produce", "total", true);
+    assert!(produced >= 4, "{found}");
+    for stage in ["parse", "journal", "device", "ready", "send", "total"] {
+        let counts = (count("Produce", stage, true), count("Produce", stage, false));
+        assert_eq!(counts, (produced, produced), "{stage}: {found}");
+    }
+    for stage in ["parse", "read", "ready", "send"] {
+        assert_eq!(count("Fetch", stage, true), count("Fetch", "total", true), "{stage}: {found}");
+    }
+    assert!(count("Fetch", "total", true) > 0 && count("CreateTopics", "handle", true) == 1, "{found}");
+    // Again if it took so long that it is forgotten.
+    let slow = loop {
+        node.ok(&["produce", "t", "-p", "0"], "x\n");
+        let found = node.json(&["latency", "--json", "--slowest", "1000"]);
+        let slowest = found["slowest"].as_array().expect("a list");
+        if let Some(slow) = slowest.iter().find(|slow| slow["api"] == "Produce") {
+            break slow.clone();
+        }
+    };
+    let stages = slow["stages"].as_array().expect("a list").iter();
+    let sum: f64 = stages.map(|stage| stage["us"].as_f64().expect("a number")).sum();
+    assert!((sum - slow["total_us"].as_f64().expect("a number")).abs() < 0.001, "{slow}");
+    assert!(slow["flush"]["bytes"].as_u64() > Some(0) && slow["flush"]["partitions"] == 1, "{slow}");
+    let text = node.ok(&["latency", "--slowest", "1", "--since-start"], "");
+    assert!(text.contains("\nProduce "), "{text}");
+    node.stop();
+}
+
+#[test]
 fn a_changed_setting_is_obeyed_at_once() {
     let dir = directory();
     let node = Node::start(dir.path(), &["coreline.cores=2"]);

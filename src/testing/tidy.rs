@@ -23,6 +23,7 @@ const LINES_MAX: usize = 1000;
 const PURE: &[&str] = &[
     "ids",
     "error_code",
+    "latency",
     "protocol",
     "log",
     "replication",
@@ -39,6 +40,7 @@ const PURE: &[&str] = &[
 const EDGES: &[(&str, &[&str])] = &[
     ("ids", &[]),
     ("error_code", &[]),
+    ("latency", &[]),
     ("protocol", &["ids", "error_code"]),
     ("log", &["ids", "error_code"]),
     ("replication", &["ids", "error_code", "log"]),
@@ -54,6 +56,7 @@ const EDGES: &[(&str, &[&str])] = &[
         &[
             "ids",
             "error_code",
+            "latency",
             "protocol",
             "log",
             "replication",
@@ -66,7 +69,7 @@ const EDGES: &[(&str, &[&str])] = &[
         ],
     ),
     ("admin", &["ids", "error_code", "config", "broker", "registry"]),
-    ("cli", &["ids", "error_code", "protocol", "config", "controller", "broker", "log"]),
+    ("cli", &["ids", "error_code", "latency", "protocol", "config", "controller", "broker", "log"]),
 ];
 
 /// Calls that a pure module must not make.

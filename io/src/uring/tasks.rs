@@ -1,11 +1,12 @@
 //! Tasks: one glommio queue per scheduling group, and the stall detector.
 
-use super::UringRuntime;
 use super::nap::Counted;
-use crate::runtime::{JoinHandle, TaskGroup, Tasks};
+use super::{UringRuntime, start_of_process};
+use crate::runtime::{JoinHandle, Monotonic, TaskGroup, Tasks};
 use crate::sync::oneshot;
 use glommio::{Latency, Shares, TaskQueueHandle};
 use std::cell::{Cell, RefCell};
+use std::collections::VecDeque;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll};
@@ -51,11 +52,23 @@ impl Queues {
     }
 }
 
+/// The newest stalls that are remembered.
+const STALLS_KEPT: usize = 64;
+
 #[derive(Debug, Default)]
 pub(super) struct Stalls {
     count: Cell<u64>,
     longest: Cell<Duration>,
     logged: Cell<Option<Instant>>,
+    newest: RefCell<VecDeque<Stalled>>,
+}
+
+/// A poll that was a stall.
+#[derive(Clone, Copy, Debug)]
+struct Stalled {
+    task: &'static str,
+    took: Duration,
+    ended: Instant,
 }
 
 impl Stalls {
@@ -67,10 +80,23 @@ impl Stalls {
         self.longest.get()
     }
 
+    /// The longest that was remembered and in part between two times.
+    fn longest_between(&self, from: Instant, to: Instant) -> Option<Stalled> {
+        let newest = self.newest.borrow();
+        let within = newest.iter().filter(|s| s.ended > from && s.ended - s.took < to);
+        within.max_by_key(|s| s.took).copied()
+    }
+
     #[cold]
     fn record(&self, task: &'static str, took: Duration, now: Instant) {
         self.count.set(self.count.get() + 1);
         self.longest.set(self.longest.get().max(took));
+        let mut newest = self.newest.borrow_mut();
+        if newest.len() == STALLS_KEPT {
+            newest.pop_front();
+        }
+        newest.push_back(Stalled { task, took, ended: now });
+        drop(newest);
         if self.logged.get().is_none_or(|last| now.duration_since(last) >= STALL_LOG_EVERY) {
             self.logged.set(Some(now));
             let (count, took) = (self.count.get(), took.as_secs_f64() * 1e3);
@@ -241,5 +267,10 @@ impl Tasks for UringRuntime {
 
     fn should_yield(&self) -> bool {
         glommio::executor().need_preempt() || self.0.slice.is_over()
+    }
+
+    fn longest_stall_between(&self, from: Monotonic, to: Monotonic) -> Option<(&'static str, Duration)> {
+        let at = |time: Monotonic| start_of_process() + Duration::from_nanos(time.nanos);
+        self.0.stalls.longest_between(at(from), at(to)).map(|stall| (stall.task, stall.took))
     }
 }

@@ -85,10 +85,16 @@ fn a_poll_that_holds_the_core_is_counted() {
             let start = clock.now();
             while clock.now().since(start) < Duration::from_millis(15) {}
         };
+        let began = runtime.now();
         runtime.spawn(TaskGroup::Requests, "hog", hog).await;
+        let ended = runtime.now();
         // More if the machine took the core away meanwhile.
         assert!(runtime.stalls() > before);
         assert!(runtime.longest_stall() >= Duration::from_millis(15));
+        let (task, took) = runtime.longest_stall_between(began, ended).expect("it is remembered");
+        assert!(task == "hog" && took >= Duration::from_millis(15), "{task} {took:?}");
+        let later = ended.plus(Duration::from_secs(3600));
+        assert_eq!(runtime.longest_stall_between(later, later.plus(Duration::from_secs(1))), None);
     });
 }
 

@@ -9,6 +9,7 @@ use crate::broker::store::{Isolation, ReadError, ReadRequest, ReadResult};
 use crate::controller::ClusterImage;
 use crate::error_code::ErrorCode;
 use crate::ids::{Offset, TopicId};
+use crate::latency::{Stage, Timeline};
 use crate::protocol::ResponseFrame;
 use crate::protocol::fetch::{self, FetchedPartition, FetchedTopic};
 use crate::protocol::fetch_session::{FetchPlan, PartitionRef, Read, SessionRequest, TopicRef, Wanted};
@@ -16,6 +17,7 @@ use bytes::Bytes;
 use coreline_io::Runtime;
 use coreline_shards::ShardId;
 use kafka_protocol::messages::FetchRequest;
+use std::cell::Cell;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
@@ -55,7 +57,12 @@ impl Item {
 }
 
 impl<R: Runtime> Handlers<R> {
-    pub(super) async fn fetch(&self, context: &RequestContext, asked: FetchRequest) -> Result<ResponseFrame, Close> {
+    pub(super) async fn fetch(
+        &self,
+        context: &RequestContext,
+        asked: FetchRequest,
+        timeline: &mut Timeline,
+    ) -> Result<ResponseFrame, Close> {
         let request = &context.request;
         let bounds = self.bounds(&asked);
         let session = session_request(request.header.api_version, asked);
@@ -69,7 +76,7 @@ impl<R: Runtime> Handlers<R> {
         for (shard, _) in items.iter().filter_map(|item| item.target) {
             context.session.borrow_mut().touched.add(shard, 1);
         }
-        self.read_enough(&mut items, bounds).await;
+        self.read_enough(&mut items, bounds, timeline).await;
         let reads: Vec<Read> = items.iter().map(summary).collect();
         let random = || self.shard.runtime.next_u64();
         let finished = self.sessions.borrow_mut().finish(self.monotonic_ms(), random, &plan, &reads);
@@ -129,17 +136,22 @@ impl<R: Runtime> Handlers<R> {
     }
 
     /// Reads until there is enough, or something to tell at once, or the time is over.
-    async fn read_enough(&self, items: &mut [Item], bounds: Bounds) {
+    async fn read_enough(&self, items: &mut [Item], bounds: Bounds, timeline: &mut Timeline) {
         let runtime = &self.shard.runtime;
-        let deadline = runtime.now().plus(bounds.max_wait);
+        let mut now = runtime.now();
+        timeline.mark(Stage::Parse, now.nanos);
+        let deadline = now.plus(bounds.max_wait);
         let mut due: BTreeSet<ShardId> = items.iter().filter_map(|i| i.target.map(|(shard, _)| shard)).collect();
         loop {
-            self.read(items, &due, bounds.max_bytes).await;
+            let took = self.read(items, &due, bounds.max_bytes).await;
+            timeline.mark(Stage::Read, now.plus(took).nanos);
+            now = runtime.now();
+            timeline.mark(if due.iter().all(|id| *id == self.shard.id) { Stage::Read } else { Stage::Hop }, now.nanos);
             let len: usize = items.iter().map(Item::len).sum();
             if len >= bounds.min_bytes || due.is_empty() || items.iter().any(|i| i.log_error) {
                 return;
             }
-            let left = deadline.since(runtime.now());
+            let left = deadline.since(now);
             if left.is_zero() || self.shard.shutdown.is_requested() {
                 return;
             }
@@ -154,14 +166,17 @@ impl<R: Runtime> Handlers<R> {
                 }
             }
             due = self.watches.wait(runtime, &seen, left).await;
+            now = runtime.now();
+            timeline.mark(Stage::Wait, now.nanos);
             if due.is_empty() {
                 return;
             }
         }
     }
 
-    /// Reads the partitions of the shards in `due`, and drops what is over the budget of all.
-    async fn read(&self, items: &mut [Item], due: &BTreeSet<ShardId>, max_bytes: usize) {
+    /// Reads the partitions of the shards in `due`, and drops what is over the budget of all. How long that took on the
+    /// shard that was slowest.
+    async fn read(&self, items: &mut [Item], due: &BTreeSet<ShardId>, max_bytes: usize) -> Duration {
         let (mut places, mut asks) = (Vec::new(), Vec::new());
         for (place, item) in items.iter().enumerate() {
             if let Some((shard, read)) = item.target
@@ -172,8 +187,12 @@ impl<R: Runtime> Handlers<R> {
             }
         }
         let wrap = |reads| Ask::Read { reads, max_bytes };
+        let slowest = Cell::new(Duration::ZERO);
         let unwrap = |told| match told {
-            Told::Read(results) => results,
+            Told::Read { results, took } => {
+                slowest.set(slowest.get().max(took));
+                results
+            }
             other => unreachable!("a read is answered with records, not {other:?}"),
         };
         let results = scatter(&self.shard, asks, wrap, unwrap, || Err(stopping())).await;
@@ -181,6 +200,7 @@ impl<R: Runtime> Handlers<R> {
             items[place].take(result);
         }
         keep_to_budget(items, max_bytes);
+        slowest.get()
     }
 }
 

@@ -23,6 +23,7 @@ mod delete_topics;
 mod describe_cluster;
 mod describe_configs;
 mod describe_groups;
+mod describe_latency;
 mod describe_log_dirs;
 mod describe_producers;
 mod describe_topic_partitions;
@@ -60,8 +61,9 @@ use super::Shard;
 use super::connection::{Answer, RequestContext, Service, Session};
 use super::groups::{self, Groups};
 use super::messages::Event;
-use super::pipeline::Close;
+use super::pipeline::{Answered, Close};
 use super::transactions::{self, Transactions};
+use crate::latency::{Stage, Timeline};
 use crate::protocol::api::ApiKey;
 use crate::protocol::fetch_session::{FetchSessions, MovedSession};
 use crate::protocol::{Request, ResponseFrame, codec};
@@ -132,7 +134,12 @@ impl<R: Runtime> Handlers<R> {
         }
     }
 
-    async fn by_codec(&self, context: &RequestContext, body: Bytes) -> Result<ResponseFrame, Close> {
+    async fn by_codec(
+        &self,
+        context: &RequestContext,
+        body: Bytes,
+        timeline: &mut Timeline,
+    ) -> Result<ResponseFrame, Close> {
         let (shard, request) = (&self.shard, &context.request);
         let (ids, transactions, version) = (&self.producer_ids, &self.transactions, request.header.api_version);
         let in_out = InOut { request, body };
@@ -189,7 +196,7 @@ impl<R: Runtime> Handlers<R> {
             }
             ApiKey::DescribeProducers => in_out.out(&describe_producers::handle(shard, in_out.decode()?).await),
             ApiKey::WriteTxnMarkers => in_out.out(&write_txn_markers::handle(shard, in_out.decode()?).await),
-            ApiKey::Fetch => self.fetch(context, in_out.decode()?).await,
+            ApiKey::Fetch => self.fetch(context, in_out.decode()?, timeline).await,
             ApiKey::CreateTopics => in_out.out(&create_topics::handle(shard, in_out.decode()?).await),
             ApiKey::DeleteRecords => in_out.out(&delete_records::handle(shard, in_out.decode()?).await),
             ApiKey::DeleteTopics => {
@@ -211,6 +218,7 @@ impl<R: Runtime> Handlers<R> {
                 in_out.out(&describe_topic_partitions::handle(shard, in_out.decode()?).await)
             }
             ApiKey::CompactTopic => in_out.out(&compact_topic::handle(shard, in_out.decode()?).await),
+            ApiKey::DescribeLatency => in_out.out(&describe_latency::handle(shard, in_out.decode()?).await),
             ApiKey::DescribeLogDirs => in_out.out(&describe_log_dirs::handle(shard, in_out.decode()?).await),
             ApiKey::Produce | ApiKey::OffsetCommit => unreachable!("answered later"),
         }
@@ -236,8 +244,17 @@ impl<R: Runtime> Service for Handlers<R> {
             ApiKey::OffsetCommit => return self.offset_commit(context, body).await,
             _ => {}
         }
+        let mut timeline = context.timeline;
         // Boxed: the handlers' futures are large, and most of a connection's life none of them runs.
-        Box::pin(self.by_codec(&context, body.freeze())).await.map(Answer::Now)
+        let frame = Box::pin(self.by_codec(&context, body.freeze(), &mut timeline)).await?;
+        let stage = match context.request.api.key {
+            ApiKey::Fetch => Stage::Ready,
+            // Until the others of the group are there.
+            ApiKey::JoinGroup | ApiKey::SyncGroup => Stage::Wait,
+            _ => Stage::Handle,
+        };
+        timeline.mark(stage, self.shard.runtime.now().nanos);
+        Ok(Answer::Now(Answered { frame, timeline }))
     }
 }
 

@@ -6,11 +6,12 @@ use super::group_client::{client, of_kind, touch};
 use crate::broker::connection::{Answer, RequestContext};
 use crate::broker::coordinator::Asked;
 use crate::broker::groups::{GroupKind, Groups};
-use crate::broker::pipeline::Close;
+use crate::broker::pipeline::{Answered, Close};
 use crate::controller::ClusterImage;
 use crate::error_code::ErrorCode;
 use crate::groups::Request;
 use crate::ids::TopicId;
+use crate::latency::Stage;
 use crate::protocol::by_topic_id::{BY_TOPIC_ID, ByTopicId};
 use crate::protocol::codec;
 use bytes::BytesMut;
@@ -25,8 +26,13 @@ impl<R: Runtime> Handlers<R> {
         let ByTopicId(request) = codec::decode(&context.request, body.freeze()).map_err(Close::because)?;
         let image = self.shard.image();
         let committing = Box::pin(begin(&self.groups, &context, &image, request)).await;
-        let request = context.request;
-        Ok(Answer::Later(Box::pin(async move { Ok(codec::encode(&request, &committing.answer().await)) })))
+        let RequestContext { request, mut timeline, .. } = context;
+        let clock = self.shard.runtime.clone();
+        Ok(Answer::Later(Box::pin(async move {
+            let response = committing.answer().await;
+            timeline.mark(Stage::Handle, clock.now().nanos);
+            Ok(Answered { frame: codec::encode(&request, &response), timeline })
+        })))
     }
 }
 

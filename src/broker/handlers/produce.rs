@@ -6,21 +6,22 @@
 
 use super::Handlers;
 use super::produce_txn::is_transactional;
-use super::remote::{Appends, Ask, Told, append};
+use super::remote::{Appending, Appends, Ask, Told, append};
 use super::resolve::{Resolved, led_partition};
 use crate::broker::connection::{Answer, RequestContext};
 use crate::broker::messages::{Reply, Request as MeshRequest};
-use crate::broker::pipeline::Close;
+use crate::broker::pipeline::{Answered, Close};
 use crate::broker::shard::topic_config;
 use crate::broker::store::{Acks, AppendError, Appended, VerificationGuard};
 use crate::config::BrokerConfig;
 use crate::controller::{ClusterImage, TopicImage};
 use crate::error_code::ErrorCode;
 use crate::ids::{PartitionId, TopicId};
+use crate::latency::{Stage, Timeline};
 use crate::protocol::produce::{self, PartitionOutcome, ProduceRequest, ProduceTopic, TopicOutcome};
 use crate::protocol::{Request, ResponseFrame};
 use bytes::BytesMut;
-use coreline_io::Runtime;
+use coreline_io::{Monotonic, Runtime};
 use coreline_shards::ShardId;
 use futures_util::future::LocalBoxFuture;
 use std::cell::RefCell;
@@ -65,11 +66,13 @@ pub(super) struct Route {
     pub(super) records: Vec<(PartitionId, BytesMut, Option<VerificationGuard>)>,
 }
 
-pub(super) type Waiting = (Vec<(usize, usize)>, LocalBoxFuture<'static, Option<Vec<Result<Appended, AppendError>>>>);
+/// The outcomes of one shard's records, and when they came back from another one.
+type Outcomes = Option<(Appending, Option<Monotonic>)>;
+pub(super) type Waiting = (Vec<(usize, usize)>, LocalBoxFuture<'static, Outcomes>);
 
 impl<R: Runtime> Handlers<R> {
     pub(super) async fn produce(&self, context: RequestContext, body: BytesMut) -> Result<Answer, Close> {
-        let RequestContext { request, session } = context;
+        let RequestContext { request, session, mut timeline } = context;
         let mut asked = produce::parse(&request, body).map_err(Close::because)?;
         let transactional_id = asked.transactional_id.take();
         let acks = asked.acks;
@@ -79,10 +82,14 @@ impl<R: Runtime> Handlers<R> {
             session.borrow_mut().touched.add(*shard, route.places.len());
         }
         let waiting = match transactional_id {
-            Some(id) => self.in_transaction(&id, (request.header.api_version, acks), routed, &mut outcomes).await,
-            None => self.enqueue(acks, routed).await,
+            Some(id) => {
+                timeline.mark(Stage::Parse, self.shard.runtime.now().nanos);
+                let asked = (request.header.api_version, acks);
+                self.in_transaction(&id, asked, routed, &mut outcomes, &mut timeline).await
+            }
+            None => self.enqueue(acks, routed, &mut timeline).await,
         };
-        Ok(Answer::Later(Box::pin(finish(request, acks, outcomes, waiting))))
+        Ok(Answer::Later(Box::pin(finish(request, acks, outcomes, waiting, timeline))))
     }
 
     /// Finds each partition's shard; what is refused has its outcome already.
@@ -142,23 +149,30 @@ impl<R: Runtime> Handlers<R> {
     }
 
     /// Gives every shard its records. Waits for the mesh first, if it is crowded, and then for nothing in between.
-    pub(super) async fn enqueue(&self, acks: i16, routed: Routed) -> Vec<Waiting> {
-        let mesh = &self.shard.mesh;
+    pub(super) async fn enqueue(&self, acks: i16, routed: Routed, timeline: &mut Timeline) -> Vec<Waiting> {
+        let (mesh, runtime) = (&self.shard.mesh, &self.shard.runtime);
+        let mut now = runtime.now();
+        timeline.mark(Stage::Parse, now.nanos);
         let mut permits = BTreeMap::new();
         for to in routed.by_shard.keys().filter(|to| **to != self.shard.id) {
             permits.insert(*to, mesh.reserve(*to).await);
         }
-        let (acks, now_ms) = (acks_of(acks), self.shard.runtime.wall_ms());
+        if !permits.is_empty() {
+            now = runtime.now();
+            timeline.mark(Stage::Hop, now.nanos);
+        }
+        let (acks, now_ms) = (acks_of(acks), runtime.wall_ms());
         let send = |(to, route): (ShardId, Route)| -> Waiting {
             let appends = Appends { acks, now_ms, records: route.records };
             let Some(permit) = permits.remove(&to) else {
-                let wait = append(&self.shard.store, appends);
-                return (route.places, Box::pin(async move { Some(wait.await) }));
+                let wait = append(&self.shard, appends, now);
+                return (route.places, Box::pin(async move { Some((wait.await, None)) }));
             };
+            let clock = runtime.clone();
             let call = permit.map(|permit| permit.call(MeshRequest::Data(Ask::Append(appends))));
             let wait = async move {
                 match call.ok()?.await {
-                    Ok(Reply::Data(Told::Appended(results))) => Some(results),
+                    Ok(Reply::Data(Told::Appended(told))) => Some((told, Some(clock.now()))),
                     Ok(other) => unreachable!("an append is answered with its outcome, not {other:?}"),
                     Err(_) => None,
                 }
@@ -216,24 +230,35 @@ async fn finish(
     acks: i16,
     mut outcomes: Vec<TopicOutcome>,
     waiting: Vec<Waiting>,
-) -> Result<ResponseFrame, Close> {
+    timeline: Timeline,
+) -> Result<Answered, Close> {
+    // Shards work beside each other: the request took as long as the slowest.
+    let mut slowest = timeline;
     for (places, wait) in waiting {
-        let results = wait.await;
+        let told = wait.await;
         for (i, (t, p)) in places.into_iter().enumerate() {
             let outcome = &mut outcomes[t].partitions[p];
-            match &results {
-                Some(results) => settle(outcome, &results[i]),
+            match &told {
+                Some((told, _)) => settle(outcome, &told.results[i]),
                 None => outcome.error = ErrorCode::NotLeaderOrFollower,
             }
         }
+        if let Some((told, back)) = told {
+            let mut here = timeline;
+            told.mark(&mut here, back);
+            if here.ended() > slowest.ended() {
+                slowest = here;
+            }
+        }
     }
+    let timeline = slowest;
     if acks != 0 {
-        return Ok(produce::encode(&request, &outcomes));
+        return Ok(Answered { frame: produce::encode(&request, &outcomes), timeline });
     }
     // Nobody waits for an answer: a closed connection is the only way to tell.
     let mut failed = outcomes.iter().flat_map(|t| t.partitions.iter().map(move |p| (t, p)));
     match failed.find(|(_, p)| p.error.is_error()) {
-        None => Ok(ResponseFrame::default()),
+        None => Ok(Answered { frame: ResponseFrame::default(), timeline }),
         Some((topic, p)) => {
             let name = if topic.name.is_empty() { topic.id.to_string() } else { topic.name.clone() };
             Err(Close(format!("acks=0 and {} for {name}-{}", p.error, p.index)))

@@ -8,6 +8,7 @@ use crate::broker::store::{ReadError, TxnProducer, TxnState, VerificationGuard};
 use crate::broker::transactions::{AddEarly, VerifyPartitions, add_or_verify};
 use crate::error_code::ErrorCode;
 use crate::ids::{PartitionId, ProducerEpoch, ProducerId};
+use crate::latency::{Stage, Timeline};
 use crate::protocol::produce::TopicOutcome;
 use coreline_io::Runtime;
 use coreline_shards::ShardId;
@@ -83,6 +84,7 @@ impl<R: Runtime> Handlers<R> {
         (version, acks): (i16, i16),
         mut routed: Routed,
         outcomes: &mut [TopicOutcome],
+        timeline: &mut Timeline,
     ) -> Vec<Waiting> {
         let (unverified, mut refused) = self.find_unverified(version, &routed).await;
         let early = self.add_early(transactional_id, version, &routed, &unverified).filter(|_| refused.is_empty());
@@ -98,7 +100,8 @@ impl<R: Runtime> Handlers<R> {
         };
         refused.extend(more);
         take_out(&mut routed, refused, outcomes);
-        self.enqueue(acks, routed).await
+        timeline.mark(Stage::Handle, self.shard.runtime.now().nanos);
+        self.enqueue(acks, routed, timeline).await
     }
 
     /// Batches whose transaction is not open in their partition; and those that are refused.
@@ -186,15 +189,15 @@ impl<R: Runtime> Handlers<R> {
         }
         let bytes =
             routed.by_shard.values().flat_map(|route| &route.records).map(|(_, records, _)| records.len()).sum();
-        let (store, acks, now_ms) = (Rc::clone(&self.shard.store), acks_of(acks), self.shard.runtime.wall_ms());
+        let (shard, acks, now_ms) = (Rc::clone(&self.shard), acks_of(acks), self.shard.runtime.wall_ms());
         let places: Vec<_> = routed.by_shard.values().flat_map(|route| route.places.iter().copied()).collect();
         let append_all = move |added: Result<(), ErrorCode>| -> Result<Vec<Waiting>, (ErrorCode, Routed)> {
             if let Err(code) = added {
                 return Err((code, routed));
             }
             let append_one = |route: Route| -> Waiting {
-                let wait = append(&store, Appends { acks, now_ms, records: route.records });
-                (route.places, Box::pin(async move { Some(wait.await) }))
+                let wait = append(&shard, Appends { acks, now_ms, records: route.records }, shard.runtime.now());
+                (route.places, Box::pin(async move { Some((wait.await, None)) }))
             };
             Ok(routed.by_shard.into_values().map(append_one).collect())
         };

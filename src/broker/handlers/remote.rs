@@ -5,19 +5,21 @@ use super::Handlers;
 use crate::broker::Shard;
 use crate::broker::messages::{BrokerMesh, Reply, Request};
 use crate::broker::store::{
-    Acks, AppendError, AppendOrigin, Appended, CompactionState, EpochEnd, Isolation, LogStore, OffsetFound,
-    OffsetQuery, ProducerInfo, ReadError, ReadRequest, ReadResult, TxnAppend, TxnMarker, TxnProducer, TxnState,
-    VerificationGuard,
+    Acks, AppendError, AppendOrigin, Appended, CommitTimes, CompactionState, EpochEnd, Isolation, LogStore,
+    OffsetFound, OffsetQuery, ProducerInfo, ReadError, ReadRequest, ReadResult, TxnAppend, TxnMarker, TxnProducer,
+    TxnState, VerificationGuard,
 };
 use crate::error_code::ErrorCode;
 use crate::ids::{LeaderEpoch, Offset, PartitionId};
+use crate::latency::{Flush, Stage, Timeline};
 use bytes::BytesMut;
-use coreline_io::{Runtime, TaskGroup};
+use coreline_io::{Monotonic, Runtime, TaskGroup};
 use coreline_shards::{ReplyTo, ShardId};
 use futures_util::future::join_all;
 use futures_util::{StreamExt, stream};
 use std::collections::BTreeMap;
 use std::rc::Rc;
+use std::time::Duration;
 
 /// Partitions that one question is answered for at a time.
 const TOGETHER_MAX: usize = 512;
@@ -98,9 +100,14 @@ pub enum Ask {
 #[derive(Debug)]
 pub enum Told {
     /// To [`Ask::Append`].
-    Appended(Vec<Result<Appended, AppendError>>),
+    Appended(Appending),
     /// To [`Ask::Read`].
-    Read(Vec<Result<ReadResult, ReadError>>),
+    Read {
+        /// What was read.
+        results: Vec<Result<ReadResult, ReadError>>,
+        /// How long that took here.
+        took: Duration,
+    },
     /// To [`Ask::Offsets`].
     Offsets(Vec<Result<Option<OffsetFound>, ReadError>>),
     /// To [`Ask::EpochEnds`].
@@ -117,22 +124,58 @@ pub enum Told {
     TxnStates(Vec<Result<TxnState, ReadError>>),
 }
 
+/// What became of [`Appends`], and when they were where.
+#[derive(Debug)]
+pub struct Appending {
+    /// One for each.
+    pub results: Vec<Result<Appended, AppendError>>,
+    /// The shard that did it.
+    pub shard: ShardId,
+    /// When they came to it.
+    pub arrived: Monotonic,
+    /// Of the one that was done last.
+    pub times: CommitTimes,
+}
+
+impl Appending {
+    /// Writes the stages into a request's timeline. `back`: when the answer came, if from another shard.
+    pub(super) fn mark(&self, timeline: &mut Timeline, back: Option<Monotonic>) {
+        let CommitTimes { entered, began, done, group, partitions, bytes } = self.times;
+        // Of a transaction's first batches the coordinator may have been asked before.
+        timeline.mark(if back.is_some() { Stage::Hop } else { Stage::Handle }, self.arrived.nanos);
+        timeline.mark(Stage::Intake, entered.nanos);
+        timeline.mark(Stage::Journal, began.nanos);
+        timeline.mark(Stage::Device, done.nanos);
+        if done > began {
+            let nanos = done.nanos - began.nanos;
+            timeline.waited_on(Flush { shard: self.shard.0, group, partitions, bytes, nanos });
+        }
+        timeline.mark(Stage::Hop, back.unwrap_or_default().nanos);
+    }
+}
+
 /// Enqueues appends now, in order; the future waits for them.
 pub(super) fn append<R: Runtime>(
-    store: &Rc<LogStore<R>>,
+    shard: &Shard<R>,
     appends: Appends,
-) -> impl Future<Output = Vec<Result<Appended, AppendError>>> + 'static {
+    arrived: Monotonic,
+) -> impl Future<Output = Appending> + 'static {
+    let (store, shard) = (&shard.store, shard.id);
     let origin = AppendOrigin { acks: appends.acks, now_ms: appends.now_ms };
-    let one = |(id, records, guard)| {
-        store.append_transactional(id, records, origin, TxnAppend { guard, by_coordinator: false })
-    };
+    let one =
+        |(id, records, guard)| store.append_timed(id, records, origin, TxnAppend { guard, by_coordinator: false });
     let waits: Vec<_> = appends.records.into_iter().map(one).collect();
     async move {
-        let mut results = Vec::with_capacity(waits.len());
+        let (mut results, mut last) = (Vec::with_capacity(waits.len()), CommitTimes::default());
         for wait in waits {
-            results.push(wait.await);
+            results.push(wait.await.map(|(appended, times)| {
+                if times.done >= last.done {
+                    last = times;
+                }
+                appended
+            }));
         }
-        results
+        Appending { results, shard, arrived, times: last }
     }
 }
 
@@ -146,8 +189,12 @@ async fn together<Q, A, F: Future<Output = A>>(items: Vec<Q>, ask: impl FnMut(Q)
 async fn answer<R: Runtime>(shard: &Shard<R>, ask: Ask) -> Told {
     let (store, now_ms) = (&shard.store, shard.runtime.wall_ms());
     match ask {
-        Ask::Append(appends) => Told::Appended(append(store, appends).await),
-        Ask::Read { reads, max_bytes } => Told::Read(read(store, reads, max_bytes).await),
+        Ask::Append(appends) => Told::Appended(append(shard, appends, shard.runtime.now()).await),
+        Ask::Read { reads, max_bytes } => {
+            let began = shard.runtime.now();
+            let results = read(store, reads, max_bytes).await;
+            Told::Read { results, took: shard.runtime.now().since(began) }
+        }
         Ask::Offsets(items) => Told::Offsets(together(items, |item| list_offset(store, item)).await),
         Ask::EpochEnds(items) => {
             let find = |item: EpochOne| store.offset_for_leader_epoch(item.id, item.epoch, item.current_leader_epoch);
@@ -301,7 +348,7 @@ impl<R: Runtime> Handlers<R> {
         let runtime = &self.shard.runtime;
         let _detached = match ask {
             Ask::Append(appends) => {
-                let wait = append(&self.shard.store, appends);
+                let wait = append(&self.shard, appends, runtime.now());
                 runtime.spawn(TaskGroup::Requests, "remote-append", async move {
                     reply.send(Reply::Data(Told::Appended(wait.await)));
                 })

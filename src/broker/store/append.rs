@@ -2,7 +2,7 @@
 
 use super::partition::{AppendResult, Log, Partition, Payload, Phase, QueuedAppend, Segment};
 use super::txn::append_marker;
-use super::types::{Acks, AppendError, AppendOrigin, Appended, PartitionSpec, TxnAppend};
+use super::types::{Acks, AppendError, AppendOrigin, Appended, CommitTimes, PartitionSpec, TxnAppend};
 use super::{LogStore, StoreState};
 use crate::error_code::ErrorCode;
 use crate::ids::{Offset, PartitionId};
@@ -13,8 +13,8 @@ use crate::log::producer_state::Check;
 use crate::log::retention::roll_jitter_ms;
 use crate::log::txn_marker::read_marker;
 use bytes::{Bytes, BytesMut};
-use coreline_io::Runtime;
 use coreline_io::sync::{OneshotReceiver, OneshotSender, oneshot};
+use coreline_io::{Monotonic, Runtime};
 use std::ops::Range;
 use std::rc::Rc;
 
@@ -65,7 +65,7 @@ impl<R: Runtime> LogStore<R> {
 
     /// Appends to a partition that is loaded (or deleted).
     pub(super) fn append_now(self: &Rc<Self>, partition: &Rc<Partition>, append: QueuedAppend) {
-        let QueuedAppend { payload, origin, sender } = append;
+        let QueuedAppend { payload, origin, entered, sender } = append;
         if self.state.get() != StoreState::Open {
             sender.send(Err(AppendError::new(ErrorCode::KafkaStorageError, "the store is stopping")));
             return;
@@ -79,7 +79,7 @@ impl<R: Runtime> LogStore<R> {
                 Payload::Marker(marker) => append_marker(log, &spec, &marker, &origin, expiration_ms)?,
             };
             let sender = sender.take().expect("not answered yet");
-            answer(log, &done, &origin, sender);
+            answer(log, &done, &origin, entered, sender);
             Ok(done)
         });
         match result {
@@ -102,10 +102,10 @@ fn answer_error(sender: Option<OneshotSender<AppendResult>>, error: AppendError)
     }
 }
 
-fn answer(log: &mut Log, done: &Done, origin: &AppendOrigin, sender: OneshotSender<AppendResult>) {
+fn answer(log: &mut Log, done: &Done, origin: &AppendOrigin, entered: Monotonic, sender: OneshotSender<AppendResult>) {
     match origin.acks {
-        Acks::None => sender.send(Ok(done.appended)),
-        Acks::Local => log.wait_for(done.end, done.appended, sender),
+        Acks::None => sender.send(Ok((done.appended, CommitTimes { entered, ..CommitTimes::default() }))),
+        Acks::Local => log.wait_for(done.end, done.appended, entered, sender),
     }
 }
 

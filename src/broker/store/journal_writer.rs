@@ -7,7 +7,7 @@ use super::flush::Limit;
 use super::joined::Joined;
 use super::journal_files::Live;
 use super::partition::{Commit, Partition};
-use super::types::{FatalReason, StoreError};
+use super::types::{CommitTimes, FatalReason, StoreError};
 use super::{IdMap, LogStore, StoreState};
 use crate::error_code::ErrorCode;
 use crate::ids::{Offset, PartitionId};
@@ -77,6 +77,8 @@ pub(super) struct Group {
     members: Vec<Member>,
     control: Vec<Control>,
     sync: bool,
+    /// When its write was where.
+    times: CommitTimes,
 }
 
 struct Member {
@@ -214,14 +216,23 @@ impl<R: Runtime> LogStore<R> {
         if let Err(error) = self.make_room(group.frame_len()).await {
             return self.group_failed(group, error);
         }
-        let Group { mut frame, members, control, sync } = group;
+        let Group { mut frame, members, control, sync, .. } = group;
         if self.journal.at_start() {
             frame.push(&Entry::LiveFrom { lap: self.journal.live_from() });
         }
         let (lap, sequence) = self.journal.next_frame();
         let frame = frame.finish(lap, sequence);
+        let began = self.rt.now();
         let written = self.journal.write(&frame, sync).await;
-        let group = Group { frame: FrameBuilder::default(), members, control, sync };
+        let times = CommitTimes {
+            began,
+            done: self.rt.now(),
+            group: Some(self.stats.get().groups + 1),
+            partitions: members.len() as u32,
+            bytes: frame.len as u64,
+            ..CommitTimes::default()
+        };
+        let group = Group { frame: FrameBuilder::default(), members, control, sync, times };
         if let Err(error) = written {
             return match error {
                 WriteSyncError::Write(error) => self.group_failed(group, error),
@@ -274,7 +285,7 @@ impl<R: Runtime> LogStore<R> {
     }
 
     fn group_done(self: &Rc<Self>, group: Group) {
-        let now = self.rt.now();
+        let now = group.times.done;
         for Member { partition, bytes, end } in group.members {
             self.journal.note(partition.id, Live { end, log_start: false });
             self.unflushed.set(self.unflushed.get() + bytes);
@@ -282,7 +293,7 @@ impl<R: Runtime> LogStore<R> {
                 if !group.sync {
                     log.unsynced_records += end - log.committed_end;
                 }
-                let progress = log.journal_done(bytes);
+                let progress = log.journal_done(bytes, group.times);
                 (progress, log.journaled_bytes >= partition.flush_share(self.options.flush_bytes))
             });
             let Some((progress, flush)) = progress else { continue };
@@ -404,7 +415,10 @@ impl<R: Runtime> LogStore<R> {
             let spec = partition.spec.borrow().clone();
             partition.with(|log| log.needs_sync(&spec, end)).unwrap_or(true)
         };
+        let began = self.rt.now();
         let result = self.write_out(partition, Limit::To(end), sync).await;
+        let (done, partitions, bytes_written) = (self.rt.now(), 1, bytes as u64);
+        let times = CommitTimes { began, done, partitions, bytes: bytes_written, ..CommitTimes::default() };
         let progress = match result {
             Ok(()) => {
                 if !sync {
@@ -412,7 +426,7 @@ impl<R: Runtime> LogStore<R> {
                 }
                 partition.with(|log| {
                     log.commit = Commit::Idle;
-                    log.commit_to(end, bytes)
+                    log.commit_to(end, bytes, times)
                 })
             }
             Err(error) if error.kind == IoErrorKind::StorageFull => {
@@ -421,7 +435,7 @@ impl<R: Runtime> LogStore<R> {
                     // Whole pieces that were written and synced stay; the rest is taken back.
                     let kept = log.synced_end.clamp(log.committed_end, end);
                     let bytes = log.bytes_between(log.committed_end, kept);
-                    let progress = log.commit_to(kept, bytes);
+                    let progress = log.commit_to(kept, bytes, times);
                     log.undo_uncommitted(ErrorCode::KafkaStorageError, &error.to_string());
                     progress
                 })

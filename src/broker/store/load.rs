@@ -4,7 +4,7 @@
 use super::append::add_batch;
 use super::flush::{EPOCHS_FILE, LOG_START_FILE, METADATA_FILE};
 use super::index_builder::IndexBuilder;
-use super::partition::{Log, Partition, Phase, Segment, TxnFile};
+use super::partition::{Log, Partition, Phase, QueuedAppend, Segment, TxnFile};
 use super::recovery::Recovered;
 use super::retention::DELETED_FILE_SUFFIX;
 use super::tail::OWNED_BYTES_MIN;
@@ -164,8 +164,9 @@ impl<R: Runtime> LogStore<R> {
                 let flush = log.journaled_bytes > 0 || log.log_start_dirty;
                 let rebuild = log.segments.iter().any(|s| s.rebuilding);
                 partition.with_phase(|phase| *phase = Phase::Ready(Box::new(log)));
+                let entered = self.rt.now();
                 for append in queued {
-                    self.append_now(partition, append);
+                    self.append_now(partition, QueuedAppend { entered, ..append });
                 }
                 self.journal.release(partition.id, synced, !flush);
                 if flush {

@@ -298,6 +298,18 @@ impl<R: Runtime> LogStore<R> {
         origin: AppendOrigin,
         txn: TxnAppend,
     ) -> impl Future<Output = Result<Appended, AppendError>> + 'static {
+        let appending = self.append_timed(id, records, origin, txn);
+        async move { appending.await.map(|(appended, _)| appended) }
+    }
+
+    /// As [`Self::append_transactional`]; says, too, when the append was where.
+    pub fn append_timed(
+        self: &Rc<Self>,
+        id: PartitionId,
+        records: BytesMut,
+        origin: AppendOrigin,
+        txn: TxnAppend,
+    ) -> impl Future<Output = Result<(Appended, CommitTimes), AppendError>> + 'static {
         let receiver = self.enqueue(id, Payload::Batches(records, txn), origin);
         async move { receiver.await.unwrap_or_else(|| Err(txn::stopped())) }
     }

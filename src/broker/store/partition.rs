@@ -6,7 +6,7 @@ use super::index_builder::IndexBuilder;
 use super::read::Hints;
 use super::tail::{Gathered, RunRef, Tail, TailBatch};
 use super::take_in::Intakes;
-use super::types::{AppendError, AppendOrigin, Appended, EndOffsets, PartitionSpec, TxnAppend, TxnMarker};
+use super::types::{AppendError, AppendOrigin, Appended, CommitTimes, EndOffsets, PartitionSpec, TxnAppend, TxnMarker};
 use crate::error_code::ErrorCode;
 use crate::ids::{Offset, PartitionId};
 use crate::log::intake::Accepted;
@@ -53,8 +53,8 @@ pub(super) enum Phase {
     Deleted,
 }
 
-/// The answer of an append.
-pub(super) type AppendResult = Result<Appended, AppendError>;
+/// The answer of an append, and how it came to it.
+pub(super) type AppendResult = Result<(Appended, CommitTimes), AppendError>;
 
 /// What is appended: batches are bytes as they came, then what the log accepts.
 #[derive(Debug)]
@@ -70,6 +70,8 @@ pub(super) enum Payload<B> {
 pub(super) struct QueuedAppend {
     pub(super) payload: Payload<Accepted>,
     pub(super) origin: AppendOrigin,
+    /// When it could go into the log, if it had to wait for that.
+    pub(super) entered: Monotonic,
     pub(super) sender: OneshotSender<AppendResult>,
 }
 
@@ -198,6 +200,7 @@ impl Segment {
 struct Waiter {
     end: i64,
     appended: Appended,
+    entered: Monotonic,
     sender: OneshotSender<AppendResult>,
 }
 
@@ -440,14 +443,20 @@ impl Log {
     }
 
     /// Registers who waits for `end`. Answers at once if it is committed.
-    pub(super) fn wait_for(&mut self, end: i64, appended: Appended, sender: OneshotSender<AppendResult>) {
+    pub(super) fn wait_for(
+        &mut self,
+        end: i64,
+        appended: Appended,
+        entered: Monotonic,
+        sender: OneshotSender<AppendResult>,
+    ) {
         if end <= self.committed_end {
-            sender.send(Ok(appended));
+            sender.send(Ok((appended, CommitTimes { entered, ..CommitTimes::default() })));
             return;
         }
         // Nearly always at the back; the duplicate of an older batch goes before newer ones.
         let at = self.waiters.iter().rposition(|w| w.end <= end).map_or(0, |i| i + 1);
-        self.waiters.insert(at, Waiter { end, appended, sender });
+        self.waiters.insert(at, Waiter { end, appended, entered, sender });
     }
 
     /// Bytes that wait for a commit to take them.
@@ -468,16 +477,16 @@ impl Log {
     }
 
     /// A group commit is done: everything submitted is committed.
-    pub(super) fn journal_done(&mut self, bytes: usize) -> Progress {
+    pub(super) fn journal_done(&mut self, bytes: usize, times: CommitTimes) -> Progress {
         assert_eq!(self.commit, Commit::Journal);
         self.commit = Commit::Idle;
         self.journaled_bytes += bytes;
         let end = self.submitted_end;
-        self.commit_to(end, bytes)
+        self.commit_to(end, bytes, times)
     }
 
     /// Moves the committed end and answers who waited for it.
-    pub(super) fn commit_to(&mut self, end: i64, bytes: usize) -> Progress {
+    pub(super) fn commit_to(&mut self, end: i64, bytes: usize, times: CommitTimes) -> Progress {
         assert!(self.committed_end <= end && end <= self.submitted_end);
         self.waiting_bytes -= bytes;
         self.committed_end = end;
@@ -485,7 +494,8 @@ impl Log {
             self.undo.pop_front();
         }
         while let Some(waiter) = self.waiters.pop_front_if(|w| w.end <= end) {
-            waiter.sender.send(Ok(waiter.appended));
+            let times = CommitTimes { entered: waiter.entered, ..times };
+            waiter.sender.send(Ok((waiter.appended, times)));
         }
         // The seam for the ISR: with one replica what is committed here is committed.
         let mut progress = self.advance_high_watermark(end);

@@ -16,7 +16,7 @@ use crate::error_code::ErrorCode;
 use crate::log::intake::{Accepted, Intake, Refused};
 use bytes::BytesMut;
 use coreline_io::sync::OneshotSender;
-use coreline_io::{Runtime, TaskGroup};
+use coreline_io::{Monotonic, Runtime, TaskGroup};
 use std::cell::RefCell;
 use std::collections::VecDeque;
 use std::rc::Rc;
@@ -66,7 +66,8 @@ impl<R: Runtime> LogStore<R> {
         let (records, txn) = match payload {
             Payload::Batches(records, txn) => (records, txn),
             Payload::Marker(marker) => {
-                return self.in_turn(&partition, Ok(QueuedAppend { payload: Payload::Marker(marker), origin, sender }));
+                let (payload, entered) = (Payload::Marker(marker), Monotonic::default());
+                return self.in_turn(&partition, Ok(QueuedAppend { payload, origin, entered, sender }));
             }
         };
         let (config, topic) = {
@@ -85,7 +86,8 @@ impl<R: Runtime> LogStore<R> {
             let failed = |_| Refused::new(ErrorCode::UnknownServerError, "the records could not be compressed anew");
             let result = store.options.helpers.run(work).await.map_err(failed).and_then(|result| result);
             *place.borrow_mut() = Some(outcome(result, txn, origin, sender));
-            while let Some(outcome) = partition.intakes.take_ready() {
+            while let Some(mut outcome) = partition.intakes.take_ready() {
+                outcome.iter_mut().for_each(|append| append.entered = store.rt.now());
                 store.settle_intake(&partition, outcome);
             }
         });
@@ -123,7 +125,10 @@ fn outcome(
     sender: OneshotSender<AppendResult>,
 ) -> Outcome {
     match result {
-        Ok(accepted) => Ok(QueuedAppend { payload: Payload::Batches(accepted, txn), origin, sender }),
+        Ok(accepted) => {
+            let (payload, entered) = (Payload::Batches(accepted, txn), Monotonic::default());
+            Ok(QueuedAppend { payload, origin, entered, sender })
+        }
         Err(Refused { code, message, record_errors }) => Err((AppendError { code, message, record_errors }, sender)),
     }
 }

@@ -44,7 +44,7 @@ impl<R: Runtime> LogStore<R> {
             let mut results = Vec::with_capacity(waits.len());
             for wait in waits {
                 let result = wait.await.unwrap_or_else(|| Err(stopped()));
-                results.push(result.map(|appended| appended.base_offset));
+                results.push(result.map(|(appended, _)| appended.base_offset));
             }
             results
         }

@@ -6,6 +6,7 @@ pub use crate::log::intake::RecordError;
 use crate::log::log_config::LogConfig;
 pub use crate::log::verification::{TxnProducer, VerificationGuard};
 use bytes::Bytes;
+use coreline_io::Monotonic;
 use coreline_shards::Blocking;
 use std::fmt;
 use std::path::PathBuf;
@@ -247,6 +248,23 @@ pub struct Appended {
     /// The partition's first offset.
     pub log_start_offset: Offset,
 }
+/// When an append was where on its way to the device; all zero where it was answered at once.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct CommitTimes {
+    /// It was in the log. Zero where that was at once; else its partition was loaded, or batches compressed anew.
+    pub entered: Monotonic,
+    /// The write that it waited for began.
+    pub began: Monotonic,
+    /// … and was done, on the device where that is what was promised.
+    pub done: Monotonic,
+    /// Which group commit that was; none for a write straight to the segment.
+    pub group: Option<u64>,
+    /// Partitions in it.
+    pub partitions: u32,
+    /// Bytes in it.
+    pub bytes: u64,
+}
+
 /// An append that was refused; nothing of it is in the log.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{code}: {message}")]

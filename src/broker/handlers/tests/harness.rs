@@ -4,6 +4,7 @@ use crate::broker::Shard;
 use crate::broker::connection::ConnectionLimits;
 use crate::broker::frames::RequestMemory;
 use crate::broker::handlers::Handlers;
+use crate::broker::latency::Latencies;
 use crate::broker::listener::{self, ConnectionCount, ListenerOptions};
 use crate::broker::messages::{BrokerMesh, Event, Reply, Request};
 use crate::broker::metadata::ControllerHandle;
@@ -60,6 +61,10 @@ impl MeshHandler<BrokerMesh> for Door {
         let handlers = Rc::clone(self.handlers.get().expect("the shard is there before anybody asks"));
         match request {
             Request::Data(ask) => handlers.on_ask(ask, reply),
+            Request::Latencies { span, slowest } => {
+                let latencies = &handlers.shard().latencies;
+                reply.send(Reply::Latencies(latencies.snapshot(span, slowest, self.runtime.now())));
+            }
             Request::Publish(image) => {
                 obey(handlers.shard(), image);
                 reply.send(Reply::Done);
@@ -165,6 +170,7 @@ impl Node {
                 } else {
                     ControllerHandle::remote(image, ctx.mesh.clone())
                 };
+                let latencies = Rc::new(Latencies::new(ctx.shard.0));
                 let shard = Rc::new(Shard {
                     runtime: runtime.clone(),
                     id: ctx.shard,
@@ -174,6 +180,7 @@ impl Node {
                     mesh: ctx.mesh.clone(),
                     controller,
                     shutdown: ctx.shutdown.clone(),
+                    latencies: Rc::clone(&latencies),
                 });
                 own.set(Rc::clone(&shard)).expect("once");
                 let handlers = Handlers::new(shard);
@@ -191,7 +198,11 @@ impl Node {
                 let address = SocketAddr::new(runtime.ip(), PORT);
                 let listener = runtime.listen(address, ListenOptions::default()).await.unwrap();
                 let options = ListenerOptions {
-                    limits: ConnectionLimits { request_bytes_max: 10 << 20, memory: RequestMemory::new(64 << 20) },
+                    limits: ConnectionLimits {
+                        request_bytes_max: 10 << 20,
+                        memory: RequestMemory::new(64 << 20),
+                        latencies,
+                    },
                     idle: None,
                     count: ConnectionCount::new(1000),
                     steer: Some(steer),
