@@ -6,6 +6,7 @@ mod fetching;
 mod groups;
 mod harness;
 mod isolation;
+mod latency;
 mod producing;
 mod steering;
 mod transactions;
