@@ -12,6 +12,7 @@
 //! this shard. Its low half is random, so that record bytes of an earlier lap cannot be made to look like a frame of
 //! a later one. Frames of a lap are numbered from 0. What does not carry on the lap and the numbers is stale: the end.
 
+use super::segment_mark::SegmentMark;
 use crate::ids::{Offset, PartitionId, PartitionIndex, TopicId};
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 use uuid::Uuid;
@@ -81,6 +82,8 @@ pub enum Entry {
         partition: PartitionId,
         /// The offset.
         to: Offset,
+        /// What a load need not read, if it is known.
+        mark: Option<SegmentMark>,
     },
     /// The partition was deleted: nothing before this counts.
     Deleted {
@@ -149,7 +152,12 @@ impl FrameBuilder {
             Entry::Truncate { partition, to } => self.entry(TRUNCATE, *partition, to.0, 0),
             Entry::LogStart { partition, start } => self.entry(LOG_START, *partition, start.0, 0),
             Entry::HighWatermark { partition, offset } => self.entry(HIGH_WATERMARK, *partition, offset.0, 0),
-            Entry::Flushed { partition, to } => self.entry(FLUSHED, *partition, to.0, 0),
+            Entry::Flushed { partition, to, mark } => {
+                let data = mark.as_ref().map(SegmentMark::encode).unwrap_or_default();
+                self.entry(FLUSHED, *partition, to.0, data.len());
+                self.bytes += data.len();
+                self.parts.extend((!data.is_empty()).then(|| Bytes::from(data)));
+            }
             Entry::Deleted { partition } => self.entry(DELETED, *partition, 0, 0),
             Entry::LiveFrom { lap } => self.entry(LIVE_FROM, PartitionId::default(), lap.0 as i64, 0),
         }
@@ -276,7 +284,8 @@ fn decode_entry(rest: &mut Bytes) -> Option<Entry> {
         TRUNCATE => Entry::Truncate { partition, to: offset },
         LOG_START => Entry::LogStart { partition, start: offset },
         HIGH_WATERMARK => Entry::HighWatermark { partition, offset },
-        FLUSHED => Entry::Flushed { partition, to: offset },
+        // A mark of another shape is of another program: a load does without.
+        FLUSHED => Entry::Flushed { partition, to: offset, mark: SegmentMark::decode(&bytes) },
         DELETED => Entry::Deleted { partition },
         LIVE_FROM => Entry::LiveFrom { lap: Lap(offset.0 as u64) },
         _ => return None,
@@ -286,10 +295,25 @@ fn decode_entry(rest: &mut Bytes) -> Option<Entry> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::log::index::TimeEntry;
     use proptest::prelude::*;
 
     fn partition(n: u128) -> PartitionId {
         PartitionId { topic: TopicId(Uuid::from_u128(n)), index: PartitionIndex(n as i32) }
+    }
+
+    fn mark() -> SegmentMark {
+        SegmentMark {
+            base: 4,
+            position: 300,
+            last_batch: 200,
+            first_timestamp: 5,
+            max: TimeEntry { timestamp: 9, offset: 11 },
+            bytes_since_snapshot: 300,
+            index_bytes: (8, 0),
+            offsets: vec![1; 16],
+            times: vec![2; 12],
+        }
     }
 
     fn sample() -> Vec<Entry> {
@@ -302,7 +326,8 @@ mod tests {
             Entry::Truncate { partition: partition(2), to: Offset(3) },
             Entry::LogStart { partition: partition(3), start: Offset(9) },
             Entry::HighWatermark { partition: partition(4), offset: Offset(10) },
-            Entry::Flushed { partition: partition(5), to: Offset(11) },
+            Entry::Flushed { partition: partition(5), to: Offset(11), mark: None },
+            Entry::Flushed { partition: partition(5), to: Offset(12), mark: Some(mark()) },
             Entry::Deleted { partition: partition(6) },
             Entry::LiveFrom { lap: Lap(77) },
         ]

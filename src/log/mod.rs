@@ -12,6 +12,7 @@ pub mod partition_metadata;
 pub mod producer_state;
 pub mod retention;
 pub mod segment;
+pub mod segment_mark;
 pub mod txn_index;
 pub mod txn_marker;
 pub mod verification;

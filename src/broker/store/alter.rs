@@ -75,6 +75,7 @@ impl<R: Runtime> LogStore<R> {
         });
         // Not before: a load that is under way would show a log without its end to whoever waits for it.
         self.recovered.borrow_mut().remove(&id);
+        self.told.borrow_mut().remove(&id);
         self.unflushed.set(self.unflushed.get() - unflushed);
         partition.changed.notify_all();
         // The writer may wait for that many bytes to be flushed, and nothing else needs to be.

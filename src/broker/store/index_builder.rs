@@ -3,7 +3,8 @@
 //! Only whole blocks are written while the segment grows; the rest follows when it is sealed or the store is closed.
 //! After a crash the rest is found again by scanning from the last entry that was written.
 
-use crate::log::index::{OffsetEntry, TimeEntry};
+use crate::log::index::{OFFSET_ENTRY_LEN, OffsetEntry, TIME_ENTRY_LEN, TimeEntry};
+use crate::log::segment_mark::SegmentMark;
 use coreline_io::BLOCK;
 
 /// A file of entries: a written part, always whole blocks, and what follows it.
@@ -61,6 +62,8 @@ pub(super) struct IndexBuilder {
     last_time_entry: Option<TimeEntry>,
     /// The largest timestamp so far and the last offset of the first batch that has it.
     pub(super) max: Option<TimeEntry>,
+    /// Where the newest batch begins and ends.
+    newest: Option<(u32, u32)>,
 }
 
 impl IndexBuilder {
@@ -73,6 +76,7 @@ impl IndexBuilder {
             last_offset_entry: None,
             last_time_entry: None,
             max: None,
+            newest: None,
         }
     }
 
@@ -88,6 +92,7 @@ impl IndexBuilder {
             last_offset_entry: last_offset,
             last_time_entry: last_time,
             max: last_time,
+            newest: None,
         }
     }
 
@@ -121,6 +126,52 @@ impl IndexBuilder {
             self.bytes_since_entry = 0;
         }
         self.bytes_since_entry += u64::from(len);
+        self.newest = Some((position, position.saturating_add(len)));
+    }
+
+    /// What a load after a crash need not find out again; the segment's first timestamp and the bytes since a snapshot
+    /// are the caller's. None: nothing is flushed.
+    pub(super) fn mark(&self, first_timestamp: i64, bytes_since_snapshot: u64) -> Option<SegmentMark> {
+        let ((last_batch, position), max) = self.newest.zip(self.max)?;
+        let written =
+            |index: &GrowingIndex| u32::try_from(index.written).expect("an index is smaller than its segment");
+        Some(SegmentMark {
+            base: self.base,
+            position,
+            last_batch,
+            first_timestamp,
+            max,
+            bytes_since_snapshot,
+            index_bytes: (written(&self.offsets), written(&self.times)),
+            offsets: SegmentMark::thinned(&self.offsets.pending, OFFSET_ENTRY_LEN),
+            times: SegmentMark::thinned(&self.times.pending, TIME_ENTRY_LEN),
+        })
+    }
+
+    /// A search misses little if it goes on at this mark: the files hold what they held when it was made, and nothing of later.
+    pub(super) fn fits(&self, mark: &SegmentMark) -> bool {
+        self.offsets.len() >= u64::from(mark.index_bytes.0)
+            && self.times.len() >= u64::from(mark.index_bytes.1)
+            && self.last_position() <= u64::from(mark.last_batch)
+    }
+
+    /// Goes on at a mark of this segment, before its last batch.
+    pub(super) fn resume(&mut self, mark: &SegmentMark) {
+        let base = self.base;
+        let entries = mark.offsets.len() / OFFSET_ENTRY_LEN;
+        for entry in (0..entries).filter_map(|n| OffsetEntry::get(&mark.offsets, base, n)) {
+            if self.last_offset_entry.is_none_or(|last| entry.offset > last.offset && entry.position > last.position) {
+                self.push_offset(entry);
+            }
+        }
+        let entries = mark.times.len() / TIME_ENTRY_LEN;
+        for entry in (0..entries).filter_map(|n| TimeEntry::get(&mark.times, base, n)) {
+            self.max = Some(entry);
+            self.push_time();
+        }
+        self.max = Some(mark.max);
+        // Counted from the batch that the last entry names, as when it was pushed; the last batch comes again.
+        self.bytes_since_entry = u64::from(mark.last_batch).saturating_sub(self.last_position());
     }
 
     fn push_offset(&mut self, entry: OffsetEntry) {
@@ -183,6 +234,44 @@ mod tests {
         let times = include_bytes!("../../log/testdata/kafka-4.2/00000000000000000000.timeindex");
         assert_eq!(built.offsets.pending, offsets[..5 * 8]);
         assert_eq!(built.times.pending, times[..5 * 12]);
+    }
+
+    /// A load at a mark goes on as if it had read all: only entries between those that the mark keeps are missing.
+    #[test]
+    fn a_mark_goes_on_where_it_was_made() {
+        for batches in [1_i64, 2, 7, 300, 2000] {
+            let mut whole = build(batches);
+            if let Some((_, blocks)) = whole.offsets.blocks() {
+                whole.offsets.blocks_written(blocks.len());
+                let times = whole.times.pending.len() / BLOCK * BLOCK;
+                whole.times.blocks_written(times);
+            }
+            let mark = whole.mark(5000, 77).expect("something is flushed");
+            assert_eq!((mark.position, mark.last_batch), (batches as u32 * 3000, (batches as u32 - 1) * 3000));
+            let all = build(batches);
+            let (offsets, times) = (&all.offsets.pending, &all.times.pending);
+            let (written, times_written) = (whole.offsets.written as usize, whole.times.written as usize);
+            let mut again = IndexBuilder::from_files(100, &offsets[..written], &times[..times_written]);
+            assert!(again.fits(&mark));
+            again.resume(&mark);
+            let more = |index: &mut IndexBuilder, from: i64| {
+                for i in from..batches + 9 {
+                    index.on_batch(100 + i * 10, 109 + i * 10, 5000 + i, i as u64 * 3000, 3000, 4096);
+                }
+            };
+            more(&mut again, batches - 1);
+            more(&mut whole, batches);
+            assert_eq!(
+                (again.max, again.newest, again.bytes_since_entry),
+                (whole.max, whole.newest, whole.bytes_since_entry)
+            );
+            let kept = |index: &GrowingIndex| index.pending.chunks(8).map(<[u8]>::to_vec).collect::<Vec<_>>();
+            let (thin, full) = (kept(&again.offsets), kept(&whole.offsets));
+            assert!(thin.iter().all(|entry| full.contains(entry)), "{batches}");
+            assert!(thin.len() + 1 >= full.len().min(16), "{batches}: {} of {}", thin.len(), full.len());
+            let short = IndexBuilder::from_files(100, &offsets[..written.saturating_sub(BLOCK)], &[]);
+            assert_eq!(short.fits(&mark), written == 0, "{batches}: entries that the file lost are made again");
+        }
     }
 
     #[test]

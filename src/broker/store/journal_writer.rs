@@ -6,12 +6,14 @@
 use super::flush::Limit;
 use super::joined::Joined;
 use super::journal_files::Live;
+use super::marks::mark_of;
 use super::partition::{Commit, Partition};
 use super::types::{CommitTimes, FatalReason, StoreError};
 use super::{IdMap, LogStore, StoreState};
 use crate::error_code::ErrorCode;
 use crate::ids::{Offset, PartitionId};
 use crate::log::journal::{ENTRY_HEADER_LEN, Entry, FrameBuilder};
+use crate::log::segment_mark::{MARK_LEN_MAX, SegmentMark};
 use coreline_io::sync::{Notify, OneshotSender, oneshot};
 use coreline_io::{IoError, IoErrorKind, Monotonic, Runtime, TaskGroup, WriteSyncError};
 use futures_util::future::{Either, select};
@@ -52,13 +54,23 @@ impl WriterQueue {
         self.flushed.borrow_mut().insert(id, end);
     }
 
-    /// Adds what was flushed to a frame: at most `bytes_max` of entries.
-    fn tell_flushed(&self, frame: &mut FrameBuilder, bytes_max: usize) {
+    /// Adds what was flushed to a frame: at most `bytes_max` of entries. `now` gives what is synced of a partition that is loaded.
+    fn tell_flushed(
+        &self,
+        frame: &mut FrameBuilder,
+        bytes_max: usize,
+        now: impl Fn(PartitionId) -> Option<(i64, Option<SegmentMark>)>,
+    ) {
         let mut flushed = self.flushed.borrow_mut();
         let ids: Vec<PartitionId> = flushed.keys().take(bytes_max / ENTRY_HEADER_LEN).copied().collect();
+        let end = frame.bytes() + bytes_max;
         for partition in ids {
-            let to = Offset(flushed.remove(&partition).expect("just found"));
-            frame.push(&Entry::Flushed { partition, to });
+            if frame.bytes() + ENTRY_HEADER_LEN + MARK_LEN_MAX > end {
+                break;
+            }
+            let to = flushed.remove(&partition).expect("just found");
+            let (to, mark) = now(partition).unwrap_or((to, None));
+            frame.push(&Entry::Flushed { partition, to: Offset(to), mark });
         }
     }
 }
@@ -185,7 +197,8 @@ impl<R: Runtime> LogStore<R> {
         }
         let mut control = self.writer.control.borrow_mut();
         if !group.frame.is_empty() || !control.is_empty() {
-            self.writer.tell_flushed(&mut group.frame, self.options.group_bytes_max / FLUSHED_PART);
+            let now = |id| self.partition(id)?.with(|log| (log.synced_end, mark_of(log)));
+            self.writer.tell_flushed(&mut group.frame, self.options.group_bytes_max / FLUSHED_PART, now);
         }
         for control in control.drain(..) {
             if let Entry::Truncate { partition, .. } | Entry::Deleted { partition } = &control.entry {

@@ -4,6 +4,7 @@
 use super::append::add_batch;
 use super::flush::{EPOCHS_FILE, LOG_START_FILE, METADATA_FILE};
 use super::index_builder::IndexBuilder;
+use super::marks::MARK_READ_BYTES;
 use super::partition::{Log, Partition, Phase, QueuedAppend, Segment, TxnFile};
 use super::recovery::Recovered;
 use super::retention::DELETED_FILE_SUFFIX;
@@ -215,6 +216,8 @@ impl<R: Runtime> LogStore<R> {
             }
             result?;
         }
+        // From now on its files may become others.
+        self.told.borrow_mut().remove(&partition.id);
         if new_start > log.log_end {
             log = self.start_over(partition, &log, new_start).await?;
         }
@@ -392,10 +395,12 @@ impl<R: Runtime> LogStore<R> {
         let bases: Vec<i64> = listing.logs.keys().copied().collect();
         let last = *bases.last().expect("there is a segment");
         let epochs = if listing.epochs { self.read_epochs(&dir, contents).await? } else { None };
-        let aborted = match listing.indexes.contains(&(last, FileKind::TxnIndex)) {
+        let has_txn_file = listing.indexes.contains(&(last, FileKind::TxnIndex));
+        let has_txn_index = has_txn_file || listing.txn_indexes.contains(&last);
+        let aborted = match has_txn_file {
             true => self.read_txn_index(partition, last).await?,
             // It is known that there was one.
-            false if listing.txn_indexes.contains(&last) => None,
+            false if has_txn_index => None,
             false => Some(Vec::new()),
         };
         let (mut producers, snapshot) = match &aborted {
@@ -405,6 +410,9 @@ impl<R: Runtime> LogStore<R> {
         };
         let (mut index, known) = self.read_indexes(partition, last, listing.logs[&last], contents).await?;
         let whole = contents.files.get(&file_name(last, FileKind::Log));
+        // Neither epochs nor transactions are in a mark.
+        let unmarked = epochs.is_none() || has_txn_index;
+        let marked = if unmarked { None } else { self.read_at_mark(partition, last, &index, whole).await? };
         let mut segments: Vec<Segment> = bases
             .iter()
             .map(|base| Segment {
@@ -422,7 +430,7 @@ impl<R: Runtime> LogStore<R> {
             })
             .collect();
         // Without epochs or a snapshot everything is read once.
-        let producers_from = snapshot.map_or(bases[0], |offset| offset.max(bases[0]));
+        let mut producers_from = snapshot.map_or(bases[0], |offset| offset.max(bases[0]));
         let from = if epochs.is_some() { producers_from } else { bases[0] };
         // What is behind the snapshot is read from the batches.
         let mut aborted = aborted.unwrap_or_default();
@@ -430,13 +438,25 @@ impl<R: Runtime> LogStore<R> {
         let mut epochs = epochs.unwrap_or_default();
         let mut synced = index.last_position();
         let synced_offset = snapshot.into_iter().chain(self.synced_by_journal(partition)).max().unwrap_or(0);
-        let first = segments.partition_point(|s| s.base <= from).saturating_sub(1);
+        let first = match marked {
+            Some(_) => segments.len() - 1,
+            None => segments.partition_point(|s| s.base <= from).saturating_sub(1),
+        };
         let mut end = segments[first].base;
         let mut scanned_from = 0;
         let mut first_timestamp = None;
+        if let Some((mark, to, _)) = &marked {
+            index.resume(mark);
+            first_timestamp = Some(mark.first_timestamp);
+            if snapshot.is_none_or(|offset| offset <= *to) {
+                // Those of the snapshot, if there were any, have expired since.
+                (producers, producers_from) = (ProducerStates::default(), *to);
+            }
+        }
         for (at, segment) in segments.iter_mut().enumerate().skip(first) {
             let is_last = segment.base == last;
             let start = match (at == first, is_last) {
+                (true, true) if let Some((mark, ..)) = &marked => u64::from(mark.last_batch),
                 (true, true) => u64::from(OffsetEntry::lookup(&known, last, from)),
                 (true, false) => self.position_before(partition, segment.base, from).await?,
                 (false, _) => 0,
@@ -477,10 +497,11 @@ impl<R: Runtime> LogStore<R> {
                 }
                 None => {
                     let _turn = self.scans.acquire(1).await;
-                    if is_last && start > 0 {
+                    if is_last && start > 0 && marked.is_none() {
                         segment.first_timestamp = self.first_timestamp(partition, last).await?;
                     }
-                    self.scan_segment(partition, segment.base, start, on_batch).await?
+                    let read = marked.as_ref().map(|(_, _, bytes)| bytes.clone());
+                    self.scan_on(partition, segment.base, start, read, on_batch).await?
                 }
             };
             if is_last {
@@ -504,7 +525,10 @@ impl<R: Runtime> LogStore<R> {
             )));
         }
         let tail = segments.last_mut().expect("there is a segment");
-        let scanned = tail.size - scanned_from;
+        let scanned = match &marked {
+            Some((mark, ..)) => mark.bytes_since_snapshot + tail.size.saturating_sub(u64::from(mark.position)),
+            None => tail.size - scanned_from,
+        };
         tail.max_timestamp = Some(index.max.map_or(-1, |max| max.timestamp));
         tail.index = Some(Box::new(index));
         tail.aborted = aborted;
@@ -591,6 +615,18 @@ impl<R: Runtime> LogStore<R> {
         partition: &Rc<Partition>,
         base: i64,
         start: u64,
+        found: impl FnMut(&RecordBatchHeader, &[u8], u64),
+    ) -> Result<u64, StoreError> {
+        self.scan_on(partition, base, start, None, found).await
+    }
+
+    /// The same; `read`: what was read at `start` already, [`MARK_READ_BYTES`] or up to the file's end.
+    async fn scan_on(
+        &self,
+        partition: &Rc<Partition>,
+        base: i64,
+        start: u64,
+        mut read: Option<Bytes>,
         mut found: impl FnMut(&RecordBatchHeader, &[u8], u64),
     ) -> Result<u64, StoreError> {
         let path = self.segment_path(partition, base, FileKind::Log);
@@ -599,8 +635,14 @@ impl<R: Runtime> LogStore<R> {
         let mut buffer = Bytes::new();
         loop {
             let from = position + buffer.len() as u64;
-            let more = file.read_at(from, want).await.map_err(StoreError::io("read a segment"))?;
-            let at_end = more.len() < want;
+            let (more, at_end) = match read.take() {
+                Some(read) => (read.clone(), read.len() < MARK_READ_BYTES),
+                None => {
+                    let more = file.read_at(from, want).await.map_err(StoreError::io("read a segment"))?;
+                    let at_end = more.len() < want;
+                    (more, at_end)
+                }
+            };
             buffer = if buffer.is_empty() { more } else { [&buffer[..], &more[..]].concat().into() };
             let (used, end) = scan(&buffer, expected, |header, at| {
                 found(header, &buffer[at..at + header.size_in_bytes()], position + at as u64);

@@ -9,7 +9,7 @@
 //! | `joined` | what several partitions commit together, or not at all |
 //! | `flush`, `flush_round` | tail → segments, seals, indexes, snapshots; many partitions at once |
 //! | `read`, `shared_reads`, `offsets` | tail and cold reads, several readers of one range, ListOffsets |
-//! | `recovery`, `load`, `settle`, `gather` | the journal at open, partitions at first use, what of them may not be durable, many at once |
+//! | `recovery`, `load`, `marks`, `settle`, `gather` | the journal at open, partitions at first use, what need not be read, what may not be durable, many at once |
 //! | `rebuild` | indexes that are missing |
 //! | `txn` | ends of transactions, who may append to one |
 //! | `alter`, `retention` | delete, move the start, cut the end; what grows old |
@@ -33,6 +33,7 @@ mod joined;
 mod journal_files;
 mod journal_writer;
 mod load;
+mod marks;
 mod offsets;
 mod partition;
 mod read;
@@ -65,7 +66,7 @@ use journal_files::JournalFiles;
 use journal_writer::WriterQueue;
 use load::Loads;
 use partition::{Partition, Payload};
-use recovery::{Recovered, Unsettled};
+use recovery::{Recovered, Told, Unsettled};
 use retention::Removals;
 use shared_reads::SharedReads;
 use std::cell::{Cell, RefCell};
@@ -111,6 +112,8 @@ pub struct LogStore<R: Runtime> {
     partitions: RefCell<IdMap<Rc<Partition>>>,
     /// The journal's part of partitions that are not loaded yet.
     recovered: RefCell<IdMap<Recovered>>,
+    /// What the journal was told of their flushes.
+    told: RefCell<IdMap<Told>>,
     journal: Rc<JournalFiles<R>>,
     writer: WriterQueue,
     flusher: FlushQueue,
@@ -168,7 +171,8 @@ impl<R: Runtime> LogStore<R> {
             state: Cell::new(StoreState::Open),
             unsettled: replay.unsettled,
             partitions: RefCell::default(),
-            recovered: RefCell::new(replay.partitions),
+            recovered: RefCell::new(replay.heard.recovered),
+            told: RefCell::new(replay.heard.told),
             journal: Rc::new(replay.files),
             writer: WriterQueue::default(),
             flusher: FlushQueue::default(),
@@ -244,6 +248,10 @@ impl<R: Runtime> LogStore<R> {
             let partitions = self.partitions.borrow();
             self.recovered.borrow().keys().filter(|id| !partitions.contains_key(id)).copied().collect()
         };
+        {
+            let partitions = self.partitions.borrow();
+            self.told.borrow_mut().retain(|id, _| partitions.contains_key(id));
+        }
         for id in unknown {
             self.recovered.borrow_mut().remove(&id);
             self.journal.release_all(id);

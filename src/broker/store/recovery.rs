@@ -15,6 +15,7 @@ use super::types::{StoreError, StoreOptions};
 use crate::ids::PartitionId;
 use crate::log::batch;
 use crate::log::journal::{Entry, FRAME_HEADER_LEN, FrameHeader, Lap, decode_frame};
+use crate::log::segment_mark::SegmentMark;
 use bytes::Bytes;
 use coreline_io::{BLOCK, File, IoErrorKind, IoResult, OpenOptions, Runtime};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -32,8 +33,36 @@ pub(super) struct Recovered {
     pub(super) batches: Vec<(i64, i64, Bytes)>,
     /// A moved start.
     pub(super) log_start: Option<i64>,
-    /// What is below was in segments, synced, when the journal said so.
+}
+
+/// What the journal was told last of a partition's flushes.
+#[derive(Debug, Default)]
+pub(super) struct Told {
+    /// What is below was in segments, synced.
     pub(super) flushed: i64,
+    /// The last mark, and the offset that it is of.
+    pub(super) mark: Option<(i64, SegmentMark)>,
+}
+
+impl Told {
+    fn flushed(&mut self, to: i64, mark: Option<SegmentMark>) {
+        self.flushed = self.flushed.max(to);
+        // An older one stays true.
+        self.mark = mark.map(|mark| (to, mark)).or(self.mark.take());
+    }
+
+    /// The log was cut: what was said of more is not true any more.
+    fn cut(&mut self, to: i64) {
+        self.flushed = self.flushed.min(to);
+        self.mark = self.mark.take().filter(|(end, _)| *end <= to);
+    }
+}
+
+/// What frames said of partitions.
+#[derive(Debug, Default)]
+pub(super) struct Heard {
+    pub(super) recovered: IdMap<Recovered>,
+    pub(super) told: IdMap<Told>,
 }
 
 impl Recovered {
@@ -59,7 +88,7 @@ impl Recovered {
 /// The journal as it was found.
 pub(super) struct Replay<R: Runtime> {
     pub(super) files: JournalFiles<R>,
-    pub(super) partitions: IdMap<Recovered>,
+    pub(super) heard: Heard,
     /// What segments cannot be trusted.
     pub(super) unsettled: Unsettled,
 }
@@ -87,22 +116,22 @@ pub(super) async fn replay<R: Runtime>(rt: &R, options: &StoreOptions) -> Result
     let mark = mark.filter(|mark| mark.lap >= newest);
     let clean = mark.is_some();
     let live_from = found.last().and_then(|f| f.live_from).unwrap_or_default();
-    let mut partitions = IdMap::default();
+    let mut heard = Heard::default();
     let (mut laps, mut free) = (VecDeque::new(), VecDeque::new());
     for file in &found {
         match file.lap.filter(|lap| !clean && *lap >= live_from) {
             Some(lap) => {
-                let live = read_lap(rt, &dir, file.file, lap, lap == newest, &mut partitions).await?;
+                let live = read_lap(rt, &dir, file.file, lap, lap == newest, &mut heard).await?;
                 laps.push_back(LapState { lap, file: file.file, full: true, live });
             }
             None => free.push_back(file.file),
         }
     }
-    keep_live(&mut laps, &partitions);
+    keep_live(&mut laps, &heard.recovered);
     // Never begin a lap that is not newer than a clean mark.
     let files = JournalFiles::new(rt.clone(), options, laps, free, last);
     let unsettled = mark.map_or(Unsettled::All, |mark| Unsettled::Only(mark.unsettled));
-    Ok(Replay { files, partitions, unsettled })
+    Ok(Replay { files, heard, unsettled })
 }
 
 /// Everything up to `lap` was in segments when the store was closed.
@@ -181,7 +210,7 @@ async fn read_lap<R: Runtime>(
     number: usize,
     lap: Lap,
     newest: bool,
-    partitions: &mut IdMap<Recovered>,
+    heard: &mut Heard,
 ) -> Result<IdMap<Live>, StoreError> {
     let file = open(rt, dir, number).await?;
     let mut reader = FrameReader::<R>::new(&file);
@@ -190,7 +219,7 @@ async fn read_lap<R: Runtime>(
     while let Some((_, entries)) = reader.next(Some((lap, sequence))).await? {
         sequence += 1;
         for entry in entries {
-            apply(entry, partitions, &mut live)?;
+            apply(entry, heard, &mut live)?;
         }
         if rt.should_yield() {
             rt.yield_now().await;
@@ -211,7 +240,8 @@ async fn read_lap<R: Runtime>(
     Ok(live)
 }
 
-fn apply(entry: Entry, partitions: &mut IdMap<Recovered>, live: &mut IdMap<Live>) -> Result<(), StoreError> {
+fn apply(entry: Entry, heard: &mut Heard, live: &mut IdMap<Live>) -> Result<(), StoreError> {
+    let partitions = &mut heard.recovered;
     match entry {
         Entry::Batches { partition, base_offset, bytes } => {
             let end = partitions.entry(partition).or_default().add(base_offset.0, &bytes);
@@ -222,22 +252,21 @@ fn apply(entry: Entry, partitions: &mut IdMap<Recovered>, live: &mut IdMap<Live>
             }
         }
         Entry::Truncate { partition, to } => {
-            let recovered = partitions.entry(partition).or_default();
-            recovered.cut(to.0);
-            recovered.flushed = recovered.flushed.min(to.0);
-        }
-        Entry::Flushed { partition, to } => {
-            // Of others nothing is in the journal that a load could do without.
-            if let Some(recovered) = partitions.get_mut(&partition) {
-                recovered.flushed = recovered.flushed.max(to.0);
+            partitions.entry(partition).or_default().cut(to.0);
+            if let Some(told) = heard.told.get_mut(&partition) {
+                told.cut(to.0);
             }
         }
+        Entry::Flushed { partition, to, mark } => heard.told.entry(partition).or_default().flushed(to.0, mark),
         Entry::LogStart { partition, start } => {
             let recovered = partitions.entry(partition).or_default();
             recovered.log_start = recovered.log_start.max(Some(start.0));
             live.entry(partition).or_default().log_start = true;
         }
-        Entry::Deleted { partition } => drop(partitions.remove(&partition)),
+        Entry::Deleted { partition } => {
+            partitions.remove(&partition);
+            heard.told.remove(&partition);
+        }
         Entry::HighWatermark { .. } | Entry::LiveFrom { .. } => {}
     }
     Ok(())

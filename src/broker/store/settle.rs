@@ -117,10 +117,13 @@ impl<R: Runtime> LogStore<R> {
     /// its part begins there, behind its last hole. Else the journal would still hold what is before, and would not have
     /// been written behind it.
     pub(super) fn synced_by_journal(&self, partition: &Partition) -> Option<i64> {
+        let told = self.told.borrow().get(&partition.id).map(|told| told.flushed);
         let recovered = self.recovered.borrow();
-        let recovered = recovered.get(&partition.id)?;
-        let batches = &recovered.batches;
-        let hole = batches.windows(2).rposition(|pair| pair[0].1 + 1 != pair[1].0);
-        batches.get(hole.map_or(0, |i| i + 1)).map(|b| b.0.max(recovered.flushed))
+        let behind = recovered.get(&partition.id).and_then(|recovered| {
+            let batches = &recovered.batches;
+            let hole = batches.windows(2).rposition(|pair| pair[0].1 + 1 != pair[1].0);
+            batches.get(hole.map_or(0, |i| i + 1)).map(|b| b.0)
+        });
+        told.max(behind)
     }
 }

@@ -96,7 +96,10 @@ fn entry_text(entry: &Entry) -> String {
         Entry::HighWatermark { partition, offset } => {
             format!("HighWatermark {} offset: {offset}", partition_text(*partition))
         }
-        Entry::Flushed { partition, to } => format!("Flushed {} to: {to}", partition_text(*partition)),
+        Entry::Flushed { partition, to, mark } => {
+            let at = mark.as_ref().map(|m| format!(" position: {} of segment: {}", m.position, m.base));
+            format!("Flushed {} to: {to}{}", partition_text(*partition), at.unwrap_or_default())
+        }
         Entry::Deleted { partition } => format!("Deleted {}", partition_text(*partition)),
         Entry::LiveFrom { lap } => format!("LiveFrom lap: {}", lap_text(*lap)),
     }

@@ -1,5 +1,5 @@
 //! Tests of the store under the simulator. `harness` opens stores and makes batches, `basic` names single behaviours,
-//! `faults` breaks the disk, `guards` are crashes that seeds hardly ever find, `retention` lets segments grow old,
+//! `faults` breaks the disk, `marks` are loads that do without reading, `guards` are crashes that seeds hardly ever find, `retention` lets segments grow old,
 //! `compression` sends batches through helpers, `simulation` is the oracle over many seeds, `compaction` the one of
 //! compacted topics, `compaction_on_demand` what somebody who asks for one is told, `txn` transactions, `txn_simulation` and
 //! `txn_compaction` those over crashes and cleanings, `sealed_indexes` what is wrong with indexes of complete segments.
@@ -13,6 +13,7 @@ mod guards;
 mod harness;
 mod indexes;
 mod joined;
+mod marks;
 mod reading;
 mod retention;
 mod sealed_indexes;

@@ -128,7 +128,7 @@ pub(crate) fn journal_frames() -> Vec<Vec<u8>> {
         Entry::Truncate { partition: partition(2), to: Offset(3) },
         Entry::LogStart { partition: partition(3), start: Offset(9) },
         Entry::HighWatermark { partition: partition(4), offset: Offset(10) },
-        Entry::Flushed { partition: partition(5), to: Offset(11) },
+        Entry::Flushed { partition: partition(5), to: Offset(11), mark: None },
         Entry::Deleted { partition: partition(6) },
         Entry::LiveFrom { lap: Lap(77) },
     ];
