@@ -5,7 +5,9 @@ use crate::broker::messages::BrokerMesh;
 use crate::broker::server::{Node, Ready, ServerError, run_shard};
 use crate::config::{BrokerConfig, CoreChoice, parse_override, parse_properties};
 use crate::log::log_config::Durability;
-use coreline_io::uring::{UringOptions, check_directory, check_host, keep_freed_memory, raise_open_files};
+use coreline_io::uring::{
+    UringOptions, check_directory, check_host, give_back_freed_memory, keep_freed_memory, raise_open_files,
+};
 use coreline_shards::glommio_backend::{self, ShardsError, ShardsOptions};
 use coreline_shards::{Blocking, CoreSelection, ShutdownHandle, install_panic_hook, signals};
 use std::io::Write;
@@ -110,6 +112,7 @@ fn serve(config: &Arc<BrokerConfig>, cores: CoreSelection, shards: usize, allow_
     };
     let told = config.clone();
     let mut node = Node::new(config.clone(), Arc::new(end_process), Arc::new(move |ready| announce(&told, ready)));
+    node.tune_store = Some(Arc::new(|options| options.give_back_memory = Some(give_back_freed_memory)));
     match Blocking::new(shards.clamp(1, HELPERS_MAX)) {
         Ok(helpers) => node.helpers = helpers,
         Err(cause) => return fail(ExitReason::Host, &format!("cannot start helper threads: {cause}")),

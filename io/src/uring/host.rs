@@ -136,6 +136,17 @@ pub fn keep_freed_memory() {
     }
 }
 
+/// Gives what the C library kept of freed memory back to the kernel, after work that needed much and does not come again soon.
+/// Takes some milliseconds for each 100 MiB: not for an executor's thread.
+pub fn give_back_freed_memory() {
+    #[cfg(target_env = "gnu")]
+    // SAFETY: a call without pointers, which takes the allocator's own locks.
+    #[allow(unsafe_code)]
+    unsafe {
+        libc::malloc_trim(0);
+    }
+}
+
 /// Raises the soft limit of open descriptors to the hard one, which needs no privilege; the limit that then holds.
 /// Many systems start a process with 1,024, a courtesy to programs that use `select`.
 #[must_use]

@@ -29,7 +29,10 @@ mod tasks;
 pub use blocking::UringLock;
 pub use counters::Counters;
 pub use file::UringFile;
-pub use host::{HostProblem, check_directory, check_host, io_memory_per_shard, keep_freed_memory, raise_open_files};
+pub use host::{
+    HostProblem, check_directory, check_host, give_back_freed_memory, io_memory_per_shard, keep_freed_memory,
+    raise_open_files,
+};
 pub use nap::Doorbell;
 pub use socket::{UringListener, UringParcel, UringStream};
 pub use tasks::STALL;

@@ -57,13 +57,14 @@ pub(super) struct IndexBuilder {
     base: i64,
     pub(super) offsets: GrowingIndex,
     pub(super) times: GrowingIndex,
-    bytes_since_entry: u64,
+    /// From the batch that the last entry names, or the segment's start, to the end.
+    bytes_since_entry: u32,
+    /// Where the newest batch begins.
+    newest: u32,
     last_offset_entry: Option<OffsetEntry>,
     last_time_entry: Option<TimeEntry>,
     /// The largest timestamp so far and the last offset of the first batch that has it.
     pub(super) max: Option<TimeEntry>,
-    /// Where the newest batch begins and ends.
-    newest: Option<(u32, u32)>,
 }
 
 impl IndexBuilder {
@@ -76,7 +77,7 @@ impl IndexBuilder {
             last_offset_entry: None,
             last_time_entry: None,
             max: None,
-            newest: None,
+            newest: 0,
         }
     }
 
@@ -92,7 +93,7 @@ impl IndexBuilder {
             last_offset_entry: last_offset,
             last_time_entry: last_time,
             max: last_time,
-            newest: None,
+            newest: 0,
         }
     }
 
@@ -120,25 +121,26 @@ impl IndexBuilder {
             self.bytes_since_entry = 0;
         }
         let covered = self.last_offset_entry.is_some_and(|e| position <= e.position);
-        if !covered && self.bytes_since_entry > interval && position > 0 {
+        if !covered && u64::from(self.bytes_since_entry) > interval && position > 0 {
             self.push_offset(OffsetEntry { offset: last, position });
             self.push_time();
             self.bytes_since_entry = 0;
         }
-        self.bytes_since_entry += u64::from(len);
-        self.newest = Some((position, position.saturating_add(len)));
+        self.bytes_since_entry = self.bytes_since_entry.saturating_add(len);
+        self.newest = position;
     }
 
     /// What a load after a crash need not find out again; the segment's first timestamp and the bytes since a snapshot
     /// are the caller's. None: nothing is flushed.
     pub(super) fn mark(&self, first_timestamp: i64, bytes_since_snapshot: u64) -> Option<SegmentMark> {
-        let ((last_batch, position), max) = self.newest.zip(self.max)?;
+        let max = self.max.filter(|_| self.bytes_since_entry > 0)?;
+        let position = u32::try_from(self.last_position()).ok()?.checked_add(self.bytes_since_entry)?;
         let written =
             |index: &GrowingIndex| u32::try_from(index.written).expect("an index is smaller than its segment");
         Some(SegmentMark {
             base: self.base,
             position,
-            last_batch,
+            last_batch: self.newest,
             first_timestamp,
             max,
             bytes_since_snapshot,
@@ -171,7 +173,8 @@ impl IndexBuilder {
         }
         self.max = Some(mark.max);
         // Counted from the batch that the last entry names, as when it was pushed; the last batch comes again.
-        self.bytes_since_entry = u64::from(mark.last_batch).saturating_sub(self.last_position());
+        let entry = self.last_offset_entry.map_or(0, |entry| entry.position);
+        self.bytes_since_entry = mark.last_batch.saturating_sub(entry);
     }
 
     fn push_offset(&mut self, entry: OffsetEntry) {

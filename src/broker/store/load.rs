@@ -30,6 +30,8 @@ use std::path::Path;
 use std::rc::Rc;
 use std::time::Duration;
 
+/// Pauses before memory is given back: when all is loaded, when most is flushed, when the rest is by its age.
+const GIVE_BACK_AFTER: [Duration; 3] = [Duration::from_millis(10), Duration::from_secs(5), Duration::from_secs(30)];
 const SCAN_BYTES: usize = 1 << 20;
 /// Files that are no longer than this are read with their directory.
 const SMALL_FILE_BYTES: u64 = 64 << 10;
@@ -173,6 +175,7 @@ impl<R: Runtime> LogStore<R> {
                 if flush {
                     self.queue_flush(partition);
                 }
+                self.give_back_memory_once();
                 if rebuild {
                     self.rebuild_in_background(partition.clone());
                 }
@@ -186,6 +189,23 @@ impl<R: Runtime> LogStore<R> {
             }
         }
         partition.changed.notify_all();
+    }
+
+    /// The journal was read in large pieces, and is with its partitions now; some of it stays in memory until it is flushed.
+    fn give_back_memory_once(self: &Rc<Self>) {
+        let Some(give_back) = self.options.give_back_memory else { return };
+        if !self.recovered.borrow().is_empty() || self.is_recovered.replace(true) {
+            return;
+        }
+        let store = self.clone();
+        drop(self.rt.spawn(TaskGroup::Background, "give back memory", async move {
+            for pause in GIVE_BACK_AFTER {
+                store.rt.sleep(pause).await;
+                if store.options.helpers.run(give_back).await.is_err() {
+                    return;
+                }
+            }
+        }));
     }
 
     async fn load_log(self: &Rc<Self>, partition: &Rc<Partition>) -> Result<Log, StoreError> {

@@ -134,6 +134,8 @@ pub struct LogStore<R: Runtime> {
     /// Told when a group commit, a flush or a direct write ends, and when space runs out.
     progress: Notify,
     loads: Loads,
+    /// What the journal held is with its partitions, or there was nothing.
+    is_recovered: Cell<bool>,
     scans: Rc<Semaphore>,
     gather: Gather<R>,
     /// Whoever renames a directory has that of its number: what is there may be of another topic of the same name.
@@ -171,6 +173,7 @@ impl<R: Runtime> LogStore<R> {
             state: Cell::new(StoreState::Open),
             unsettled: replay.unsettled,
             partitions: RefCell::default(),
+            is_recovered: Cell::new(replay.heard.recovered.is_empty()),
             recovered: RefCell::new(replay.heard.recovered),
             told: RefCell::new(replay.heard.told),
             journal: Rc::new(replay.files),

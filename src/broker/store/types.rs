@@ -83,6 +83,8 @@ pub struct StoreOptions {
     pub markers_again: Option<Duration>,
     /// Threads for what would hold the core: batches that are compressed anew.
     pub helpers: Blocking,
+    /// Gives memory that was freed back to the system, on a helper thread, after a recovery.
+    pub give_back_memory: Option<fn()>,
     /// Called when durability is in doubt.
     pub fatal: FatalHook,
 }
@@ -138,6 +140,7 @@ impl StoreOptions {
             retention_check_interval: Duration::from_secs(300),
             markers_again: None,
             helpers: Blocking::inline(),
+            give_back_memory: None,
             fatal,
         }
     }
