@@ -253,6 +253,10 @@ impl<R: Runtime> LogStore<R> {
                 }
             });
         }
+        if cold.hint.is_some() {
+            let end = position + to as u64;
+            self.read_ahead(&file, (cold.generation, cold.segment), end, request.max_bytes as u64, cold.end_position);
+        }
         self.count(|s| s.cold_bytes += rope.len() as u64);
         Ok(Some((result, Offset(next_offset))))
     }

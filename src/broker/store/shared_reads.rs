@@ -5,6 +5,8 @@
 //! reader A          [  at 300 KiB, 400 KiB long  ]           reads the second and the third piece
 //! reader B               [  at 340 KiB, 400 KiB long  ]      waits for the same two, and reads nothing
 //! ```
+//! A reader that goes on where it stopped finds the next pieces on their way: three times what it asked for last is read ahead,
+//! since the device needs several at a time, also while an answer is sent and the next request is on its way.
 //!
 //! Tasks of the background group read, so that a reader of old records stands behind requests, and one that goes away
 //! takes nothing from the others. While the journal is in use they give way to it: one piece at a time, none while a group
@@ -30,6 +32,12 @@ use std::time::Duration;
 pub(super) const PIECE_BYTES: u64 = 256 << 10;
 /// Pieces that are kept or being read, in bytes, at most (and what the readers at hand want).
 const KEPT_BYTES_MAX: usize = 8 << 20;
+/// Of them, pieces that were read ahead and that nobody has asked for yet.
+const AHEAD_BYTES_MAX: usize = KEPT_BYTES_MAX * 3 / 4;
+/// As much as so many of its requests is read ahead for a reader.
+const AHEAD_REQUESTS: u64 = 3;
+/// Read ahead for one reader, at most.
+const AHEAD_BYTES_EACH: u64 = 4 << 20;
 
 /// A journal that was written within this time is in use.
 const JOURNAL_IN_USE: Duration = Duration::from_millis(20);
@@ -52,6 +60,8 @@ pub(super) struct Piece {
 struct PieceRead {
     result: OnceCell<Result<Bytes, ReadError>>,
     done: Notify,
+    /// It was read ahead, and nobody has asked for it yet.
+    ahead: Cell<bool>,
 }
 
 /// The pieces of a shard's store.
@@ -61,6 +71,7 @@ pub(super) struct SharedReads {
     /// Oldest first; may name some that are gone.
     order: RefCell<VecDeque<Piece>>,
     bytes: Cell<usize>,
+    ahead_bytes: Cell<usize>,
     /// Whoever reads while the journal is in use has it.
     beside_journal: BesideJournal,
     /// When the journal was written last.
@@ -93,9 +104,19 @@ impl SharedReads {
     }
 
     fn forget(&self, piece: &Piece) {
-        if self.pieces.borrow_mut().remove(piece).is_some() {
+        if let Some(read) = self.pieces.borrow_mut().remove(piece) {
             self.bytes.set(self.bytes.get() - piece.len);
+            self.wanted(piece, &read);
         }
+    }
+
+    /// A piece is not only read ahead any more. False: it was not.
+    fn wanted(&self, piece: &Piece, read: &PieceRead) -> bool {
+        let ahead = read.ahead.replace(false);
+        if ahead {
+            self.ahead_bytes.set(self.ahead_bytes.get() - piece.len);
+        }
+        ahead
     }
 }
 
@@ -105,10 +126,12 @@ impl<R: Runtime> LogStore<R> {
         let known = self.shared_reads.pieces.borrow().get(&piece).cloned();
         let read = match known {
             Some(read) => {
-                self.count(|s| s.shared_read_bytes += piece.len as u64);
+                if !self.shared_reads.wanted(&piece, &read) {
+                    self.count(|s| s.shared_read_bytes += piece.len as u64);
+                }
                 read
             }
-            None => self.begin_read(file, piece),
+            None => self.begin_read(file, piece, false),
         };
         loop {
             let done = read.done.notified();
@@ -119,8 +142,26 @@ impl<R: Runtime> LogStore<R> {
         }
     }
 
-    fn begin_read(self: &Rc<Self>, file: Rc<R::File>, piece: Piece) -> Rc<PieceRead> {
-        let read = Rc::new(PieceRead::default());
+    /// Begins to read what a reader will ask for next if it goes on from `from`: of `piece`'s segment, before `end`.
+    pub(super) fn read_ahead(self: &Rc<Self>, file: &Rc<R::File>, cold: (u64, i64), from: u64, want: u64, end: u64) {
+        let (generation, segment) = cold;
+        let to = (from + (AHEAD_REQUESTS * want).min(AHEAD_BYTES_EACH)).min(end);
+        for n in from / PIECE_BYTES..to.div_ceil(PIECE_BYTES) {
+            let at = n * PIECE_BYTES;
+            let piece = Piece { generation, segment, at, len: PIECE_BYTES.min(end - at) as usize };
+            let ahead = self.shared_reads.ahead_bytes.get() + piece.len;
+            if ahead > AHEAD_BYTES_MAX {
+                return;
+            }
+            if !self.shared_reads.pieces.borrow().contains_key(&piece) {
+                self.shared_reads.ahead_bytes.set(ahead);
+                self.begin_read(file.clone(), piece, true);
+            }
+        }
+    }
+
+    fn begin_read(self: &Rc<Self>, file: Rc<R::File>, piece: Piece, ahead: bool) -> Rc<PieceRead> {
+        let read = Rc::new(PieceRead { ahead: Cell::new(ahead), ..PieceRead::default() });
         self.shared_reads.insert(piece, read.clone());
         let (store, reading) = (self.clone(), read.clone());
         drop(self.rt.spawn(TaskGroup::Background, "cold read", async move {

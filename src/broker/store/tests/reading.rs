@@ -108,3 +108,32 @@ fn a_cold_read_gives_way_to_a_group_commit_for_a_while() {
     let (took, commit_first) = beside_a_commit(6, Duration::from_secs(5));
     assert!(!commit_first && took < Duration::from_secs(1), "a read waits {took:?} for a journal that is stuck");
 }
+
+#[test]
+fn who_goes_on_where_he_stopped_finds_the_next_pieces_read() {
+    let (world, node) = world(4);
+    let fatals = Fatals::default();
+    let large = || spec(0, 0, LogConfig { segment_bytes: 4 << 20, ..small_config() });
+    world.block_on(async {
+        let store = LogStore::open(node.runtime(), dying_options(0, &fatals)).await.expect("the store opens");
+        store.assign(large());
+        for n in 0..40 {
+            store.append(id(0), batch_of(&[n], 50_000), LOCAL).await.expect("acked");
+        }
+        store.shutdown().await.expect("closes");
+        node.crash_by(CrashKind::Kill);
+        node.restart();
+        let store = LogStore::open(node.runtime(), dying_options(0, &fatals)).await.expect("the store opens");
+        store.assign(large());
+        for first in [0, 6] {
+            assert_eq!(numbers(store.read(id(0), request(first, 310_000)).await)[0], first as u64);
+        }
+        node.runtime().sleep(Duration::from_secs(1)).await;
+        let read = store.stats().device_read_bytes;
+        assert_eq!(numbers(store.read(id(0), request(12, 110_000)).await), [12, 13]);
+        assert_eq!(store.stats().device_read_bytes, read, "it was there");
+        node.runtime().sleep(Duration::from_secs(1)).await;
+        let ahead = store.stats().device_read_bytes;
+        assert!(ahead < 40 * 50_000, "not all of it is read for one reader: {ahead}");
+    });
+}
