@@ -264,7 +264,7 @@ fn wants_roll(log: &Log, config: &LogConfig, header: &RecordBatchHeader, len: u6
         || active.size + len > config.segment_bytes.min(i32::MAX as u64)
         || waited
             > config.roll_ms()
-                - roll_jitter_ms(log.jitter_salt, active.base, config.segment_jitter_ms, config.roll_ms())
+                - roll_jitter_ms(u64::from(log.jitter_salt), active.base, config.segment_jitter_ms, config.roll_ms())
         || active.size / config.index_interval_bytes.max(1) >= entries_max
         || header.last_offset().0 - active.base > i64::from(i32::MAX)
 }

@@ -20,6 +20,7 @@ use crate::ids::PartitionId;
 use coreline_io::{IoError, Runtime};
 use futures_util::FutureExt;
 use std::cell::{Cell, RefCell};
+use std::num::NonZeroI64;
 use std::rc::Rc;
 
 /// What goes into the next group together.
@@ -69,7 +70,7 @@ impl<R: Runtime> LogStore<R> {
             let news = partition.with(|log| {
                 assert!(log.commit != Commit::Direct, "what is joined goes through the journal");
                 let news = log.joined_end.is_none();
-                log.joined_end = Some(log.log_end);
+                log.joined_end = NonZeroI64::new(log.log_end);
                 news.then_some(log.waiting_bytes)
             });
             if let Some(waiting) = news.flatten() {
@@ -109,7 +110,7 @@ impl<R: Runtime> LogStore<R> {
         for partition in partitions {
             let limit = partition.with(|log| {
                 assert_eq!(log.commit, Commit::Idle, "what is joined waits for the next group");
-                let end = log.joined_end.take().filter(|end| *end > log.submitted_end)?;
+                let end = log.joined_end.take().map(NonZeroI64::get).filter(|end| *end > log.submitted_end)?;
                 // The rest of what waits, where there is room for it.
                 let all = log.waiting_bytes <= room;
                 room -= if all { log.waiting_bytes } else { 0 };

@@ -161,7 +161,7 @@ impl<R: Runtime> LogStore<R> {
         match result {
             Ok(mut log) => {
                 log.generation = self.next_generation();
-                log.jitter_salt = partition.id.topic.0.as_u128() as u64 ^ u64::from(partition.id.index.0 as u32);
+                log.jitter_salt = partition.id.topic.0.as_u128() as u32 ^ partition.id.index.0 as u32;
                 self.unflushed.set(self.unflushed.get() + log.journaled_bytes);
                 let synced = log.synced_end;
                 let flush = log.journaled_bytes > 0 || log.log_start_dirty;

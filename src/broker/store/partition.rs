@@ -20,6 +20,7 @@ use coreline_io::sync::{Notify, OneshotSender};
 use coreline_io::{BLOCK, Monotonic};
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
+use std::num::NonZeroI64;
 
 /// Bytes in one write to a segment, at most (one batch more).
 const PIECE_BYTES_MAX: usize = 4 << 20;
@@ -220,7 +221,7 @@ pub(super) struct Log {
     pub(super) log_end: i64,
     pub(super) high_watermark: i64,
     /// Its own for each partition, so that not all roll at once (`segment.jitter.ms`).
-    pub(super) jitter_salt: u64,
+    pub(super) jitter_salt: u32,
     /// Written to segments.
     pub(super) flushed_end: i64,
     /// Written to segments and synced.
@@ -231,7 +232,7 @@ pub(super) struct Log {
     /// No commit may begin: a truncation waits or works.
     pub(super) held: bool,
     /// What waits below it goes into one group with what was [joined](super::joined) to it.
-    pub(super) joined_end: Option<i64>,
+    pub(super) joined_end: Option<NonZeroI64>,
     /// A compacted segment takes its place: no segment may be removed.
     pub(super) swapping: bool,
     /// … and files are being renamed: cold reads wait.
