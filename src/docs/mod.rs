@@ -26,6 +26,7 @@ pages! {
 [log.md]: crate::docs::log
 [metadata.md]: crate::docs::metadata
 [operations.md]: crate::docs::operations
+[performance.md]: crate::docs::performance
 [shards.md]: crate::docs::shards
 [simulation.md]: crate::docs::simulation
 [testing.md]: crate::docs::testing
@@ -41,6 +42,7 @@ pages! {
     log
     metadata
     operations
+    performance
     shards
     simulation
     testing
