@@ -30,6 +30,8 @@ pub struct Session {
     pub peer: SocketAddr,
     /// From ApiVersions (KIP-511).
     pub software: Option<ClientSoftware>,
+    /// The core whose own port it came to.
+    pub core: Option<ShardId>,
     /// Fetch sessions that were used here, the newest last: consumers have one.
     pub fetch_sessions: Vec<i32>,
     /// The partitions of the request under way.
@@ -42,8 +44,8 @@ const FETCH_SESSIONS_MAX: usize = 8;
 impl Session {
     /// Of a connection that was just accepted.
     #[must_use]
-    pub fn new(peer: SocketAddr) -> Self {
-        Self { peer, software: None, fetch_sessions: Vec::new(), touched: Touched::default() }
+    pub fn new(peer: SocketAddr, core: Option<ShardId>) -> Self {
+        Self { peer, core, software: None, fetch_sessions: Vec::new(), touched: Touched::default() }
     }
 
     /// A fetch was answered in this session (0: in none).
@@ -84,6 +86,14 @@ pub struct RequestContext {
     pub session: Rc<RefCell<Session>>,
     /// Where its time went so far.
     pub timeline: Timeline,
+}
+
+impl RequestContext {
+    /// False if the client addressed another core: then what is of `shard` is answered by that one.
+    #[must_use]
+    pub fn concerns(&self, shard: ShardId) -> bool {
+        self.session.borrow().core.is_none_or(|core| core == shard)
+    }
 }
 
 /// What becomes of a request.

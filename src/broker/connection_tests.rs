@@ -102,7 +102,7 @@ fn start(seed: u64, change: impl FnOnce(&mut ListenerOptions)) -> Broker {
     let address = listener.local_addr();
     let (service, stopped, over, rt) = (echo.clone(), stop.clone(), serving.clone(), runtime.clone());
     drop(runtime.spawn(TaskGroup::Requests, "listener", async move {
-        listener::serve(rt, listener, service, options, async move { stopped.notified().await }).await;
+        listener::serve(rt, (listener, None), service, options, async move { stopped.notified().await }).await;
         over.set(false);
     }));
     Broker { world, echo, address, stop, memory, count, serving }

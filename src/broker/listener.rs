@@ -6,6 +6,7 @@ use super::steering::Steering;
 use bytes::BytesMut;
 use coreline_io::sync::Notify;
 use coreline_io::{Listener, Runtime, Stream, TaskGroup};
+use coreline_shards::ShardId;
 use futures_util::future::{Either, select};
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
@@ -122,11 +123,11 @@ struct Room<R: Runtime, V> {
     table: Table<R::Stream>,
 }
 
-/// Accepts and serves connections until `stop`, then ends them: idle ones at once, others after the request under way,
+/// Accepts and serves connections, also those of this core's own port, if it has one, until `stop`, then ends them: idle ones at once, others after the request under way,
 /// all after half a second.
 pub async fn serve<R: Runtime, V: Service>(
     runtime: R,
-    listener: R::Listener,
+    (listener, core): (R::Listener, Option<(R::Listener, ShardId)>),
     service: Rc<V>,
     options: ListenerOptions,
     stop: impl Future<Output = ()>,
@@ -134,8 +135,15 @@ pub async fn serve<R: Runtime, V: Service>(
     let table = Table { open: RefCell::default(), next_id: Cell::new(0), none: Notify::default() };
     let room = Rc::new(Room { runtime, service, options, table });
     let mut stop = pin!(stop);
-    let (accepting, adopting, sweeping) = (room.accept(&listener), room.adopt(), room.sweep());
-    select(select(pin!(accepting), select(pin!(adopting), pin!(sweeping))), &mut stop).await;
+    let (accepting, adopting, sweeping) = (room.accept(&listener, None), room.adopt(), room.sweep());
+    let of_core = async {
+        match &core {
+            Some((listener, shard)) => room.accept(listener, Some(*shard)).await,
+            None => std::future::pending().await,
+        }
+    };
+    let (accepting, of_core, adopting, sweeping) = (pin!(accepting), pin!(of_core), pin!(adopting), pin!(sweeping));
+    select(select(select(accepting, of_core), select(adopting, sweeping)), &mut stop).await;
     if let Some(steer) = &room.options.steer {
         steer.arrivals.close();
     }
@@ -147,7 +155,7 @@ pub async fn serve<R: Runtime, V: Service>(
 }
 
 impl<R: Runtime, V: Service> Room<R, V> {
-    async fn accept(self: &Rc<Self>, listener: &R::Listener) {
+    async fn accept(self: &Rc<Self>, listener: &R::Listener, core: Option<ShardId>) {
         let (runtime, count) = (&self.runtime, &self.options.count);
         let mut told = false;
         loop {
@@ -169,8 +177,10 @@ impl<R: Runtime, V: Service> Room<R, V> {
                 }
             };
             let slot = count.take();
-            let session = Session::new(stream.peer_addr());
-            let steering = self.options.steer.as_ref().map(|steer| steer.accepted(runtime.now()));
+            let session = Session::new(stream.peer_addr(), core);
+            // Whoever addresses a core stays there.
+            let steer = self.options.steer.as_ref().filter(|_| core.is_none());
+            let steering = steer.map(|steer| steer.accepted(runtime.now()));
             self.begin(Connection::new(stream, session, runtime.now()), slot, BytesMut::new(), steering);
         }
     }

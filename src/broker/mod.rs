@@ -3,6 +3,7 @@
 pub mod connection;
 pub mod controller;
 pub mod coordinator;
+pub mod core_nodes;
 pub mod fatal;
 pub mod frames;
 pub mod groups;

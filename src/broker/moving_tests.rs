@@ -55,7 +55,7 @@ fn pair(seed: u64, rules: SteeringRules) -> Pair {
         let options = ListenerOptions { limits, idle: None, count: count.clone(), steer };
         let (rt, service, stop) = (runtime.clone(), Rc::clone(&echoes[i]), Rc::clone(&stops[i]));
         drop(runtime.spawn(TaskGroup::Requests, "listener", async move {
-            listener::serve(rt, listener, service, options, async move { stop.notified().await }).await;
+            listener::serve(rt, (listener, None), service, options, async move { stop.notified().await }).await;
         }));
     }
     Pair { world, echoes, steers, stops, memory, count, address: addresses[0] }

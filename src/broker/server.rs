@@ -9,6 +9,7 @@
 
 use super::connection::ConnectionLimits;
 use super::controller::{Controller, ControllerError, apply_image};
+use super::core_nodes::CoreNodes;
 use super::fatal::{ExitReason, FatalHandler};
 use super::frames::RequestMemory;
 use super::handlers::Handlers;
@@ -24,7 +25,7 @@ use crate::config::BrokerConfig;
 use crate::controller::{ClusterImage, Command};
 use crate::ids::{BrokerId, PartitionId};
 use coreline_io::sync::{OneshotReceiver, OneshotSender, oneshot};
-use coreline_io::{IoError, IoErrorKind, IoResult, ListenOptions, Listener as _, Runtime, TaskGroup};
+use coreline_io::{IoError, IoErrorKind, IoResult, ListenOptions, Listener as _, Net, Runtime, TaskGroup};
 use coreline_shards::{Blocking, MeshHandler, ReplyTo, ShardContext, ShardId};
 use futures_util::future::LocalBoxFuture;
 use std::cell::{OnceCell, RefCell};
@@ -273,7 +274,7 @@ async fn lead<R: Runtime>(ctx: ShardContext<R, BrokerMesh>, node: Node, door: &R
         }),
     );
     let listener = bind(&ctx, config, port).await?;
-    let address = listener.local_addr();
+    let address = listener.0.local_addr();
     register(&shard, config, address.port()).await?;
     if all_serve(&ctx).await? {
         let ready = Ready { address, shards: ctx.shards, cluster_id: shard.image().cluster_id.clone() };
@@ -326,7 +327,7 @@ async fn accept<R: Runtime>(
     ctx: &ShardContext<R, BrokerMesh>,
     node: &Node,
     handlers: Rc<Handlers<R>>,
-    listener: R::Listener,
+    listener: Listeners<R>,
     arrivals: Rc<Arrivals>,
 ) {
     let config = &node.config;
@@ -430,6 +431,7 @@ async fn open<R: Runtime>(
     node: &Node,
     controller: ControllerHandle,
 ) -> Result<Rc<Shard<R>>, ServerError> {
+    let cores = core_nodes(ctx, &node.config)?;
     let store = LogStore::open(ctx.runtime.clone(), store_options(ctx, node)).await.map_err(|e| store_error(&e))?;
     let image = controller.image();
     apply_image(&ctx.runtime, &store, &node.config, ctx.shard, &ClusterImage::default(), &image).await;
@@ -442,6 +444,7 @@ async fn open<R: Runtime>(
         store,
         mesh: ctx.mesh.clone(),
         controller,
+        cores,
         shutdown: ctx.shutdown.clone(),
         latencies: Rc::new(Latencies::new(ctx.shard.0)),
     }))
@@ -468,10 +471,28 @@ async fn bind<R: Runtime>(
     ctx: &ShardContext<R, BrokerMesh>,
     config: &BrokerConfig,
     port: u16,
-) -> Result<R::Listener, ServerError> {
-    let wanted = address(config, port)?;
-    let options = ListenOptions { reuse_port: true, backlog: config.listen_backlog };
-    ctx.runtime.listen(wanted, options).await.map_err(|e| listen_error(wanted, &e))
+) -> Result<Listeners<R>, ServerError> {
+    let listen = async |port, reuse_port| {
+        let wanted = address(config, port)?;
+        let options = ListenOptions { reuse_port, backlog: config.listen_backlog };
+        ctx.runtime.listen(wanted, options).await.map_err(|e| listen_error(wanted, &e))
+    };
+    let shared = listen(port, true).await?;
+    let core = match core_nodes(ctx, config)? {
+        Some(cores) => Some((listen(cores.port(ctx.shard.0), false).await?, ctx.shard)),
+        None => None,
+    };
+    Ok((shared, core))
+}
+
+/// The listener that all shards share, and this core's own.
+type Listeners<R> = (<R as Net>::Listener, Option<(<R as Net>::Listener, ShardId)>);
+
+fn core_nodes<R: Runtime>(
+    ctx: &ShardContext<R, BrokerMesh>,
+    config: &BrokerConfig,
+) -> Result<Option<CoreNodes>, ServerError> {
+    CoreNodes::of(config, ctx.shards).map_err(|message| ServerError::new(ExitReason::Configuration, message))
 }
 
 async fn register<R: Runtime>(shard: &Rc<Shard<R>>, config: &BrokerConfig, port: u16) -> Result<(), ServerError> {

@@ -1,11 +1,12 @@
 //! What one core has: everything a handler may need, in one place, shared as `Rc<Shard<R>>`.
 
+use super::core_nodes::{self, CoreNodes, Told};
 use super::latency::Latencies;
 use super::messages::BrokerMesh;
 use super::metadata::ControllerHandle;
 use super::store::LogStore;
 use crate::config::{BrokerConfig, DynamicValues, resolve_topic};
-use crate::controller::{ClusterImage, TopicImage};
+use crate::controller::{ClusterImage, PartitionImage, TopicImage};
 use crate::ids::{BrokerId, PartitionId};
 use crate::log::log_config::LogConfig;
 use coreline_io::Runtime;
@@ -30,6 +31,8 @@ pub struct Shard<R: Runtime> {
     pub mesh: Mesh<BrokerMesh>,
     /// The metadata.
     pub controller: ControllerHandle,
+    /// Cores as brokers of their own, if clients are told so.
+    pub cores: Option<CoreNodes>,
     /// When to stop.
     pub shutdown: Shutdown,
     /// How long requests took.
@@ -41,6 +44,24 @@ impl<R: Runtime> Shard<R> {
     #[must_use]
     pub fn node_id(&self) -> BrokerId {
         BrokerId(self.config.node_id)
+    }
+
+    /// The brokers, as clients are told.
+    #[must_use]
+    pub fn brokers_told(&self, image: &ClusterImage) -> Vec<Told> {
+        core_nodes::brokers(self.cores.as_ref(), image)
+    }
+
+    /// One of a partition's brokers, as clients are told.
+    #[must_use]
+    pub fn broker_told(&self, partition: &PartitionImage, id: BrokerId) -> BrokerId {
+        core_nodes::broker_of(self.cores.as_ref(), partition, id)
+    }
+
+    /// The broker that a client means.
+    #[must_use]
+    pub fn broker_meant(&self, id: BrokerId) -> BrokerId {
+        self.cores.as_ref().map_or(id, |cores| cores.real(id))
     }
 
     /// The newest image on this shard.

@@ -70,6 +70,8 @@ pub struct BrokerConfig {
     pub retention_check_interval: Duration,
     /// `coreline.cores`.
     pub cores: CoreChoice,
+    /// `coreline.core.port`; none: cores are not brokers.
+    pub core_port: Option<u16>,
     /// `coreline.steering`.
     pub steering: bool,
     /// `coreline.durability`, the default of topics.
@@ -255,6 +257,7 @@ impl Reader<'_> {
                 self.integer("log.retention.check.interval.ms").unsigned_abs(),
             ),
             cores: self.cores()?,
+            core_port: self.value("coreline.core.port").map(|_| self.integer("coreline.core.port") as u16),
             steering: self.text("coreline.steering").as_deref() == Some("on"),
             durability: parse_durability(self.text("coreline.durability").as_deref()),
             journal_bytes: self.integer("coreline.journal.bytes") as u64,

@@ -662,6 +662,14 @@ pub const BROKER_KEYS: &[Definition] = &[
         "The cores to run on, one shard each: all, a count, or a list such as 0,2,4. One number is a count; 0, with a comma after it, is a list.",
     ),
     key(
+        "coreline.core.port",
+        Kind::Int,
+        None,
+        Rule::Between(1, 65_535),
+        false,
+        "The port of the first core, the next ones of the others: each core is told to clients as a broker of its own (core n of node 1 is broker 1 + 1000n), so that no request crosses cores. Not set: off. What it breaks: shards.md.",
+    ),
+    key(
         "coreline.steering",
         Kind::String,
         Some("on"),

@@ -32,7 +32,9 @@ pub(super) fn resource<R: Runtime>(shard: &Shard<R>, kind: i8, name: &str) -> Re
         },
         BROKER if name.is_empty() => Ok(ResourceRef::Broker(None)),
         BROKER => match name.parse::<i32>() {
-            Ok(id) if id == shard.config.node_id => Ok(ResourceRef::Broker(Some(BrokerId(id)))),
+            Ok(id) if shard.broker_meant(BrokerId(id)) == shard.node_id() => {
+                Ok(ResourceRef::Broker(Some(shard.node_id())))
+            }
             Ok(id) => {
                 let here = shard.config.node_id;
                 let message = format!("Unexpected broker id, expected {here} or empty string, but received {id}");

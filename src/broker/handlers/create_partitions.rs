@@ -3,6 +3,7 @@
 use crate::broker::Shard;
 use crate::controller::commands::MorePartitions;
 use crate::controller::{Command, Outcome};
+use crate::ids::BrokerId;
 use crate::protocol::codec::text;
 use coreline_io::Runtime;
 use kafka_protocol::messages::create_partitions_request::CreatePartitionsTopic;
@@ -16,13 +17,14 @@ pub(super) async fn handle<R: Runtime>(
     shard: &Rc<Shard<R>>,
     request: CreatePartitionsRequest,
 ) -> CreatePartitionsResponse {
+    let meant = |id: &kafka_protocol::messages::BrokerId| shard.broker_meant(BrokerId(id.0)).0;
     let more = |t: &CreatePartitionsTopic| MorePartitions {
         name: t.name.0.to_string(),
         count: t.count,
         assignments: t
             .assignments
             .as_ref()
-            .map(|all| all.iter().map(|a| a.broker_ids.iter().map(|b| b.0).collect()).collect()),
+            .map(|all| all.iter().map(|a| a.broker_ids.iter().map(meant).collect()).collect()),
     };
     let topics = request.topics.iter().map(more).collect();
     let command = Command::CreatePartitions { topics, validate_only: request.validate_only };

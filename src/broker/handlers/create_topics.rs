@@ -5,6 +5,7 @@ use crate::broker::shard::dynamic_values;
 use crate::config::describe_topic;
 use crate::controller::{Command, NewTopic, Outcome, TopicOutcome};
 use crate::error_code::ErrorCode;
+use crate::ids::BrokerId;
 use crate::protocol::codec::text;
 use coreline_io::Runtime;
 use kafka_protocol::messages::create_topics_request::{CreatableTopic, CreatableTopicConfig};
@@ -19,7 +20,7 @@ pub(super) async fn handle<R: Runtime>(shard: &Rc<Shard<R>>, request: CreateTopi
     let mut seen = BTreeSet::new();
     let (mut results, mut topics) = (Vec::new(), Vec::new());
     for topic in &request.topics {
-        match new_topic(topic) {
+        match new_topic(shard, topic) {
             Ok(topic) => topics.push(topic),
             Err(null) if seen.insert(topic.name.0.to_string()) => {
                 let message = format!("Null value not supported for topic configs: {null}");
@@ -44,11 +45,12 @@ pub(super) async fn handle<R: Runtime>(shard: &Rc<Shard<R>>, request: CreateTopi
 }
 
 /// What is asked, or the first key that has no value.
-fn new_topic(asked: &CreatableTopic) -> Result<NewTopic, String> {
+fn new_topic<R: Runtime>(shard: &Shard<R>, asked: &CreatableTopic) -> Result<NewTopic, String> {
     let setting = |c: &CreatableTopicConfig| match &c.value {
         Some(value) => Ok((c.name.to_string(), value.to_string())),
         None => Err(c.name.to_string()),
     };
+    let meant = |id: &kafka_protocol::messages::BrokerId| shard.broker_meant(BrokerId(id.0)).0;
     Ok(NewTopic {
         name: asked.name.0.to_string(),
         partitions: asked.num_partitions,
@@ -56,7 +58,7 @@ fn new_topic(asked: &CreatableTopic) -> Result<NewTopic, String> {
         assignments: asked
             .assignments
             .iter()
-            .map(|a| (a.partition_index, a.broker_ids.iter().map(|b| b.0).collect()))
+            .map(|a| (a.partition_index, a.broker_ids.iter().map(meant).collect()))
             .collect(),
         configs: asked.configs.iter().map(setting).collect::<Result<_, _>>()?,
     })

@@ -2,6 +2,7 @@
 
 use super::metadata::CLUSTER_OPERATIONS;
 use crate::broker::Shard;
+use crate::broker::core_nodes::Told;
 use crate::error_code::ErrorCode;
 use crate::protocol::codec::text;
 use coreline_io::Runtime;
@@ -39,9 +40,9 @@ pub(super) async fn handle<R: Runtime>(
             .with_error_code(code.code())
             .with_error_message(Some(text(&message)));
     }
-    let broker = |(id, r): (&crate::ids::BrokerId, &crate::controller::Registration)| {
+    let broker = |r: Told| {
         DescribeClusterBroker::default()
-            .with_broker_id(id.0.into())
+            .with_broker_id(r.id.0.into())
             .with_host(text(&r.host))
             .with_port(i32::from(r.port))
             .with_rack(r.rack.as_deref().map(text))
@@ -51,5 +52,5 @@ pub(super) async fn handle<R: Runtime>(
         .with_error_message(None)
         .with_cluster_id(text(&image.cluster_id))
         .with_controller_id(shard.config.node_id.into())
-        .with_brokers(image.brokers.iter().map(broker).collect())
+        .with_brokers(shard.brokers_told(&image).into_iter().map(broker).collect())
 }

@@ -1,6 +1,7 @@
 //! DescribeLogDirs: the data directory, its space, and the sizes of partitions, asked of the shards that own them.
 
 use crate::broker::Shard;
+use crate::broker::connection::RequestContext;
 use crate::broker::messages::{Reply, Request};
 use crate::ids::{PartitionId, PartitionIndex};
 use crate::protocol::codec::text;
@@ -16,6 +17,7 @@ use std::rc::Rc;
 /// Answers one request.
 pub(super) async fn handle<R: Runtime>(
     shard: &Rc<Shard<R>>,
+    context: &RequestContext,
     request: DescribeLogDirsRequest,
 ) -> DescribeLogDirsResponse {
     let image = shard.image();
@@ -27,7 +29,7 @@ pub(super) async fn handle<R: Runtime>(
     for topic in image.topics() {
         for (index, partition) in topic.partitions.iter().enumerate() {
             let id = topic.partition_id(index);
-            if wanted(&topic.name, id.index.0) {
+            if wanted(&topic.name, id.index.0) && context.concerns(ShardId(partition.shard)) {
                 by_shard.entry(partition.shard).or_default().push(id);
             }
         }

@@ -50,7 +50,7 @@ pub(super) async fn handle<R: Runtime>(
             continue;
         };
         let start = if name == from { first } else { 0 };
-        let (described, next) = describe(topic, start, left);
+        let (described, next) = describe(shard, topic, start, left);
         left -= described.partitions.len();
         answer.topics.push(described);
         if let Some(next) = next {
@@ -86,9 +86,14 @@ fn failed(name: &str, code: ErrorCode) -> DescribeTopicPartitionsResponseTopic {
 }
 
 /// Up to `limit` partitions from `start`, and the index of the next one, if there is one.
-fn describe(topic: &TopicImage, start: usize, limit: usize) -> (DescribeTopicPartitionsResponseTopic, Option<usize>) {
+fn describe<R: Runtime>(
+    shard: &Shard<R>,
+    topic: &TopicImage,
+    start: usize,
+    limit: usize,
+) -> (DescribeTopicPartitionsResponseTopic, Option<usize>) {
     let end = topic.partitions.len().min(start.saturating_add(limit));
-    let partitions = (start..end).map(|i| partition(i, &topic.partitions[i])).collect();
+    let partitions = (start..end).map(|i| partition(shard, i, &topic.partitions[i])).collect();
     let described = DescribeTopicPartitionsResponseTopic::default()
         .with_name(Some(TopicName(text(&topic.name))))
         .with_topic_id(topic.id.0)
@@ -98,11 +103,16 @@ fn describe(topic: &TopicImage, start: usize, limit: usize) -> (DescribeTopicPar
     (described, (end < topic.partitions.len()).then_some(end))
 }
 
-fn partition(index: usize, p: &PartitionImage) -> DescribeTopicPartitionsResponsePartition {
-    let ids = |list: &[BrokerId]| list.iter().map(|b| b.0.into()).collect();
+fn partition<R: Runtime>(
+    shard: &Shard<R>,
+    index: usize,
+    p: &PartitionImage,
+) -> DescribeTopicPartitionsResponsePartition {
+    let told = |id: &BrokerId| kafka_protocol::messages::BrokerId(shard.broker_told(p, *id).0);
+    let ids = |list: &[BrokerId]| list.iter().map(told).collect();
     DescribeTopicPartitionsResponsePartition::default()
         .with_partition_index(i32::try_from(index).expect("indexes are 31 bits"))
-        .with_leader_id(p.leader.0.into())
+        .with_leader_id(told(&p.leader))
         .with_leader_epoch(p.leader_epoch.0)
         .with_replica_nodes(ids(&p.replicas))
         .with_isr_nodes(ids(&p.isr))

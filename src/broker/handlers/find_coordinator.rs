@@ -8,6 +8,7 @@ use crate::broker::transactions::{Transactions, state_topic};
 use crate::error_code::ErrorCode;
 use crate::protocol::codec::text;
 use coreline_io::Runtime;
+use coreline_shards::ShardId;
 use kafka_protocol::messages::find_coordinator_response::Coordinator;
 use kafka_protocol::messages::{FindCoordinatorRequest, FindCoordinatorResponse};
 use kafka_protocol::protocol::StrBytes;
@@ -49,7 +50,7 @@ pub(super) async fn handle<R: Runtime>(
     let found = |key: &str| {
         ready?;
         let partition = if request.key_type == TRANSACTION { transactions.find(key) } else { groups.find(key) };
-        find(shard, partition.is_ok())
+        find(shard, partition.ok().map(|(_, owner)| owner))
     };
     match context.request.header.api_version {
         version if version < MANY => single(version, found(&request.key)),
@@ -63,15 +64,14 @@ pub(super) async fn handle<R: Runtime>(
     }
 }
 
-fn find<R: Runtime>(shard: &Shard<R>, is_led: bool) -> Found {
+fn find<R: Runtime>(shard: &Shard<R>, owner: Option<ShardId>) -> Found {
     let missing = (ErrorCode::CoordinatorNotAvailable, "The coordinator's partition has no leader now.");
-    if !is_led {
-        return Err(missing);
-    }
-    // One node: whoever leads it is this one.
-    let image = shard.image();
-    let node = image.brokers.get(&shard.node_id()).ok_or(missing)?;
-    Ok(Node { id: shard.node_id().0, host: text(&node.host), port: i32::from(node.port) })
+    let owner = owner.ok_or(missing)?;
+    // One node: whoever leads it is this one, or its core.
+    let id = shard.cores.as_ref().map_or(shard.node_id(), |cores| cores.id(owner.0));
+    let brokers = shard.brokers_told(&shard.image());
+    let node = brokers.into_iter().find(|broker| broker.id == id).ok_or(missing)?;
+    Ok(Node { id: node.id.0, host: text(&node.host), port: i32::from(node.port) })
 }
 
 fn single(version: i16, found: Found) -> FindCoordinatorResponse {

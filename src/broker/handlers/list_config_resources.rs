@@ -34,7 +34,7 @@ pub(super) async fn handle<R: Runtime>(
     for kind in kinds {
         let names: Vec<String> = match kind {
             TOPIC => image.topics().map(|t| t.name.to_string()).collect(),
-            BROKER => image.brokers.keys().map(|id| id.0.to_string()).collect(),
+            BROKER => shard.brokers_told(&image).iter().map(|broker| broker.id.0.to_string()).collect(),
             GROUP => image.group_configs.keys().map(ToString::to_string).collect(),
             other if EMPTY_KINDS.contains(&other) => Vec::new(),
             _ => return ListConfigResourcesResponse::default().with_error_code(ErrorCode::UnsupportedVersion.code()),

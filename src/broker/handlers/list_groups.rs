@@ -16,7 +16,8 @@ pub(super) async fn handle<R: Runtime>(
     request: ListGroupsRequest,
 ) -> ListGroupsResponse {
     let client = client(context);
-    let all = groups.partitions().into_iter().map(async |(partition, shard)| {
+    let own = groups.partitions().into_iter().filter(|(_, shard)| context.concerns(*shard));
+    let all = own.map(async |(partition, shard)| {
         of_kind!(groups.ask_at(partition, shard, &client, Request::ListGroups(request.clone())).await, ListGroups)
     });
     let mut found = Vec::new();

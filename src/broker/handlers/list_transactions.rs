@@ -1,6 +1,7 @@
 //! ListTransactions: every transactional id of this node that the filters let through, of every coordinator (KIP-664).
 
 use super::transaction_client::of_kind;
+use crate::broker::connection::RequestContext;
 use crate::broker::transactions::Transactions;
 use crate::coordinator::Client;
 use crate::error_code::ErrorCode;
@@ -24,9 +25,10 @@ const EPOCH_FENCE: &str = "PrepareEpochFence";
 
 pub(super) async fn handle<R: Runtime>(
     transactions: &Rc<Transactions<R>>,
-    version: i16,
+    context: &RequestContext,
     request: ListTransactionsRequest,
 ) -> ListTransactionsResponse {
+    let version = context.request.header.api_version;
     let (states, unknown) = states(&request.state_filters);
     let response = ListTransactionsResponse::default();
     let pattern = match request.transactional_id_pattern.as_deref().filter(|pattern| !pattern.is_empty()) {
@@ -43,7 +45,8 @@ pub(super) async fn handle<R: Runtime>(
         longer_than_ms: if version >= DURATION { request.duration_filter } else { -1 },
         pattern,
     };
-    let all = transactions.partitions().into_iter().map(async |(partition, shard)| {
+    let own = transactions.partitions().into_iter().filter(|(_, shard)| context.concerns(*shard));
+    let all = own.map(async |(partition, shard)| {
         let ask = Request::List(Box::new(filters.clone()));
         of_kind!(transactions.ask_at(partition, shard, &Client::default(), ask).await, List)
     });

@@ -7,7 +7,7 @@ use crate::broker::pipeline::Close;
 use crate::broker::transactions::state_topic;
 use crate::controller::{ClusterImage, Command, NewTopic, Outcome, TopicImage};
 use crate::error_code::ErrorCode;
-use crate::ids::TopicId;
+use crate::ids::{BrokerId, TopicId};
 use crate::protocol::codec::text;
 use crate::protocol::topic_name;
 use coreline_io::Runtime;
@@ -73,7 +73,7 @@ pub(super) async fn handle<R: Runtime>(
     }
     let image = shard.image();
     let operations = if request.include_topic_authorized_operations { TOPIC_OPERATIONS } else { NO_OPERATIONS };
-    let found = |topic: &TopicImage| describe(topic).with_topic_authorized_operations(operations);
+    let found = |topic: &TopicImage| describe(shard, topic).with_topic_authorized_operations(operations);
     let topics = match &wanted {
         Wanted::All => image.topics().map(|topic| found(topic)).collect(),
         Wanted::Some { names, ids } => {
@@ -157,17 +157,17 @@ fn missing_id(version: i16, id: TopicId) -> MetadataResponseTopic {
         .with_topic_authorized_operations(NO_OPERATIONS)
 }
 
-fn describe(topic: &TopicImage) -> MetadataResponseTopic {
-    let brokers = |ids: &[crate::ids::BrokerId]| ids.iter().map(|id| id.0.into()).collect();
+fn describe<R: Runtime>(shard: &Shard<R>, topic: &TopicImage) -> MetadataResponseTopic {
     let partitions = topic.partitions.iter().enumerate().map(|(index, partition)| {
         let error = if partition.leader.0 < 0 { ErrorCode::LeaderNotAvailable } else { ErrorCode::None };
+        let told = |id: &BrokerId| kafka_protocol::messages::BrokerId(shard.broker_told(partition, *id).0);
         MetadataResponsePartition::default()
             .with_error_code(error.code())
             .with_partition_index(index as i32)
-            .with_leader_id(partition.leader.0.into())
+            .with_leader_id(told(&partition.leader))
             .with_leader_epoch(partition.leader_epoch.0)
-            .with_replica_nodes(brokers(&partition.replicas))
-            .with_isr_nodes(brokers(&partition.isr))
+            .with_replica_nodes(partition.replicas.iter().map(told).collect())
+            .with_isr_nodes(partition.isr.iter().map(told).collect())
     });
     MetadataResponseTopic::default()
         .with_name(Some(text(&topic.name).into()))
@@ -178,9 +178,9 @@ fn describe(topic: &TopicImage) -> MetadataResponseTopic {
 
 /// The brokers and who leads the cluster.
 fn cluster<R: Runtime>(shard: &Shard<R>, image: &ClusterImage) -> MetadataResponse {
-    let brokers = image.brokers.iter().map(|(id, broker)| {
+    let brokers = shard.brokers_told(image).into_iter().map(|broker| {
         MetadataResponseBroker::default()
-            .with_node_id(id.0.into())
+            .with_node_id(broker.id.0.into())
             .with_host(text(&broker.host))
             .with_port(i32::from(broker.port))
             .with_rack(broker.rack.as_deref().map(text))

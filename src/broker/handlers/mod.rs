@@ -192,7 +192,7 @@ impl<R: Runtime> Handlers<R> {
                 in_out.out(&describe_transactions::handle(transactions, in_out.decode()?).await)
             }
             ApiKey::ListTransactions => {
-                in_out.out(&list_transactions::handle(transactions, version, in_out.decode()?).await)
+                in_out.out(&list_transactions::handle(transactions, context, in_out.decode()?).await)
             }
             ApiKey::DescribeProducers => in_out.out(&describe_producers::handle(shard, in_out.decode()?).await),
             ApiKey::WriteTxnMarkers => in_out.out(&write_txn_markers::handle(shard, in_out.decode()?).await),
@@ -219,7 +219,7 @@ impl<R: Runtime> Handlers<R> {
             }
             ApiKey::CompactTopic => in_out.out(&compact_topic::handle(shard, in_out.decode()?).await),
             ApiKey::DescribeLatency => in_out.out(&describe_latency::handle(shard, in_out.decode()?).await),
-            ApiKey::DescribeLogDirs => in_out.out(&describe_log_dirs::handle(shard, in_out.decode()?).await),
+            ApiKey::DescribeLogDirs => in_out.out(&describe_log_dirs::handle(shard, context, in_out.decode()?).await),
             ApiKey::Produce | ApiKey::OffsetCommit => unreachable!("answered later"),
         }
     }

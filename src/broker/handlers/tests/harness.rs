@@ -2,6 +2,7 @@
 
 use crate::broker::Shard;
 use crate::broker::connection::ConnectionLimits;
+use crate::broker::core_nodes::CoreNodes;
 use crate::broker::frames::RequestMemory;
 use crate::broker::handlers::Handlers;
 use crate::broker::latency::Latencies;
@@ -72,6 +73,11 @@ impl MeshHandler<BrokerMesh> for Door {
             Request::Submit(command) => {
                 drop(self.runtime.spawn(TaskGroup::Requests, "submit", async move {
                     reply.send(Reply::Submitted(handlers.shard().controller.submit(command).await));
+                }));
+            }
+            Request::LogSizes(ids) => {
+                drop(self.runtime.spawn(TaskGroup::Requests, "log sizes", async move {
+                    reply.send(Reply::LogSizes(handlers.shard().log_sizes(ids).await));
                 }));
             }
             other => unreachable!("{other:?} is of the server, which is not here"),
@@ -171,6 +177,7 @@ impl Node {
                     ControllerHandle::remote(image, ctx.mesh.clone())
                 };
                 let latencies = Rc::new(Latencies::new(ctx.shard.0));
+                let cores = CoreNodes::of(&config, ctx.shards).unwrap();
                 let shard = Rc::new(Shard {
                     runtime: runtime.clone(),
                     id: ctx.shard,
@@ -179,6 +186,7 @@ impl Node {
                     store,
                     mesh: ctx.mesh.clone(),
                     controller,
+                    cores: cores.clone(),
                     shutdown: ctx.shutdown.clone(),
                     latencies: Rc::clone(&latencies),
                 });
@@ -208,7 +216,15 @@ impl Node {
                     steer: Some(steer),
                 };
                 all.borrow_mut().push(Rc::clone(&handlers));
-                listener::serve(runtime, listener, handlers, options, ctx.shutdown.requested()).await;
+                let core = match cores {
+                    Some(cores) => {
+                        let address = SocketAddr::new(runtime.ip(), cores.port(ctx.shard.0));
+                        let options = ListenOptions { reuse_port: false, ..ListenOptions::default() };
+                        Some((runtime.listen(address, options).await.unwrap(), ctx.shard))
+                    }
+                    None => None,
+                };
+                listener::serve(runtime, (listener, core), handlers, options, ctx.shutdown.requested()).await;
                 Ok(())
             }
         });
@@ -222,7 +238,11 @@ impl Node {
     }
 
     pub(super) async fn connect(&self) -> Client {
-        let address = SocketAddr::new(self.node.ip(), PORT);
+        self.connect_to(PORT).await
+    }
+
+    pub(super) async fn connect_to(&self, port: u16) -> Client {
+        let address = SocketAddr::new(self.node.ip(), port);
         loop {
             if self.handlers.borrow().len() == SHARDS
                 && let Ok(stream) = self.runtime().connect(address).await

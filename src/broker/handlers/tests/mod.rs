@@ -2,6 +2,7 @@
 
 mod admin;
 mod configs;
+mod cores;
 mod fetching;
 mod groups;
 mod harness;
