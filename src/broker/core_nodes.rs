@@ -42,6 +42,14 @@ impl CoreNodes {
         if first_port.checked_add(shards - 1).is_none() {
             return Err(format!("coreline.core.port={first_port}: {shards} cores need as many ports up to 65535"));
         }
+        let shared = config.listener.port;
+        if (first_port..=first_port + (shards - 1)).contains(&shared) {
+            let last = first_port + (shards - 1);
+            return Err(format!(
+                "coreline.core.port={first_port}: the cores' ports {first_port} to {last} take in {shared}, the port of \
+                 listeners, which all cores share; choose another range"
+            ));
+        }
         if config.node_id >= CORE_ID_STEP {
             let (id, step) = (config.node_id, CORE_ID_STEP);
             return Err(format!(
@@ -118,6 +126,9 @@ mod tests {
         assert_eq!(real, [7, 7, 4007, 8]);
         let error = of(&[("coreline.core.port", "65534")], 3).unwrap_err();
         assert!(error.contains("65534") && error.contains("3 cores"), "{error}");
+        let error = of(&[("coreline.core.port", "9091")], 2).unwrap_err();
+        assert!(error.contains("9091 to 9092 take in 9092"), "{error}");
+        assert!(of(&[("coreline.core.port", "9093")], 2).is_ok() && of(&[("coreline.core.port", "9090")], 2).is_ok());
         let error = of(&[("coreline.core.port", "9100"), ("node.id", "1000")], 1).unwrap_err();
         assert!(error.contains("node.id=1000"), "{error}");
     }

@@ -123,8 +123,8 @@ struct Room<R: Runtime, V> {
     table: Table<R::Stream>,
 }
 
-/// Accepts and serves connections, also those of this core's own port, if it has one, until `stop`, then ends them: idle ones at once, others after the request under way,
-/// all after half a second.
+/// Accepts and serves connections, also those of this core's own port, if it has one, until `stop`, then ends them: idle
+/// ones at once, others after the request under way, all after half a second.
 pub async fn serve<R: Runtime, V: Service>(
     runtime: R,
     (listener, core): (R::Listener, Option<(R::Listener, ShardId)>),

@@ -472,17 +472,19 @@ async fn bind<R: Runtime>(
     config: &BrokerConfig,
     port: u16,
 ) -> Result<Listeners<R>, ServerError> {
-    let listen = async |port, reuse_port| {
-        let wanted = address(config, port)?;
-        let options = ListenOptions { reuse_port, backlog: config.listen_backlog };
-        ctx.runtime.listen(wanted, options).await.map_err(|e| listen_error(wanted, &e))
+    let listen = async |wanted, reuse_port| {
+        ctx.runtime.listen(wanted, ListenOptions { reuse_port, backlog: config.listen_backlog }).await
     };
-    let shared = listen(port, true).await?;
-    let core = match core_nodes(ctx, config)? {
-        Some(cores) => Some((listen(cores.port(ctx.shard.0), false).await?, ctx.shard)),
-        None => None,
-    };
-    Ok((shared, core))
+    let wanted = address(config, port)?;
+    let shared = listen(wanted, true).await.map_err(|e| listen_error(wanted, &e))?;
+    let Some(cores) = core_nodes(ctx, config)? else { return Ok((shared, None)) };
+    let wanted = address(config, cores.port(ctx.shard.0))?;
+    // Not shared: what another process has there would take half of this core's connections.
+    let own = listen(wanted, false).await.map_err(|e| {
+        let message = format!("the port of core {} by coreline.core.port, {wanted}: {e}", ctx.shard);
+        ServerError::new(ExitReason::Listen, message)
+    })?;
+    Ok((shared, Some((own, ctx.shard))))
 }
 
 /// The listener that all shards share, and this core's own.
