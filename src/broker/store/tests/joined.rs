@@ -2,7 +2,7 @@
 
 use super::harness::*;
 use crate::ids::PartitionId;
-use coreline_io::sim::CrashKind;
+use coreline_io::sim::{CrashKind, DiskOp};
 use std::collections::BTreeSet;
 use std::time::Duration;
 
@@ -99,4 +99,37 @@ fn what_is_joined_is_there_together_or_not_at_all() {
         there > 1_000 && refused > 100 && direct > 50,
         "{there} there, {refused} refused or lost, {direct} direct of {large}"
     );
+}
+
+#[test]
+fn what_joins_behind_a_group_that_is_refused_is_refused_with_it() {
+    let (world, node) = world(1);
+    let fatals = Fatals::default();
+    world.block_on(async {
+        let store = open(&node, &fatals, 2, 0).await;
+        for n in 0..2 {
+            store.append(id(n), batch_of(&[0], 10), LOCAL).await.expect("appended");
+        }
+        // A group of one partition is on its way to a disk that has no room for it.
+        node.disk_faults(|faults| {
+            faults.slow(DiskOp::Write, "journal", Duration::from_millis(10));
+            faults.no_room(DiskOp::Write, "journal");
+        });
+        let before = node.disk_faults(|faults| faults.hits());
+        let first = store.append(id(0), batch_of(&[ALONE], 10), LOCAL);
+        while node.disk_faults(|faults| faults.hits()) == before {
+            world.handle().sleep(Duration::from_micros(10)).await;
+        }
+        // What joins now waits behind it: the other partition's part must not come without the one in this partition.
+        assert!(append_joined(&store, &[id(0), id(1)], 1, 10));
+        node.disk_faults(|faults| faults.clear());
+        first.await.expect_err("there is no room");
+        store.append(id(1), batch_of(&[ALONE], 10), LOCAL).await.expect("there is room again");
+        assert_eq!((joined_in(&store, 0).await, joined_in(&store, 1).await), (BTreeSet::from([0]), BTreeSet::from([0])));
+        assert!(append_joined(&store, &[id(0), id(1)], 2, 10), "and what joins next is taken");
+        store.append(id(0), batch_of(&[ALONE + 1], 10), LOCAL).await.expect("appended");
+        assert_eq!(joined_in(&store, 0).await, BTreeSet::from([0, 2]));
+        assert_eq!(joined_in(&store, 1).await, BTreeSet::from([0, 2]));
+    });
+    assert!(fatals.borrow().is_empty());
 }
