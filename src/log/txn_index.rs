@@ -9,6 +9,8 @@
 
 use crate::ids::{Offset, ProducerId};
 use bytes::{Buf, BufMut};
+use std::collections::BTreeMap;
+use std::fmt::Write;
 
 /// Bytes of one entry.
 pub const ENTRY_LEN: usize = 2 + 4 * 8;
@@ -80,6 +82,61 @@ pub fn decode(bytes: &[u8], base: Offset) -> (Vec<AbortedTxn>, bool) {
     }
     let whole = bytes.len().is_multiple_of(ENTRY_LEN);
     (entries, whole)
+}
+
+/// What is noted of a file apart from it: how many entries it had, and their CRC-32C. Kafka has none: to it a file that lost
+/// whole entries is a file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct FileNote {
+    entries: u32,
+    crc: u32,
+}
+
+impl FileNote {
+    /// Of these bytes, which are whole entries.
+    #[must_use]
+    pub fn of(bytes: &[u8]) -> Self {
+        Self { entries: (bytes.len() / ENTRY_LEN) as u32, crc: crc32c::crc32c(bytes) }
+    }
+
+    /// How many entries the file had.
+    #[must_use]
+    pub fn entries(self) -> usize {
+        self.entries as usize
+    }
+
+    /// True if a file begins with what was noted. It may have got more entries since: they are written first.
+    #[must_use]
+    pub fn fits(self, bytes: &[u8]) -> bool {
+        let len = self.entries().checked_mul(ENTRY_LEN);
+        len.and_then(|len| bytes.get(..len)).is_some_and(|noted| crc32c::crc32c(noted) == self.crc)
+    }
+}
+
+/// The text of `transaction-index-checkpoint`: version, count, and a line for each segment that has a transaction index, with
+/// what is known of the file: `base offset[ entries CRC-32C]`.
+#[must_use]
+pub fn encode_notes(notes: &BTreeMap<i64, Option<FileNote>>) -> String {
+    let mut text = format!("1\n{}\n", notes.len());
+    for (base, note) in notes {
+        let _ = match note {
+            Some(note) => writeln!(text, "{base} {} {}", note.entries, note.crc),
+            None => writeln!(text, "{base}"),
+        };
+    }
+    text
+}
+
+/// What that text says. A line that cannot be one says nothing; of a number that is not right nothing is believed but the base.
+#[must_use]
+pub fn decode_notes(text: &str) -> BTreeMap<i64, Option<FileNote>> {
+    let line = |line: &str| {
+        let mut numbers = line.split_ascii_whitespace();
+        let base = numbers.next()?.parse().ok()?;
+        let mut number = || numbers.next()?.parse().ok();
+        Some((base, number().zip(number()).map(|(entries, crc)| FileNote { entries, crc })))
+    };
+    text.lines().skip(2).filter_map(line).collect()
 }
 
 /// Entries by their number.
@@ -203,7 +260,29 @@ mod tests {
         assert_eq!(ask(13, 40), (vec![3], false), "a later segment may hold more");
     }
 
+    #[test]
+    fn a_file_that_lost_entries_does_not_fit_its_note() {
+        let entries = [entry(1, 0, 10, 5), entry(2, 5, 12, 13), entry(3, 20, 30, 31)];
+        let note = FileNote::of(&encode(&entries[..2]));
+        assert!(note.fits(&encode(&entries[..2])));
+        assert!(note.fits(&encode(&entries)), "it grew since");
+        assert!(!note.fits(&encode(&entries[..1])), "short by a whole entry");
+        assert!(!note.fits(&encode(&[entries[0], entry(2, 6, 12, 13)])), "a number that could be right");
+        let notes = BTreeMap::from([(0, Some(note)), (7, None), (100, Some(FileNote::of(&[])))]);
+        assert_eq!(decode_notes(&encode_notes(&notes)), notes);
+        assert_eq!(decode_notes("0\n2\n5\n9 x 3\n?\n"), BTreeMap::from([(5, None), (9, None)]));
+    }
+
     proptest! {
+        #[test]
+        fn notes_of_any_text_are_read_without_panic(text in "[0-9 \\n-]{0,80}|.{0,80}", bytes in proptest::collection::vec(any::<u8>(), 0..200)) {
+            let notes = decode_notes(&text);
+            prop_assert_eq!(&decode_notes(&encode_notes(&notes)), &notes);
+            for note in notes.values().flatten() {
+                prop_assert!(!note.fits(&bytes) || note.entries() * ENTRY_LEN <= bytes.len());
+            }
+        }
+
         #[test]
         fn garbage_is_read_without_panic(bytes in proptest::collection::vec(any::<u8>(), 0..200), base in any::<i64>()) {
             let (entries, whole) = decode(&bytes, Offset(base));

@@ -9,7 +9,7 @@ use super::partition::{Log, Partition, Phase, QueuedAppend, Segment, TxnFile};
 use super::recovery::Recovered;
 use super::retention::DELETED_FILE_SUFFIX;
 use super::tail::OWNED_BYTES_MIN;
-use super::txn::{TXN_INDEXES_FILE, decode_txn_indexes};
+use super::txn::TXN_INDEXES_FILE;
 use super::types::{AppendError, ReadError, StoreError};
 use super::{LOADS_MAX, LogStore, StoreState};
 use crate::error_code::ErrorCode;
@@ -20,6 +20,7 @@ use crate::log::leader_epochs::LeaderEpochs;
 use crate::log::partition_metadata;
 use crate::log::producer_state::ProducerStates;
 use crate::log::segment::{FileKind, ScanEnd, file_name, parse_file_name, scan};
+use crate::log::txn_index::{FileNote, decode_notes};
 use crate::log::txn_marker::read_marker;
 use bytes::{Buf, Bytes};
 use coreline_io::{DirContents, DirEntry, File, IoErrorKind, IoResult, Runtime, TaskGroup};
@@ -76,8 +77,8 @@ struct Listing {
     logs: BTreeMap<i64, u64>,
     indexes: BTreeSet<(i64, FileKind)>,
     snapshots: BTreeSet<i64>,
-    /// Segments that had a transaction index when this was noted last.
-    txn_indexes: BTreeSet<i64>,
+    /// Segments that had a transaction index when this was noted last, and what was in it.
+    txn_indexes: BTreeMap<i64, Option<FileNote>>,
     /// Sealed segments whose indexes are made after the load.
     rebuild_later: BTreeSet<i64>,
     metadata: bool,
@@ -316,7 +317,7 @@ impl<R: Runtime> LogStore<R> {
         if contents.entries.iter().any(|e| e.name == TXN_INDEXES_FILE) {
             let text = self.small_file(&dir, TXN_INDEXES_FILE, &contents).await;
             let text = text.map_err(StoreError::io("read which transaction indexes there are"))?;
-            listing.txn_indexes = decode_txn_indexes(&String::from_utf8_lossy(&text));
+            listing.txn_indexes = decode_notes(&String::from_utf8_lossy(&text));
         }
         let left = contents.entries.iter().filter(|e| e.name.ends_with(DELETED_FILE_SUFFIX));
         self.remove_files_after(left.map(|e| dir.join(&e.name)).collect(), Duration::ZERO);
@@ -416,9 +417,10 @@ impl<R: Runtime> LogStore<R> {
         let last = *bases.last().expect("there is a segment");
         let epochs = if listing.epochs { self.read_epochs(&dir, contents).await? } else { None };
         let has_txn_file = listing.indexes.contains(&(last, FileKind::TxnIndex));
-        let has_txn_index = has_txn_file || listing.txn_indexes.contains(&last);
+        let has_txn_index = has_txn_file || listing.txn_indexes.contains_key(&last);
+        let note = |base: &i64| listing.txn_indexes.get(base).copied().flatten();
         let aborted = match has_txn_file {
-            true => self.read_txn_index(partition, last).await?,
+            true => self.read_txn_index(partition, last, note(&last)).await?,
             // It is known that there was one.
             false if has_txn_index => None,
             false => Some(Vec::new()),
@@ -442,7 +444,7 @@ impl<R: Runtime> LogStore<R> {
                 max_timestamp: None,
                 rebuilding: listing.rebuild_later.contains(base),
                 txn_file: match listing.indexes.contains(&(*base, FileKind::TxnIndex)) {
-                    true => TxnFile::Stale,
+                    true => TxnFile::Stale(note(base)),
                     false if listing.rebuild_later.contains(base) => TxnFile::Unknown,
                     false => TxnFile::Missing,
                 },
@@ -690,8 +692,13 @@ impl<R: Runtime> LogStore<R> {
         for (at, base) in bases.iter().copied().enumerate() {
             let next = bases.get(at + 1).copied().unwrap_or(i64::MAX);
             let mut txn_missing = match listing.indexes.contains(&(base, FileKind::TxnIndex)) {
-                true => !self.txn_index_is_whole(partition, base, next).await?,
-                false => listing.txn_indexes.contains(&base),
+                true => {
+                    let note = listing.txn_indexes.get(&base).copied().flatten();
+                    let sound = self.sound_txn_index(partition, base, next, note).await;
+                    listing.txn_indexes.insert(base, sound);
+                    sound.is_none()
+                }
+                false => listing.txn_indexes.contains_key(&base),
             };
             if txn_missing {
                 txn_wanted.push(base);
@@ -714,7 +721,10 @@ impl<R: Runtime> LogStore<R> {
         }
         if !txn_wanted.is_empty() {
             let made = self.rebuild_txn_indexes(partition, &bases, &txn_wanted).await?;
-            listing.indexes.extend(made.into_iter().map(|base| (base, FileKind::TxnIndex)));
+            listing.indexes.extend(made.iter().map(|(base, _)| (*base, FileKind::TxnIndex)));
+            listing.txn_indexes.extend(made.into_iter().map(|(base, note)| (base, Some(note))));
+            let noted = self.write_txn_notes(partition, &listing.txn_indexes).await;
+            noted.map_err(StoreError::io("note which transaction indexes there are"))?;
         }
         Ok(())
     }

@@ -13,7 +13,7 @@ use crate::log::intake::Accepted;
 use crate::log::leader_epochs::LeaderEpochs;
 use crate::log::log_config::Durability;
 use crate::log::producer_state::{ProducerStates, Undo};
-use crate::log::txn_index::AbortedTxn;
+use crate::log::txn_index::{AbortedTxn, FileNote};
 use crate::log::verification::Verifications;
 use bytes::Bytes;
 use coreline_io::sync::{Notify, OneshotSender};
@@ -168,12 +168,22 @@ pub(super) struct Segment {
 pub(super) enum TxnFile {
     /// There is none.
     Missing,
-    /// It holds so many entries: the first ones of `aborted`, or of a sealed segment all.
-    Holds(usize),
-    /// There is one from before the last load, perhaps of what has been cut since.
-    Stale,
+    /// It holds these: the first ones of `aborted`, or of a sealed segment all.
+    Holds(FileNote),
+    /// There is one from before the last load, perhaps of what has been cut since; and what was noted of it.
+    Stale(Option<FileNote>),
     /// There is none, and perhaps there should be: its segment is being looked through.
     Unknown,
+}
+
+impl TxnFile {
+    /// What is known of its bytes.
+    pub(super) fn note(self) -> Option<FileNote> {
+        match self {
+            Self::Holds(note) | Self::Stale(Some(note)) => Some(note),
+            Self::Missing | Self::Stale(None) | Self::Unknown => None,
+        }
+    }
 }
 
 impl Segment {

@@ -54,8 +54,8 @@ impl<R: Runtime> LogStore<R> {
                 txn_file = Some(TxnFile::Missing);
                 if aborts {
                     let bases = partition.with(|log| log.segments.iter().map(|s| s.base).collect::<Vec<_>>());
-                    self.rebuild_txn_indexes(partition, &bases.unwrap_or_default(), &[base]).await?;
-                    txn_file = Some(TxnFile::Stale);
+                    let made = self.rebuild_txn_indexes(partition, &bases.unwrap_or_default(), &[base]).await?;
+                    txn_file = Some(TxnFile::Stale(made.first().map(|(_, note)| *note)));
                 }
             }
             partition.with(|log| {
@@ -65,6 +65,12 @@ impl<R: Runtime> LogStore<R> {
                 segment.rebuilding = false;
                 (segment.offsets_checked, segment.times_checked) = (true, true);
             });
+            if txn_file.is_some() {
+                let noted = self.note_txn_indexes(partition).await;
+                noted.map_err(|e| {
+                    StoreError::io("note which transaction indexes there are")(self.directory_failed(e))
+                })?;
+            }
             Ok(())
         };
         let written = written.await;

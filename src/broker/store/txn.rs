@@ -11,19 +11,15 @@ use crate::ids::{Offset, PartitionId};
 use crate::log::batch::{self, RecordBatchHeader};
 use crate::log::producer_state::{ProducerStates, Undo};
 use crate::log::segment::FileKind;
-use crate::log::txn_index::{self, AbortedTxn, Entries};
+use crate::log::txn_index::{self, AbortedTxn, Entries, FileNote};
 use crate::log::txn_marker::{EndTxnMarker, build_marker, read_marker};
 use bytes::{Bytes, BytesMut};
 use coreline_io::{IoErrorKind, IoResult, Runtime, TaskGroup};
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::rc::Rc;
 
-/// The base offsets of the segments that have a transaction index; in the partition's directory, where there are any.
+/// Which segments have a transaction index, and what is in it; in the partition's directory, where there are any.
 pub(super) const TXN_INDEXES_FILE: &str = "transaction-index-checkpoint";
-
-pub(super) fn decode_txn_indexes(text: &str) -> BTreeSet<i64> {
-    text.lines().skip(2).filter_map(|line| line.trim().parse().ok()).collect()
-}
 
 pub(super) fn stopped() -> AppendError {
     AppendError::new(ErrorCode::KafkaStorageError, "the store has stopped")
@@ -146,10 +142,14 @@ impl<R: Runtime> LogStore<R> {
         if let Some(bytes) = self.indexes.borrow_mut().get(&path) {
             return Ok(bytes);
         }
-        let generation = partition.with(|log| log.generation);
+        let note = |log: &mut Log| log.segments.iter().find(|s| s.base == base).and_then(|s| s.txn_file.note());
+        let (generation, note) = partition.with(|log| (log.generation, note(log))).unzip();
         let bytes = Bytes::from(self.rt.read_file(&path).await.map_err(|e| e.to_string())?);
         if !txn_index::decode(&bytes, Offset(base)).1 {
             return Err("its entries do not grow, or are not of this segment".to_owned());
+        }
+        if note.flatten().is_some_and(|note| !note.fits(&bytes)) {
+            return Err(format!("it is not what {TXN_INDEXES_FILE} says"));
         }
         if generation == partition.with(|log| log.generation) {
             self.indexes.borrow_mut().put(path, bytes.clone());
@@ -164,12 +164,12 @@ impl<R: Runtime> LogStore<R> {
             let count = segment.aborted.partition_point(|txn| txn.last_offset.0 < end);
             let known = match segment.txn_file {
                 TxnFile::Missing => Some(0),
-                TxnFile::Holds(entries) => Some(entries),
-                TxnFile::Stale | TxnFile::Unknown => None,
+                TxnFile::Holds(note) => Some(note.entries()),
+                TxnFile::Stale(_) | TxnFile::Unknown => None,
             };
-            (known != Some(count)).then(|| (count, txn_index::encode(&segment.aborted[..count])))
+            (known != Some(count)).then(|| txn_index::encode(&segment.aborted[..count]))
         });
-        let Some((count, bytes)) = due.flatten() else { return Ok(()) };
+        let Some(bytes) = due.flatten() else { return Ok(()) };
         let path = self.segment_path(partition, base, FileKind::TxnIndex);
         self.indexes.borrow_mut().forget(&path);
         let written = self.rt.write_file_atomic(&path, &bytes).await;
@@ -177,23 +177,32 @@ impl<R: Runtime> LogStore<R> {
         written.map_err(|e| self.directory_failed(e))?;
         let noted = partition.with(|log| {
             let segment = log.segments.iter_mut().find(|s| s.base == base)?;
-            let before = std::mem::replace(&mut segment.txn_file, TxnFile::Holds(count));
-            Some(before == TxnFile::Missing)
+            segment.txn_file = TxnFile::Holds(FileNote::of(&bytes));
+            Some(())
         });
-        if noted.flatten() == Some(true) {
+        if noted.flatten().is_some() {
             self.note_txn_indexes(partition).await.map_err(|e| self.directory_failed(e))?;
         }
         Ok(())
     }
 
-    /// Notes which segments have a transaction index, so that one that is removed is missed.
+    /// Notes which segments have a transaction index and what is in it, so that one that is removed is missed, and one that
+    /// lost entries is not believed. The files are written first: a note of less fits, one of more has the file made anew.
     pub(super) async fn note_txn_indexes(&self, partition: &Partition) -> IoResult<()> {
-        let bases = partition.with(|log| {
-            let with_file = log.segments.iter().filter(|s| matches!(s.txn_file, TxnFile::Holds(_) | TxnFile::Stale));
-            with_file.map(|s| s.base.to_string()).collect::<Vec<_>>()
+        let notes = partition.with(|log| {
+            let with_file = log.segments.iter().filter(|s| matches!(s.txn_file, TxnFile::Holds(_) | TxnFile::Stale(_)));
+            with_file.map(|s| (s.base, s.txn_file.note())).collect::<BTreeMap<_, _>>()
         });
-        let Some(bases) = bases else { return Ok(()) };
-        let text = format!("0\n{}\n{}\n", bases.len(), bases.join("\n"));
+        let Some(notes) = notes else { return Ok(()) };
+        self.write_txn_notes(partition, &notes).await
+    }
+
+    pub(super) async fn write_txn_notes(
+        &self,
+        partition: &Partition,
+        notes: &BTreeMap<i64, Option<FileNote>>,
+    ) -> IoResult<()> {
+        let text = txn_index::encode_notes(notes);
         self.rt.write_file_atomic(&self.dir(partition).join(TXN_INDEXES_FILE), text.as_bytes()).await
     }
 
@@ -202,6 +211,7 @@ impl<R: Runtime> LogStore<R> {
         &self,
         partition: &Partition,
         base: i64,
+        note: Option<FileNote>,
     ) -> Result<Option<Vec<AbortedTxn>>, StoreError> {
         let bytes = match self.rt.read_file(&self.segment_path(partition, base, FileKind::TxnIndex)).await {
             Ok(bytes) => bytes,
@@ -209,38 +219,45 @@ impl<R: Runtime> LogStore<R> {
             Err(error) => return Err(StoreError::io("read a transaction index")(error)),
         };
         let (entries, whole) = txn_index::decode(&bytes, Offset(base));
+        let whole = whole && note.is_none_or(|note| note.fits(&bytes));
         if !whole {
             tracing::warn!(partition = %partition.dir_name(), segment = base, "transaction index is damaged");
         }
         Ok(whole.then_some(entries))
     }
 
-    /// True if the file of a sealed segment is whole, as far as it can be seen.
-    pub(super) async fn txn_index_is_whole(
+    /// What is in the file of a sealed segment; none if it is not what was noted, or not whole as far as it can be seen.
+    pub(super) async fn sound_txn_index(
         &self,
         partition: &Partition,
         base: i64,
         end: i64,
-    ) -> Result<bool, StoreError> {
+        note: Option<FileNote>,
+    ) -> Option<FileNote> {
         let path = self.segment_path(partition, base, FileKind::TxnIndex);
         let bytes = match self.rt.read_file(&path).await {
             Ok(bytes) => bytes,
             Err(error) => {
                 tracing::warn!(partition = %partition.dir_name(), segment = base, %error, "transaction index cannot be read");
-                return Ok(false);
+                return None;
             }
         };
         let (entries, whole) = txn_index::decode(&bytes, Offset(base));
-        Ok(whole && entries.last().is_none_or(|last| last.last_offset.0 < end))
+        let sound = whole && entries.last().is_none_or(|last| last.last_offset.0 < end);
+        let fits = note.is_none_or(|note| note.fits(&bytes));
+        if sound && !fits {
+            tracing::warn!(partition = %partition.dir_name(), segment = base, "transaction index is not what {TXN_INDEXES_FILE} says");
+        }
+        (sound && fits).then(|| FileNote::of(&bytes))
     }
 
-    /// Makes the transaction indexes of these segments anew, from all batches of the log. Gives those that have one now.
+    /// Makes the transaction indexes of these segments anew, from all batches of the log. Gives what is in them now.
     pub(super) async fn rebuild_txn_indexes(
         &self,
         partition: &Rc<Partition>,
         bases: &[i64],
         wanted: &[i64],
-    ) -> Result<Vec<i64>, StoreError> {
+    ) -> Result<Vec<(i64, FileNote)>, StoreError> {
         let mut producers = ProducerStates::default();
         let mut found: BTreeMap<i64, Vec<AbortedTxn>> = BTreeMap::new();
         for base in bases.iter().filter(|base| wanted.last().is_some_and(|last| *base <= last)) {
@@ -258,9 +275,10 @@ impl<R: Runtime> LogStore<R> {
                 partition = %partition.dir_name(), segment = base, entries = entries.len(), "transaction index is rebuilt"
             );
             let path = self.segment_path(partition, *base, FileKind::TxnIndex);
-            let written = self.rt.write_file_atomic(&path, &txn_index::encode(&entries)).await;
+            let bytes = txn_index::encode(&entries);
+            let written = self.rt.write_file_atomic(&path, &bytes).await;
             written.map_err(StoreError::io("write a rebuilt transaction index"))?;
-            made.push(*base);
+            made.push((*base, FileNote::of(&bytes)));
         }
         Ok(made)
     }

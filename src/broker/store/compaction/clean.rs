@@ -14,7 +14,7 @@ use crate::log::compaction::{
 };
 use crate::log::log_config::LogConfig;
 use crate::log::segment::{FileKind, file_name};
-use crate::log::txn_index::{self, AbortedTxn};
+use crate::log::txn_index::{self, AbortedTxn, FileNote};
 use bytes::Bytes;
 use coreline_io::{File, IoError, IoErrorKind, Runtime};
 use std::cell::Cell;
@@ -45,8 +45,8 @@ pub(super) struct Job {
 pub(super) struct Built {
     pub(super) swap: Swap,
     pub(super) size: u64,
-    /// Entries of its transaction index, if it has one.
-    pub(super) aborted: Option<usize>,
+    /// What is in its transaction index, if it has one.
+    pub(super) aborted: Option<FileNote>,
     /// Something went, or a horizon was set.
     changed: bool,
     counts: Counts,
@@ -240,13 +240,13 @@ impl<R: Runtime> LogStore<R> {
         Ok(Built { swap, size, aborted, changed, counts })
     }
 
-    /// The transaction index of the new segment, if there is something to hold, or one to take the place of. Gives its entries.
+    /// The transaction index of the new segment, if there is something to hold, or one to take the place of. Gives what is in it.
     async fn write_cleaned_txn_index(
         &self,
         job: &Job,
         segments: &[SegmentView],
         kept: &[AbortedTxn],
-    ) -> Result<Option<usize>, CleanError> {
+    ) -> Result<Option<FileNote>, CleanError> {
         let bases: Vec<i64> = segments.iter().map(|s| s.base).collect();
         let had = job.partition.with(|log| {
             let mut replaced = log.segments.iter().filter(|s| bases.contains(&s.base));
@@ -256,9 +256,10 @@ impl<R: Runtime> LogStore<R> {
             return Ok(None);
         }
         let path = self.cleaned_path(job, bases[0], FileKind::TxnIndex);
-        let written = self.rt.write_file_atomic(&path, &txn_index::encode(kept)).await;
+        let bytes = txn_index::encode(kept);
+        let written = self.rt.write_file_atomic(&path, &bytes).await;
         written.map_err(|e| self.cleaned_write_failed(job, e))?;
-        Ok(Some(kept.len()))
+        Ok(Some(FileNote::of(&bytes)))
     }
 
     async fn clean_batch(

@@ -68,9 +68,12 @@ impl<R: Runtime> LogStore<R> {
         job.generation.set(generation);
         self.until_done(|| self.rename_cleaned(&dir, &built.swap)).await?;
         let generation = self.next_generation();
-        partition.with(|log| replace(log, built, generation));
+        let noted = partition.with(|log| replace(log, built, generation));
         job.generation.set(generation);
         partition.changed.notify_all();
+        if noted == Some(true) {
+            self.until_done(|| self.note_txn_indexes(partition)).await?;
+        }
         self.until_done(|| self.remove_replaced(&dir, &built.swap)).await?;
         self.until_done(|| self.end_swap(&dir)).await
     }
@@ -163,8 +166,9 @@ fn ignore_missing(result: IoResult<()>) -> IoResult<()> {
     }
 }
 
-/// One segment in memory instead of several. What is resident of them has other positions now, and goes.
-fn replace(log: &mut Log, built: &Built, generation: u64) {
+/// One segment in memory instead of several. What is resident of them has other positions now, and goes. True if transaction
+/// indexes changed.
+fn replace(log: &mut Log, built: &Built, generation: u64) -> bool {
     let bases = &built.swap.replaced;
     let first = log.segments.partition_point(|s| s.base < bases[0]);
     let old = &log.segments[first..first + bases.len()];
@@ -173,6 +177,7 @@ fn replace(log: &mut Log, built: &Built, generation: u64) {
         "segments {bases:?} are there while they are swapped"
     );
     assert!(old.iter().all(|s| s.index.is_none() && s.on_disk), "only complete segments are cleaned");
+    let had_index = old.iter().any(|s| s.txn_file != TxnFile::Missing);
     let mut new =
         Segment { size: built.size, on_disk: true, index: None, max_timestamp: None, ..Segment::new(bases[0]) };
     new.txn_file = built.aborted.map_or(TxnFile::Missing, TxnFile::Holds);
@@ -182,4 +187,5 @@ fn replace(log: &mut Log, built: &Built, generation: u64) {
     log.hints.clear();
     log.generation = generation;
     log.renaming = false;
+    had_index || built.aborted.is_some()
 }

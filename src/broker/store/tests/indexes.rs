@@ -5,7 +5,7 @@ use super::txn::{marker, produce_v, txn_batch};
 use crate::broker::store::*;
 use coreline_io::Clock;
 use coreline_io::sim::{CrashKind, DiskOp, SimNode};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 async fn open_large(node: &SimNode, fatals: &Fatals) -> Store {
@@ -78,6 +78,21 @@ async fn one_aborted(store: &Store) {
 
 #[test]
 fn a_transaction_index_that_was_removed_alone_is_missed_and_made_again() {
+    a_lost_transaction_index(&|node, path, _| assert!(node.remove_path(path)));
+}
+
+/// Nothing in the file itself says that there was more, or that a number was another one.
+#[test]
+fn a_transaction_index_that_lost_entries_or_has_other_numbers_is_made_again() {
+    a_lost_transaction_index(&|node, path, _| node.put_file(path, &[]));
+    a_lost_transaction_index(&|node, path, before| {
+        let mut other = before.to_vec();
+        other[9] ^= 1;
+        node.put_file(path, &other);
+    });
+}
+
+fn a_lost_transaction_index(lose: &dyn Fn(&SimNode, &Path, &[u8])) {
     let (world, node) = world(2);
     let fatals = Fatals::default();
     let aborted = |store: &Store| {
@@ -95,7 +110,7 @@ fn a_transaction_index_that_was_removed_alone_is_missed_and_made_again() {
     });
     let before = files(&node, ".txnindex");
     assert_eq!(before.len(), 1, "of the first segment, which is complete");
-    assert!(node.remove_path(&before[0].0));
+    lose(&node, before[0].0.as_ref(), &before[0].1);
     die(&node);
     world.block_on(async {
         let store = open(&node, &fatals, 1, 0).await;
@@ -108,7 +123,7 @@ fn a_transaction_index_that_was_removed_alone_is_missed_and_made_again() {
 /// What is wrong with it while the store runs: nobody is refused, and it is made anew.
 #[test]
 fn a_transaction_index_that_cannot_be_read_or_is_damaged_is_made_again() {
-    for damage in 0..3 {
+    for damage in 0..4 {
         let (world, node) = world(4);
         let fatals = Fatals::default();
         world.block_on(async {
@@ -119,6 +134,7 @@ fn a_transaction_index_that_cannot_be_read_or_is_damaged_is_made_again() {
             match damage {
                 0 => assert!(node.remove_path(&path)),
                 1 => node.put_file(&path, &before[..20]),
+                2 => node.put_file(&path, &[]),
                 _ => node.disk_faults(|f| f.fail_next(DiskOp::Read, ".txnindex")),
             }
             let read = ReadRequest { isolation: Isolation::ReadCommitted, ..request(0, 50_000) };

@@ -125,7 +125,10 @@ fn what_joins_behind_a_group_that_is_refused_is_refused_with_it() {
         node.disk_faults(|faults| faults.clear());
         first.await.expect_err("there is no room");
         store.append(id(1), batch_of(&[ALONE], 10), LOCAL).await.expect("there is room again");
-        assert_eq!((joined_in(&store, 0).await, joined_in(&store, 1).await), (BTreeSet::from([0]), BTreeSet::from([0])));
+        assert_eq!(
+            (joined_in(&store, 0).await, joined_in(&store, 1).await),
+            (BTreeSet::from([0]), BTreeSet::from([0]))
+        );
         assert!(append_joined(&store, &[id(0), id(1)], 2, 10), "and what joins next is taken");
         store.append(id(0), batch_of(&[ALONE + 1], 10), LOCAL).await.expect("appended");
         assert_eq!(joined_in(&store, 0).await, BTreeSet::from([0, 2]));

@@ -186,7 +186,12 @@ fn indexes(data: &[u8]) {
 
 /// A transaction index and a marker.
 fn transaction_index(data: &[u8]) {
+    let notes = txn_index::decode_notes(&String::from_utf8_lossy(data));
+    assert_eq!(txn_index::decode_notes(&txn_index::encode_notes(&notes)), notes);
     let Some((head, index)) = data.split_first_chunk::<8>() else { return };
+    assert!(
+        notes.values().flatten().all(|note| !note.fits(index) || note.entries() * txn_index::ENTRY_LEN <= index.len())
+    );
     let base = i64::from_be_bytes(*head) & 0xff;
     let (entries, whole) = txn_index::decode(index, Offset(base));
     let bytes = txn_index::encode(&entries);
