@@ -173,7 +173,10 @@ pub(crate) fn txn_indexes() -> Vec<Vec<u8>> {
     let marker = EndTxnMarker { commit: false, coordinator_epoch: 3 };
     let producer = (ProducerId(4), ProducerEpoch(1));
     let marker = build_marker(producer, marker, Offset(9), LeaderEpoch(0), 1_700_000_000_000);
-    vec![[3_i64.to_be_bytes().to_vec(), index.clone()].concat(), [vec![0; 8], index[..70].to_vec()].concat(), marker]
+    let notes = b"1\n3\n0\n3 2 1234567890\n40 x 1\n".to_vec();
+    let (whole, torn) =
+        ([3_i64.to_be_bytes().to_vec(), index.clone()].concat(), [vec![0; 8], index[..70].to_vec()].concat());
+    vec![whole, torn, marker, notes]
 }
 
 pub(crate) fn checkpoints() -> Vec<Vec<u8>> {
