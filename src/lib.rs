@@ -12,5 +12,6 @@ pub mod groups;
 pub mod ids;
 pub mod latency;
 pub mod log;
+pub mod metrics;
 pub mod protocol;
 pub mod transactions;

@@ -10,6 +10,7 @@
 //! executor that made them. What crosses cores is said so by name ([`Parcel`](Net::Parcel), [`bytes::Bytes`]).
 //! One suite (`tests/suite`) is passed by both backends.
 
+pub mod counters;
 pub mod disk;
 pub mod error;
 pub mod net;
@@ -20,10 +21,11 @@ pub mod tail;
 #[cfg(feature = "uring")]
 pub mod uring;
 
+pub use counters::Counters;
 pub use disk::{DirContents, DirEntry, Disk, File, OpenOptions, PickFiles};
 pub use error::{IoError, IoErrorKind, IoResult, WriteSyncError};
 pub use net::{ListenOptions, Listener, Net, Stream};
-pub use runtime::{Clock, Entropy, JoinHandle, Monotonic, Runtime, TaskGroup, Tasks};
+pub use runtime::{Clock, Entropy, JoinHandle, Meter, Monotonic, Runtime, TaskGroup, Tasks};
 pub use tail::AppendBuf;
 
 /// Alignment of every direct-I/O offset, length and buffer, in bytes.

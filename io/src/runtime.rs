@@ -1,5 +1,6 @@
 //! Clock, entropy, tasks, and the [`Runtime`] that bundles them with disk and network.
 
+use crate::counters::Counters;
 use crate::disk::Disk;
 use crate::net::Net;
 use futures_util::future::LocalBoxFuture;
@@ -121,7 +122,15 @@ pub trait Tasks {
     }
 }
 
-/// Everything a shard may ask of the world. A handle: cloning it is cheap.
-pub trait Runtime: Clock + Entropy + Tasks + Disk + Net + Clone + 'static {}
+/// What went through a shard, for metrics.
+pub trait Meter {
+    /// Totals since the shard's start.
+    fn counters(&self) -> Counters;
+    /// Polls of a task that held the core too long, since the shard's start, and the longest of them.
+    fn stalled(&self) -> (u64, Duration);
+}
 
-impl<T: Clock + Entropy + Tasks + Disk + Net + Clone + 'static> Runtime for T {}
+/// Everything a shard may ask of the world. A handle: cloning it is cheap.
+pub trait Runtime: Clock + Entropy + Tasks + Meter + Disk + Net + Clone + 'static {}
+
+impl<T: Clock + Entropy + Tasks + Meter + Disk + Net + Clone + 'static> Runtime for T {}

@@ -9,6 +9,7 @@
 
 use super::frames::{Frame, FrameError, FrameReader, RequestMemory};
 use super::latency::{Latencies, Particulars};
+use super::metrics::Meters;
 use super::moving::Steer;
 use super::pipeline::{Answered, Close, PendingAnswer, Pipeline, Sent};
 use super::steering::{Steering, Touched};
@@ -131,6 +132,8 @@ pub struct ConnectionLimits {
     pub memory: RequestMemory,
     /// Where this shard writes down how long requests took.
     pub latencies: Rc<Latencies>,
+    /// … and how many connections there are.
+    pub meters: Rc<Meters>,
 }
 
 /// A connection as its shard sees it: what the listener needs to end it.
@@ -213,7 +216,7 @@ impl<S: Stream> Connection<S> {
         R: Runtime<Stream = S>,
         V: Service,
     {
-        let ConnectionLimits { request_bytes_max, memory, latencies } = limits;
+        let ConnectionLimits { request_bytes_max, memory, latencies, meters } = limits;
         let mut frames = FrameReader::new(unread, request_bytes_max, memory);
         let shard = Surroundings { runtime, service, latencies };
         let end = self.requests(&shard, &mut frames, &mut steering).await;
@@ -231,6 +234,7 @@ impl<S: Stream> Connection<S> {
             Err(reason) => {
                 // What was asked before the fault is answered.
                 self.pipeline.drained().await;
+                Meters::count(&meters.refused);
                 tracing::warn!(peer = %self.peer(), "connection closed: {reason}");
             }
         }

@@ -90,6 +90,7 @@ fn start(seed: u64, change: impl FnOnce(&mut ListenerOptions)) -> Broker {
             request_bytes_max: REQUEST_MAX,
             memory: memory.clone(),
             latencies: Rc::new(Latencies::new(0)),
+            meters: Rc::default(),
         },
         idle: Some(Duration::from_secs(60)),
         count: ConnectionCount::new(100),

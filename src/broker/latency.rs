@@ -1,6 +1,6 @@
 //! The book of one shard's latencies: connections write it, DescribeLatency reads it.
 
-use crate::latency::{Book, SlowRequest, Snapshot, Span, Stall, Timeline};
+use crate::latency::{Book, Row, SlowRequest, Snapshot, Span, Stall, Timeline};
 use crate::protocol::{ApiKey, Request};
 use coreline_io::Monotonic;
 use std::cell::RefCell;
@@ -66,5 +66,17 @@ impl Latencies {
     #[must_use]
     pub fn snapshot(&self, span: Span, slowest: usize, now: Monotonic) -> Snapshot {
         self.0.borrow_mut().snapshot(span, slowest, now.nanos)
+    }
+
+    /// The APIs whose requests were answered.
+    #[must_use]
+    pub fn apis(&self) -> Vec<i16> {
+        self.0.borrow().apis()
+    }
+
+    /// What is known now of one API: of all its stages, or of the whole only.
+    #[must_use]
+    pub fn rows(&self, api: i16, span: Span, whole_only: bool, now: Monotonic) -> Vec<Row> {
+        self.0.borrow_mut().rows(api, span, whole_only, now.nanos)
     }
 }

@@ -208,6 +208,8 @@ impl<R: Runtime, V: Service> Room<R, V> {
         steering: Option<Steering>,
     ) {
         let id = self.table.insert(&connection);
+        let meters = Rc::clone(&self.options.limits.meters);
+        meters.connections.set(meters.connections.get() + 1);
         let steering = self.options.steer.clone().zip(steering);
         let limits = self.options.limits.clone();
         let serving =
@@ -217,6 +219,7 @@ impl<R: Runtime, V: Service> Room<R, V> {
         let _connection = self.runtime.spawn(TaskGroup::Requests, "connection", async move {
             let leaving = serving.await;
             room.table.remove(id);
+            meters.connections.set(meters.connections.get() - 1);
             if let (Some(leaving), Some(steer)) = (leaving, &room.options.steer) {
                 steer.send(&room.runtime, &*room.service, connection.into_parts(), leaving, slot).await;
             }

@@ -3,6 +3,7 @@
 use super::fatal::ExitReason;
 use super::groups::GroupEvent;
 use super::handlers::remote::{Ask, Told};
+use super::metrics::ShardReport;
 use super::store::Isolation;
 use super::transactions::TransactionEvent;
 use crate::controller::{ClusterImage, Command, CommandError, Outcome};
@@ -40,6 +41,8 @@ pub enum Request {
         /// So many of the slowest.
         slowest: usize,
     },
+    /// What metrics show of this shard.
+    Report,
     /// About partitions of the shard that is asked.
     Data(Ask),
 }
@@ -62,6 +65,8 @@ pub enum Reply {
     LogSizes(Vec<(PartitionId, u64)>),
     /// To `Latencies`.
     Latencies(Snapshot),
+    /// To `Report`.
+    Report(Box<ShardReport>),
     /// To `Data`.
     Data(Told),
 }

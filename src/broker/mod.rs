@@ -12,6 +12,7 @@ pub mod latency;
 pub mod listener;
 pub mod messages;
 pub mod metadata;
+pub mod metrics;
 pub mod moving;
 pub mod pipeline;
 pub mod server;

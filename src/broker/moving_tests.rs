@@ -50,7 +50,8 @@ fn pair(seed: u64, rules: SteeringRules) -> Pair {
         let listener = world.block_on(runtime.listen(address, ListenOptions::default())).unwrap();
         addresses.push(listener.local_addr());
         let latencies = Rc::new(Latencies::new(0));
-        let limits = ConnectionLimits { request_bytes_max: REQUEST_MAX, memory: memory.clone(), latencies };
+        let meters = Rc::default();
+        let limits = ConnectionLimits { request_bytes_max: REQUEST_MAX, memory: memory.clone(), latencies, meters };
         let steer = Some(Rc::clone(&steers[i]));
         let options = ListenerOptions { limits, idle: None, count: count.clone(), steer };
         let (rt, service, stop) = (runtime.clone(), Rc::clone(&echoes[i]), Rc::clone(&stops[i]));

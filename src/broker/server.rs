@@ -17,6 +17,8 @@ use super::latency::Latencies;
 use super::listener::{self, ConnectionCount, ListenerOptions};
 use super::messages::{BrokerMesh, Event, Reply, Request};
 use super::metadata::ControllerHandle;
+use super::metrics::endpoint::Endpoint as Metrics;
+use super::metrics::{Meters, ProcessUsage};
 use super::moving::{Arrivals, Steer, SteerCounts};
 use super::shard::{Shard, topic_config};
 use super::steering::SteeringRules;
@@ -63,6 +65,8 @@ pub struct Ready {
     pub shards: usize,
     /// The cluster's id.
     pub cluster_id: String,
+    /// Where metrics can be scraped.
+    pub metrics: Option<SocketAddr>,
 }
 
 /// A node, as each of its shards sees it.
@@ -80,6 +84,8 @@ pub struct Node {
     pub helpers: Blocking,
     /// When connections move between shards; none: never.
     pub steering: Option<SteeringRules>,
+    /// What the process needs, for metrics; none in a simulation.
+    pub process: Option<fn() -> ProcessUsage>,
     connections: ConnectionCount,
 }
 
@@ -92,7 +98,8 @@ impl Node {
     pub fn new(config: Arc<BrokerConfig>, fatal: FatalHandler, on_ready: Arc<dyn Fn(&Ready) + Send + Sync>) -> Self {
         let connections = ConnectionCount::new(config.connections_max);
         let steering = config.steering.then(SteeringRules::default);
-        Self { config, fatal, on_ready, tune_store: None, helpers: Blocking::inline(), steering, connections }
+        let (tune_store, helpers, process) = (None, Blocking::inline(), None);
+        Self { config, fatal, on_ready, tune_store, helpers, steering, process, connections }
     }
 }
 
@@ -179,6 +186,12 @@ impl<R: Runtime> MeshHandler<BrokerMesh> for Door<R> {
             }
             (Request::Latencies { span, slowest }, Some(handlers)) => {
                 reply.send(Reply::Latencies(handlers.shard().latencies.snapshot(span, slowest, self.runtime.now())));
+            }
+            (Request::Report, Some(handlers)) => {
+                let handlers = handlers.clone();
+                self.runtime.spawn(TaskGroup::Background, "metrics", async move {
+                    reply.send(Reply::Report(Box::new(handlers.report().await)));
+                });
             }
             (Request::Data(ask), Some(handlers)) => handlers.on_ask(ask, reply),
             // Dropping the reply tells the caller that nobody is here.
@@ -275,9 +288,20 @@ async fn lead<R: Runtime>(ctx: ShardContext<R, BrokerMesh>, node: Node, door: &R
     );
     let listener = bind(&ctx, config, port).await?;
     let address = listener.0.local_addr();
+    let metrics = bind_metrics(&ctx, config).await?;
     register(&shard, config, address.port()).await?;
     if all_serve(&ctx).await? {
-        let ready = Ready { address, shards: ctx.shards, cluster_id: shard.image().cluster_id.clone() };
+        let cluster_id = shard.image().cluster_id.clone();
+        let ready =
+            Ready { address, shards: ctx.shards, cluster_id, metrics: metrics.as_ref().map(|l| l.local_addr()) };
+        if let Some(listener) = metrics {
+            let metrics = Metrics::new(handlers.clone(), node.helpers.clone(), node.process);
+            let stop = ctx.shutdown.clone();
+            rt.spawn(TaskGroup::Background, "metrics listener", async move {
+                let (serving, stopped) = (metrics.serve(listener), stop.requested());
+                futures_util::future::select(std::pin::pin!(serving), std::pin::pin!(stopped)).await;
+            });
+        }
         let on_ready = node.on_ready.clone();
         rt.spawn(TaskGroup::Requests, "ready", async move { on_ready(&ready) });
         accept(&ctx, &node, handlers, listener, door.arrivals.clone()).await;
@@ -319,6 +343,9 @@ async fn follow<R: Runtime>(
 /// A node stops within two seconds: half of one for requests under way, and this to bring records to their segments.
 const FLUSH_AT_STOP: Duration = Duration::from_millis(1200);
 
+/// Scrapes that the kernel holds before they are accepted.
+const METRICS_BACKLOG: u32 = 16;
+
 /// Memory for requests, a shard, where `queued.max.request.bytes` is not set.
 const REQUEST_MEMORY: usize = 64 << 20;
 
@@ -333,9 +360,11 @@ async fn accept<R: Runtime>(
     let config = &node.config;
     let memory = config.queued_request_bytes.map_or(REQUEST_MEMORY, |all| all.div_ceil(ctx.shards));
     let (memory, latencies) = (RequestMemory::new(memory), Rc::clone(&handlers.shard().latencies));
-    let limits = ConnectionLimits { request_bytes_max: config.request_bytes_max, memory, latencies };
+    let meters = Rc::clone(&handlers.shard().meters);
+    let limits = ConnectionLimits { request_bytes_max: config.request_bytes_max, memory, latencies, meters };
     let idle = config.connection_idle_ms.map(Duration::from_millis);
     let steer = steer(ctx, node, arrivals);
+    steer.iter().for_each(|steer| handlers.shard().meters.steered_by(steer.clone()));
     let options = ListenerOptions { limits, idle, count: node.connections.clone(), steer: steer.clone() };
     listener::serve(ctx.runtime.clone(), listener, handlers, options, ctx.shutdown.requested()).await;
     if let Some(steer) = steer {
@@ -447,14 +476,19 @@ async fn open<R: Runtime>(
         cores,
         shutdown: ctx.shutdown.clone(),
         latencies: Rc::new(Latencies::new(ctx.shard.0)),
+        meters: Rc::<Meters>::default(),
     }))
 }
 
 /// The address to bind; a name is resolved to what the host says first.
 fn address(config: &BrokerConfig, port: u16) -> Result<SocketAddr, ServerError> {
+    resolve("listeners", &config.listener.host, port)
+}
+
+fn resolve(key: &str, host: &str, port: u16) -> Result<SocketAddr, ServerError> {
     use std::net::ToSocketAddrs;
-    let host = if config.listener.host.is_empty() { "0.0.0.0" } else { &config.listener.host };
-    let invalid = |what: String| ServerError::new(ExitReason::Listen, format!("listeners: {host}: {what}"));
+    let host = if host.is_empty() { "0.0.0.0" } else { host };
+    let invalid = |what: String| ServerError::new(ExitReason::Listen, format!("{key}: {host}: {what}"));
     let mut found = (host, port).to_socket_addrs().map_err(|e| invalid(e.to_string()))?;
     found.next().ok_or_else(|| invalid("the name has no address".to_owned()))
 }
@@ -495,6 +529,19 @@ fn core_nodes<R: Runtime>(
     config: &BrokerConfig,
 ) -> Result<Option<CoreNodes>, ServerError> {
     CoreNodes::of(config, ctx.shards).map_err(|message| ServerError::new(ExitReason::Configuration, message))
+}
+
+async fn bind_metrics<R: Runtime>(
+    ctx: &ShardContext<R, BrokerMesh>,
+    config: &BrokerConfig,
+) -> Result<Option<R::Listener>, ServerError> {
+    let key = "coreline.metrics.listener";
+    let Some(endpoint) = &config.metrics_listener else { return Ok(None) };
+    let wanted = resolve(key, &endpoint.host, endpoint.port)?;
+    let options = ListenOptions { reuse_port: false, backlog: METRICS_BACKLOG };
+    let bound = ctx.runtime.listen(wanted, options).await;
+    let refused = |e: IoError| ServerError::new(ExitReason::Listen, format!("{key}: cannot listen on {wanted}: {e}"));
+    bound.map(Some).map_err(refused)
 }
 
 async fn register<R: Runtime>(shard: &Rc<Shard<R>>, config: &BrokerConfig, port: u16) -> Result<(), ServerError> {

@@ -4,6 +4,7 @@ use super::core_nodes::{self, CoreNodes, Told};
 use super::latency::Latencies;
 use super::messages::BrokerMesh;
 use super::metadata::ControllerHandle;
+use super::metrics::Meters;
 use super::store::LogStore;
 use crate::config::{BrokerConfig, DynamicValues, resolve_topic};
 use crate::controller::{ClusterImage, PartitionImage, TopicImage};
@@ -37,6 +38,8 @@ pub struct Shard<R: Runtime> {
     pub shutdown: Shutdown,
     /// How long requests took.
     pub latencies: Rc<Latencies>,
+    /// What is counted nowhere else.
+    pub meters: Rc<Meters>,
 }
 
 impl<R: Runtime> Shard<R> {

@@ -2,6 +2,7 @@
 
 use crate::broker::fatal::{ExitReason, end_process};
 use crate::broker::messages::BrokerMesh;
+use crate::broker::metrics::ProcessUsage;
 use crate::broker::server::{Node, Ready, ServerError, run_shard};
 use crate::config::{BrokerConfig, CoreChoice, parse_override, parse_properties};
 use crate::log::log_config::Durability;
@@ -112,6 +113,7 @@ fn serve(config: &Arc<BrokerConfig>, cores: CoreSelection, shards: usize, allow_
     };
     let told = config.clone();
     let mut node = Node::new(config.clone(), Arc::new(end_process), Arc::new(move |ready| announce(&told, ready)));
+    node.process = Some(process_usage);
     node.tune_store = Some(Arc::new(|options| options.give_back_memory = Some(give_back_freed_memory)));
     match Blocking::new(shards.clamp(1, HELPERS_MAX)) {
         Ok(helpers) => node.helpers = helpers,
@@ -126,6 +128,16 @@ fn serve(config: &Arc<BrokerConfig>, cores: CoreSelection, shards: usize, allow_
     }
 }
 
+/// What this process needs, as the system says it; what cannot be read is 0.
+fn process_usage() -> ProcessUsage {
+    let used = coreline_io::uring::process_usage();
+    ProcessUsage {
+        resident_bytes: used.resident_bytes,
+        cpu_seconds: used.cpu.as_secs_f64(),
+        open_fds: std::fs::read_dir("/proc/self/fd").map_or(0, |all| all.count() as u64),
+    }
+}
+
 /// The one line of standard output: a script may wait for it.
 fn announce(config: &BrokerConfig, ready: &Ready) {
     let durability = match config.durability {
@@ -135,12 +147,13 @@ fn announce(config: &BrokerConfig, ready: &Ready) {
     let mut out = std::io::stdout().lock();
     let _ = writeln!(
         out,
-        "coreline {} ready on {} cores={} data={} durability={durability} cluster={}",
+        "coreline {} ready on {} cores={} data={} durability={durability} cluster={}{}",
         env!("CARGO_PKG_VERSION"),
         ready.address,
         ready.shards,
         config.data_dir.display(),
         ready.cluster_id,
+        ready.metrics.map_or_else(String::new, |address| format!(" metrics={address}")),
     );
     let _ = out.flush();
 }

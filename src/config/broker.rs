@@ -84,6 +84,8 @@ pub struct BrokerConfig {
     pub unflushed_bytes: usize,
     /// `coreline.open.files`.
     pub open_files: usize,
+    /// `coreline.metrics.listener`, where set.
+    pub metrics_listener: Option<Endpoint>,
     /// The keys that were set, as text.
     explicit: BTreeMap<String, String>,
 }
@@ -264,6 +266,7 @@ impl Reader<'_> {
             cache_bytes: self.size("coreline.cache.bytes"),
             unflushed_bytes: self.size("coreline.unflushed.bytes"),
             open_files: self.size("coreline.open.files"),
+            metrics_listener: self.metrics_listener()?,
             explicit: self.explicit.clone(),
         })
     }
@@ -311,6 +314,18 @@ impl Reader<'_> {
         Ok(Some(Endpoint { host, port }))
     }
 
+    fn metrics_listener(&self) -> Result<Option<Endpoint>, ConfigError> {
+        let key = "coreline.metrics.listener";
+        let Some(text) = self.text(key).filter(|text| !text.trim().is_empty()) else { return Ok(None) };
+        let parsed = text.trim().rsplit_once(':').and_then(|(host, port)| {
+            let host = host.trim_start_matches('[').trim_end_matches(']').to_owned();
+            Some(Endpoint { host, port: port.parse().ok()? })
+        });
+        let expected = "expected host:port, with a port from 0 to 65535".to_owned();
+        let invalid = ConfigError::Invalid { key: key.to_owned(), value: text.clone(), expected };
+        parsed.map(Some).ok_or(invalid)
+    }
+
     fn cores(&self) -> Result<CoreChoice, ConfigError> {
         let text = self.text("coreline.cores").expect("coreline.cores has a default");
         let invalid = || ConfigError::Invalid {
@@ -352,6 +367,7 @@ mod tests {
         assert_eq!(config.durability, Durability::Durable);
         assert_eq!(config.cores, CoreChoice::All);
         assert_eq!(config.connection_idle_ms, Some(600_000));
+        assert_eq!(config.metrics_listener, None);
     }
 
     #[test]
@@ -363,12 +379,14 @@ mod tests {
             ("num.partitions", "4"),
             ("num.partitions", "5"),
             ("broker.id", "9"),
+            ("coreline.metrics.listener", "[::1]:9644"),
         ])
         .expect("valid");
         assert_eq!(config.listener, Endpoint { host: "::1".into(), port: 0 });
         assert_eq!(config.advertised(77), Endpoint { host: "::1".into(), port: 77 });
         assert_eq!(config.data_dir, PathBuf::from("/x"));
         assert_eq!(config.cores, CoreChoice::List(vec![1, 3]));
+        assert_eq!(config.metrics_listener, Some(Endpoint { host: "::1".into(), port: 9644 }));
         assert_eq!((config.num_partitions, config.node_id), (5, 9));
         assert_eq!(config.explicit("num.partitions"), Some("5"));
         assert_eq!(with(&[("coreline.cores", "2")]).expect("valid").cores, CoreChoice::Count(2));
@@ -388,6 +406,8 @@ mod tests {
             ("listeners", "PLAINTEXT://a:99999"),
             ("coreline.cores", "0"),
             ("coreline.cores", "1,1"),
+            ("coreline.metrics.listener", "9644"),
+            ("coreline.metrics.listener", "a:99999"),
         ] {
             assert!(with(&[wrong]).is_err(), "{wrong:?}");
         }

@@ -717,6 +717,22 @@ pub const BROKER_KEYS: &[Definition] = &[
         false,
         "Files each shard keeps open; partitions are not bounded by it.",
     ),
+    key(
+        "coreline.metrics.listener",
+        Kind::String,
+        Some(""),
+        Rule::Any,
+        false,
+        "Where metrics can be scraped (GET /metrics, OpenMetrics text), as host:port; port 0 takes a free one. Empty: nowhere. Whoever reaches it may read it.",
+    ),
+    key(
+        "coreline.metrics.topics.max",
+        Kind::Int,
+        Some("1000"),
+        Rule::AtLeast(0),
+        false,
+        "Topics with metrics of their own, the first by name; the others are summed up as topic (others).",
+    ),
 ];
 
 /// Keys that Kafka has and this version does not obey: for a better message than "unknown".

@@ -279,6 +279,16 @@ impl Coordinator {
         self.schedule_expiry(now);
     }
 
+    /// How many groups there are, offsets without members included, and members.
+    #[must_use]
+    pub fn counts(&self) -> (u64, u64) {
+        let members = self.groups.values().map(|slot| match &slot.group {
+            Group::Classic(group) => group.members().len() as u64,
+            Group::Consumer(group) => group.members_len() as u64,
+        });
+        (self.groups.len() as u64, members.sum())
+    }
+
     /// When [`Event::Tick`] is due, in monotonic milliseconds.
     #[must_use]
     pub fn next_deadline(&self) -> Option<i64> {

@@ -89,6 +89,15 @@ impl ApiTimes {
     }
 }
 
+impl ApiTimes {
+    fn rows(&self, api: i16, span: Span, whole_only: bool) -> impl Iterator<Item = Row> + '_ {
+        let stages = Stage::ALL.into_iter().map(Some).chain([None]);
+        let known = stages.zip(&self.times).filter_map(|(stage, times)| Some((stage, times.as_ref()?)));
+        let wanted = known.filter(move |(stage, _)| !whole_only || stage.is_none());
+        wanted.map(move |(stage, times)| Row { api, stage, times: times.of(span) })
+    }
+}
+
 fn record(times: &mut Option<Box<Times>>, nanos: u64) {
     times.get_or_insert_with(|| Box::new(Times::new())).current.saturating_record(nanos);
 }
@@ -132,15 +141,25 @@ impl Book {
         self.window = window;
     }
 
+    /// The APIs that were used.
+    #[must_use]
+    pub fn apis(&self) -> Vec<i16> {
+        self.apis.keys().copied().collect()
+    }
+
+    /// What is known at `now` of one API: of all its stages, or of the whole only.
+    #[must_use]
+    pub fn rows(&mut self, api: i16, span: Span, whole_only: bool, now: u64) -> Vec<Row> {
+        self.roll(now);
+        let Some(times) = self.apis.get(&api) else { return Vec::new() };
+        times.rows(api, span, whole_only).filter(|row| !row.times.is_empty()).collect()
+    }
+
     /// What is known at `now`; of the slowest at most `slowest`.
     #[must_use]
     pub fn snapshot(&mut self, span: Span, slowest: usize, now: u64) -> Snapshot {
         self.roll(now);
-        let rows = self.apis.iter().flat_map(|(api, times)| {
-            let stages = Stage::ALL.into_iter().map(Some).chain([None]);
-            let known = stages.zip(&times.times).filter_map(|(stage, times)| Some((stage, times.as_ref()?)));
-            known.map(|(stage, times)| Row { api: *api, stage, times: times.of(span) })
-        });
+        let rows = self.apis.iter().flat_map(|(api, times)| times.rows(*api, span, false));
         Snapshot { rows: rows.filter(|row| !row.times.is_empty()).collect(), slowest: self.slowest.slowest(slowest) }
     }
 }
@@ -175,6 +194,19 @@ pub struct Summary {
 }
 
 impl Row {
+    /// How many requests had this stage.
+    #[must_use]
+    pub fn count(&self) -> u64 {
+        self.times.len()
+    }
+
+    /// Gives each time that was told apart, in nanoseconds, and how many requests had it.
+    pub fn each(&self, mut f: impl FnMut(u64, u64)) {
+        for step in self.times.iter_recorded() {
+            f(step.value_iterated_to().min(self.times.max()), step.count_at_value());
+        }
+    }
+
     /// In a few numbers.
     #[must_use]
     pub fn summary(&self) -> Summary {

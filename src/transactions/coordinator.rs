@@ -129,6 +129,11 @@ impl Coordinator {
         self.next_sweep_ms = Some(now.monotonic_ms + self.config.sweep_interval_ms);
     }
 
+    /// The states of all transactional ids.
+    pub fn states(&self) -> impl Iterator<Item = State> + '_ {
+        self.entries.values().map(|entry| entry.txn.state)
+    }
+
     /// When [`Event::Tick`] is due, in monotonic milliseconds.
     #[must_use]
     pub fn next_deadline(&self) -> Option<i64> {

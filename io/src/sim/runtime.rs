@@ -3,7 +3,7 @@
 use super::core::Core;
 use super::node::NodeState;
 use super::rng::nanos_of;
-use crate::{Clock, Entropy, IoError, JoinHandle, Monotonic, TaskGroup, Tasks};
+use crate::{Clock, Counters, Entropy, IoError, JoinHandle, Meter, Monotonic, TaskGroup, Tasks};
 use std::rc::Rc;
 use std::task::Poll;
 use std::time::Duration;
@@ -93,5 +93,16 @@ impl Tasks for SimRuntime {
 
     fn should_yield(&self) -> bool {
         self.core.rng.one_in(self.core.options.yield_one_in)
+    }
+}
+
+/// Nothing is counted in a simulation: what it measures is time that is not real.
+impl Meter for SimRuntime {
+    fn counters(&self) -> Counters {
+        Counters::default()
+    }
+
+    fn stalled(&self) -> (u64, Duration) {
+        (0, Duration::ZERO)
     }
 }

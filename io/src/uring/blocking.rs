@@ -1,7 +1,7 @@
 //! File-system calls that block, on glommio's thread pool, and the lock file.
 
 use super::UringRuntime;
-use super::counters::add;
+use crate::counters::add;
 use crate::disk::{DirContents, DirEntry, PickFiles};
 use crate::error::{IoError, IoErrorKind, IoResult};
 use std::ffi::{CString, OsString};

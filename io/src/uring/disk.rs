@@ -2,8 +2,8 @@
 
 use super::UringRuntime;
 use super::blocking::{self, UringLock, parent_of};
-use super::counters::add;
 use super::file::{Handle, UringFile, cause_of};
+use crate::counters::add;
 use crate::disk::{DirContents, DirEntry, Disk, OpenOptions, PickFiles};
 use crate::error::{IoError, IoResult};
 use glommio::io::DmaFile;

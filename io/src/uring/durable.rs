@@ -9,9 +9,9 @@
 //! One thread a shard: meant for the one file that waits for each write before the next, a journal.
 
 use super::UringRuntime;
-use super::counters::add;
 use super::file::{Parts, UringFile};
 use crate::BLOCK;
+use crate::counters::add;
 use crate::error::{IoError, WriteSyncError};
 use bytes::Bytes;
 use std::fs::File;

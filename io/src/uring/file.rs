@@ -1,9 +1,9 @@
 //! One file: reads of any alignment, gathered writes, sync.
 
 use super::UringRuntime;
-use super::counters::add;
 use super::nap::RingOnDrop;
 use crate::BLOCK;
+use crate::counters::add;
 use crate::disk::File;
 use crate::error::{IoError, IoResult, WriteSyncError};
 use bytes::{Buf, Bytes, BytesMut};

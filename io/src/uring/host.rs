@@ -55,6 +55,33 @@ pub enum HostProblem {
     },
 }
 
+/// What this process has used of memory and processors.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct ProcessUsed {
+    /// Resident memory.
+    pub resident_bytes: u64,
+    /// Processor time, user and system.
+    pub cpu: std::time::Duration,
+}
+
+/// What the system says that this process has used; 0 where it says nothing.
+#[must_use]
+pub fn process_usage() -> ProcessUsed {
+    let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+    // SAFETY: the clock exists on every Linux, and the structure is live.
+    #[allow(unsafe_code)]
+    let page = unsafe {
+        libc::clock_gettime(libc::CLOCK_PROCESS_CPUTIME_ID, &raw mut time);
+        libc::sysconf(libc::_SC_PAGESIZE)
+    };
+    let pages = std::fs::read_to_string("/proc/self/statm").ok();
+    let pages: u64 = pages.and_then(|text| text.split(' ').nth(1)?.parse().ok()).unwrap_or(0);
+    ProcessUsed {
+        resident_bytes: pages * u64::try_from(page).unwrap_or(0),
+        cpu: std::time::Duration::new(time.tv_sec.unsigned_abs(), u32::try_from(time.tv_nsec).unwrap_or(0)),
+    }
+}
+
 /// Checks for io_uring and for enough locked memory.
 pub fn check_host() -> Result<(), HostProblem> {
     let (soft, hard) = memlock_limit();

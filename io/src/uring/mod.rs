@@ -13,7 +13,6 @@
 //! What a host must offer is checked before the first executor by [`check_host`] and [`check_directory`].
 
 mod blocking;
-mod counters;
 mod disk;
 mod durable;
 mod entropy;
@@ -26,19 +25,19 @@ mod slice;
 mod socket;
 mod tasks;
 
+pub use crate::counters::Counters;
 pub use blocking::UringLock;
-pub use counters::Counters;
 pub use file::UringFile;
 pub use host::{
-    HostProblem, check_directory, check_host, give_back_freed_memory, io_memory_per_shard, keep_freed_memory,
-    raise_open_files,
+    HostProblem, ProcessUsed, check_directory, check_host, give_back_freed_memory, io_memory_per_shard,
+    keep_freed_memory, process_usage, raise_open_files,
 };
 pub use nap::Doorbell;
 pub use socket::{UringListener, UringParcel, UringStream};
 pub use tasks::STALL;
 
-use crate::runtime::{Clock, Entropy, Monotonic};
-use counters::CounterCells;
+use crate::counters::CounterCells;
+use crate::runtime::{Clock, Entropy, Meter, Monotonic};
 use std::cell::RefCell;
 use std::path::PathBuf;
 use std::rc::Rc;
@@ -162,6 +161,16 @@ impl UringRuntime {
 fn start_of_process() -> Instant {
     static START: OnceLock<Instant> = OnceLock::new();
     *START.get_or_init(Instant::now)
+}
+
+impl Meter for UringRuntime {
+    fn counters(&self) -> Counters {
+        UringRuntime::counters(self)
+    }
+
+    fn stalled(&self) -> (u64, Duration) {
+        (self.0.stalls.count(), self.0.stalls.longest())
+    }
 }
 
 impl Clock for UringRuntime {

@@ -10,8 +10,8 @@
 //! no event can be lost.
 
 use super::UringRuntime;
-use super::counters::add;
 use super::nap::Chance;
+use crate::counters::add;
 use crate::error::{IoError, IoResult};
 use crate::runtime::{TaskGroup, Tasks};
 use futures_io::AsyncRead;

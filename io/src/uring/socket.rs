@@ -1,8 +1,8 @@
 //! Listeners and streams: plain non-blocking calls, readiness from `readiness.rs`.
 
 use super::UringRuntime;
-use super::counters::add;
 use super::readiness::Registered;
+use crate::counters::add;
 use crate::error::{IoError, IoErrorKind, IoResult};
 use crate::net::{ListenOptions, Listener, Net, Stream};
 use crate::runtime::Tasks;

@@ -91,6 +91,13 @@ impl<K: Kind> Hosted<K> {
         self.batch_bytes.set(BATCH_BYTES.min(max_message_bytes.saturating_sub(HEADER_LEN)));
     }
 
+    /// Shows the machine, if it is loaded.
+    pub(super) fn look(&self, look: impl FnOnce(&K::Machine)) {
+        if let State::Active(active) = &*self.state.borrow() {
+            look(&active.machine);
+        }
+    }
+
     pub(super) fn deadline(&self) -> Option<i64> {
         self.deadline.get()
     }

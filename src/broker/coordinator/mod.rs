@@ -164,6 +164,11 @@ impl<R: Runtime, K: Kind> Coordinators<R, K> {
         led.map(|(resolved, _)| (resolved.id, resolved.shard)).collect()
     }
 
+    /// Shows the machines that are loaded.
+    pub(crate) fn each(&self, mut look: impl FnMut(&K::Machine)) {
+        self.hosted.borrow().values().for_each(|hosted| hosted.look(&mut look));
+    }
+
     async fn follow_images(self: Rc<Self>) {
         loop {
             self.catch_up();

@@ -10,9 +10,9 @@ use crate::controller::ClusterImage;
 use crate::error_code::ErrorCode;
 use crate::ids::{Offset, TopicId};
 use crate::latency::{Stage, Timeline};
-use crate::protocol::ResponseFrame;
 use crate::protocol::fetch::{self, FetchedPartition, FetchedTopic};
 use crate::protocol::fetch_session::{FetchPlan, PartitionRef, Read, SessionRequest, TopicRef, Wanted};
+use crate::protocol::{ApiKey, ResponseFrame};
 use bytes::Bytes;
 use coreline_io::Runtime;
 use coreline_shards::ShardId;
@@ -83,11 +83,23 @@ impl<R: Runtime> Handlers<R> {
         Ok(match finished {
             Ok(selection) => {
                 context.session.borrow_mut().has_fetch_session(selection.session_id);
+                self.count(&items, &selection.include);
                 let topics = collect(&plan, items, &selection.include, bounds.isolation);
                 fetch::encode(request, ErrorCode::None, selection.session_id, topics)
             }
             Err(error) => fetch::encode(request, error, 0, Vec::new()),
         })
+    }
+
+    /// What goes out, for metrics.
+    fn count(&self, items: &[Item], include: &[bool]) {
+        for (item, _) in items.iter().zip(include).filter(|(_, included)| **included) {
+            match (&item.result, item.target) {
+                (Ok(_), Some((_, read))) if item.len() > 0 => self.shard.meters.sent(read.id.topic, item.len()),
+                (Ok(_), _) => {}
+                (Err(error), _) => self.shard.meters.failed(ApiKey::Fetch, *error),
+            }
+        }
     }
 
     fn bounds(&self, asked: &FetchRequest) -> Bounds {

@@ -50,6 +50,7 @@ mod offset_for_leader_epoch;
 mod produce;
 mod produce_txn;
 pub mod remote;
+mod report;
 pub(crate) mod resolve;
 mod sync_group;
 mod transaction_client;

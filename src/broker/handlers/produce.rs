@@ -10,6 +10,7 @@ use super::remote::{Appending, Appends, Ask, Told, append};
 use super::resolve::{Resolved, led_partition};
 use crate::broker::connection::{Answer, RequestContext};
 use crate::broker::messages::{Reply, Request as MeshRequest};
+use crate::broker::metrics::Meters;
 use crate::broker::pipeline::{Answered, Close};
 use crate::broker::shard::topic_config;
 use crate::broker::store::{Acks, AppendError, Appended, VerificationGuard};
@@ -19,13 +20,14 @@ use crate::error_code::ErrorCode;
 use crate::ids::{PartitionId, TopicId};
 use crate::latency::{Stage, Timeline};
 use crate::protocol::produce::{self, PartitionOutcome, ProduceRequest, ProduceTopic, TopicOutcome};
-use crate::protocol::{Request, ResponseFrame};
+use crate::protocol::{ApiKey, Request, ResponseFrame};
 use bytes::BytesMut;
 use coreline_io::{Monotonic, Runtime};
 use coreline_shards::ShardId;
 use futures_util::future::LocalBoxFuture;
 use std::cell::RefCell;
 use std::collections::{BTreeMap, HashMap};
+use std::rc::Rc;
 
 /// The one client id that may write to internal topics, as in Kafka.
 const ADMIN_CLIENT_ID: &str = "__admin_client";
@@ -89,7 +91,7 @@ impl<R: Runtime> Handlers<R> {
             }
             None => self.enqueue(acks, routed, &mut timeline).await,
         };
-        Ok(Answer::Later(Box::pin(finish(request, acks, outcomes, waiting, timeline))))
+        Ok(Answer::Later(Box::pin(finish(Rc::clone(&self.shard.meters), request, acks, outcomes, waiting, timeline))))
     }
 
     /// Finds each partition's shard; what is refused has its outcome already.
@@ -226,6 +228,7 @@ impl Judge {
 
 /// Waits for the log and builds the answer.
 async fn finish(
+    meters: Rc<Meters>,
     request: Request,
     acks: i16,
     mut outcomes: Vec<TopicOutcome>,
@@ -252,6 +255,9 @@ async fn finish(
         }
     }
     let timeline = slowest;
+    for outcome in outcomes.iter().flat_map(|topic| &topic.partitions).filter(|outcome| outcome.error.is_error()) {
+        meters.failed(ApiKey::Produce, outcome.error);
+    }
     if acks != 0 {
         return Ok(Answered { frame: produce::encode(&request, &outcomes), timeline });
     }

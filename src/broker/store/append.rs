@@ -90,6 +90,9 @@ impl<R: Runtime> LogStore<R> {
                     s.batches += done.batches;
                     s.bytes += done.bytes as u64;
                 });
+                if done.batches > 0 {
+                    self.took_in(partition.id.topic, done.bytes, done.end - done.appended.base_offset.0);
+                }
                 self.queue_commit(partition);
             }
         }

@@ -256,6 +256,7 @@ impl<R: Runtime> LogStore<R> {
             s.groups += 1;
             s.journal_bytes += frame.len as u64;
         });
+        self.flush_times.borrow_mut().add(times.done.nanos.saturating_sub(times.began.nanos), 1);
         self.full.set(false);
         self.group_done(group);
         let store = self.clone();

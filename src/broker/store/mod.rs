@@ -14,6 +14,7 @@
 //! | `txn` | ends of transactions, who may append to one |
 //! | `alter`, `retention` | delete, move the start, cut the end; what grows old |
 //! | `compaction` | the cleaner: compacted topics keep the last record of each key |
+//! | `survey` | what metrics show |
 //! | `close`, `space`, `files`, `index_cache` | shutdown and core-count changes, a full disk, open files, cached indexes |
 //!
 //! The promise and the order of writes it stands on: `src/docs/durability.md`.
@@ -43,6 +44,7 @@ mod retention;
 mod settle;
 mod shared_reads;
 mod space;
+mod survey;
 mod tail;
 mod take_in;
 mod txn;
@@ -51,8 +53,9 @@ mod types;
 #[cfg(test)]
 mod tests;
 
-use crate::ids::{LeaderEpoch, Offset, PartitionId};
+use crate::ids::{LeaderEpoch, Offset, PartitionId, TopicId};
 use crate::log::log_config::LogConfig;
+use crate::metrics::Times;
 use alter::{Doomed, RENAMES_MAX};
 use bytes::BytesMut;
 use compaction::Cleaner;
@@ -75,6 +78,7 @@ use std::hash::{BuildHasherDefault, DefaultHasher};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
+pub use survey::{Survey, TopicIntake};
 use tail::RunRef;
 pub use types::*;
 
@@ -146,6 +150,10 @@ pub struct LogStore<R: Runtime> {
     hooks: RefCell<Vec<HighWatermarkHook>>,
     marker_hooks: RefCell<Vec<MarkerHook>>,
     stats: Cell<StoreStats>,
+    /// How long group commits took.
+    flush_times: RefCell<Times>,
+    /// What was appended, by topic.
+    intake: RefCell<HashMap<TopicId, TopicIntake, BuildHasherDefault<DefaultHasher>>>,
     generation: Cell<u64>,
 }
 
@@ -197,6 +205,8 @@ impl<R: Runtime> LogStore<R> {
             hooks: RefCell::default(),
             marker_hooks: RefCell::default(),
             stats: Cell::default(),
+            flush_times: RefCell::default(),
+            intake: RefCell::default(),
             generation: Cell::new(0),
         });
         drop(store.rt.spawn(TaskGroup::Replication, "journal writer", store.clone().run_writer()));

@@ -175,8 +175,12 @@ impl<R: Runtime> LogStore<R> {
         }
         let dead = partition.with(|log| take_dead_segments(log, self.next_generation())).unwrap_or_default();
         let delay = partition.spec.borrow().config.file_delete_delay_ms;
+        self.count(|s| {
+            s.retention_segments += dead.len() as u64;
+            s.retention_bytes += dead.iter().map(|(_, size)| size).sum::<u64>();
+        });
         let mut renamed = Vec::new();
-        for base in dead {
+        for (base, _) in dead {
             for kind in FileKind::SEGMENT {
                 let path = self.segment_path(partition, base, kind);
                 self.files.forget(&path);
@@ -348,8 +352,8 @@ fn facts<'a>(log: &Log, segments: &'a [SegmentFacts]) -> LogFacts<'a> {
     LogFacts { segments, start: log.log_start, high_watermark: log.high_watermark, end: log.log_end, waiting_bytes }
 }
 
-/// Takes sealed segments that are wholly before the log's start out of the log. Their files are to be removed.
-fn take_dead_segments(log: &mut Log, generation: u64) -> Vec<i64> {
+/// Takes sealed segments that are wholly before the log's start out of the log: base and size. Their files are to be removed.
+fn take_dead_segments(log: &mut Log, generation: u64) -> Vec<(i64, u64)> {
     if log.swapping {
         // They go the next time.
         return Vec::new();
@@ -360,5 +364,5 @@ fn take_dead_segments(log: &mut Log, generation: u64) -> Vec<i64> {
         log.generation = generation;
         log.hints.clear();
     }
-    log.segments.drain(..dead).map(|s| s.base).collect()
+    log.segments.drain(..dead).map(|s| (s.base, s.size)).collect()
 }

@@ -501,6 +501,10 @@ pub struct StoreStats {
     pub cache_bytes: u64,
     /// Segment and index files open, now.
     pub open_files: u64,
+    /// Segments that were removed because they lie before their log's start.
+    pub retention_segments: u64,
+    /// Bytes of them.
+    pub retention_bytes: u64,
     /// Cleanings of a partition that came to their end.
     pub compactions: u64,
     /// Records that they removed.

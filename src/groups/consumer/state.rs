@@ -64,6 +64,12 @@ impl ConsumerGroup {
         }
     }
 
+    /// How many members it has.
+    #[must_use]
+    pub fn members_len(&self) -> usize {
+        self.members.len()
+    }
+
     /// No members.
     #[must_use]
     pub fn is_empty(&self) -> bool {

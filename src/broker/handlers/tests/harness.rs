@@ -9,6 +9,7 @@ use crate::broker::latency::Latencies;
 use crate::broker::listener::{self, ConnectionCount, ListenerOptions};
 use crate::broker::messages::{BrokerMesh, Event, Reply, Request};
 use crate::broker::metadata::ControllerHandle;
+use crate::broker::metrics::Meters;
 use crate::broker::moving::{Arrivals, Steer, SteerCounts};
 use crate::broker::shard::topic_config;
 use crate::broker::steering::SteeringRules;
@@ -178,6 +179,7 @@ impl Node {
                 };
                 let latencies = Rc::new(Latencies::new(ctx.shard.0));
                 let cores = CoreNodes::of(&config, ctx.shards).unwrap();
+                let meters = Rc::<Meters>::default();
                 let shard = Rc::new(Shard {
                     runtime: runtime.clone(),
                     id: ctx.shard,
@@ -189,6 +191,7 @@ impl Node {
                     cores: cores.clone(),
                     shutdown: ctx.shutdown.clone(),
                     latencies: Rc::clone(&latencies),
+                    meters: Rc::clone(&meters),
                 });
                 own.set(Rc::clone(&shard)).expect("once");
                 let handlers = Handlers::new(shard);
@@ -210,6 +213,7 @@ impl Node {
                         request_bytes_max: 10 << 20,
                         memory: RequestMemory::new(64 << 20),
                         latencies,
+                        meters,
                     },
                     idle: None,
                     count: ConnectionCount::new(1000),

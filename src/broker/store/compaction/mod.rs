@@ -106,6 +106,16 @@ impl Cleaner {
         self.aside.borrow().len()
     }
 
+    /// Some of those that cannot be cleaned.
+    pub(super) fn aside_ids(&self, most: usize) -> Vec<PartitionId> {
+        self.aside.borrow().keys().take(most).copied().collect()
+    }
+
+    /// How many it will look at.
+    pub(super) fn waiting_len(&self) -> usize {
+        self.due.borrow().len()
+    }
+
     /// Takes those that are due.
     fn take_due(&self, now_ms: i64) -> Vec<PartitionId> {
         let mut due = self.due.borrow_mut();

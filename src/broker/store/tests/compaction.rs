@@ -530,6 +530,8 @@ fn what_cannot_be_cleaned_is_set_aside_and_the_rest_goes_on() {
         world.handle().sleep(Duration::from_secs(40)).await;
         let stats = store.stats();
         assert_eq!(stats.uncleanable_partitions, 1);
+        assert_eq!(store.uncleanable(10), [("topic0".into(), 0)], "it is named");
+        assert_eq!(store.uncleanable(0), []);
         assert!(stats.compactions > 0);
         assert_eq!(store.compacted_end(id(0)), Some(Offset(0)));
         assert!(store.compacted_end(id(1)).is_some_and(|end| end.0 > 20));

@@ -1,5 +1,6 @@
 //! What went through a shard: plain cells, read for metrics and benchmarks.
 
+#[cfg(feature = "uring")]
 use std::cell::Cell;
 
 macro_rules! counters {
@@ -8,11 +9,13 @@ macro_rules! counters {
         #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
         pub struct Counters { $($(#[$doc])* pub $name: u64,)* }
 
+        #[cfg(feature = "uring")]
         #[derive(Debug, Default)]
-        pub(super) struct CounterCells { $(pub(super) $name: Cell<u64>,)* }
+        pub(crate) struct CounterCells { $(pub(crate) $name: Cell<u64>,)* }
 
+        #[cfg(feature = "uring")]
         impl CounterCells {
-            pub(super) fn snapshot(&self) -> Counters {
+            pub(crate) fn snapshot(&self) -> Counters {
                 Counters { $($name: self.$name.get(),)* }
             }
         }
@@ -55,6 +58,7 @@ counters! {
 }
 
 /// Adds without ever panicking: a counter that wraps is no reason to stop.
-pub(super) fn add(counter: &Cell<u64>, amount: usize) {
+#[cfg(feature = "uring")]
+pub(crate) fn add(counter: &Cell<u64>, amount: usize) {
     counter.set(counter.get().wrapping_add(amount as u64));
 }
