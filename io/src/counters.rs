@@ -15,7 +15,9 @@ macro_rules! counters {
 
         #[cfg(feature = "uring")]
         impl CounterCells {
+            /// To be called on the shard's own thread.
             pub(crate) fn snapshot(&self) -> Counters {
+                self.allocations.set(crate::allocations::on_this_thread());
                 Counters { $($name: self.$name.get(),)* }
             }
         }
@@ -55,6 +57,8 @@ counters! {
     syncs,
     /// Jobs given to the blocking thread pool.
     blocking_jobs,
+    /// Allocations of the shard's thread; 0 where the program's allocator does not count them.
+    allocations,
 }
 
 /// Adds without ever panicking: a counter that wraps is no reason to stop.

@@ -10,6 +10,7 @@
 //! executor that made them. What crosses cores is said so by name ([`Parcel`](Net::Parcel), [`bytes::Bytes`]).
 //! One suite (`tests/suite`) is passed by both backends.
 
+pub mod allocations;
 pub mod counters;
 pub mod disk;
 pub mod error;
@@ -21,6 +22,7 @@ pub mod tail;
 #[cfg(feature = "uring")]
 pub mod uring;
 
+pub use allocations::CountingAllocator;
 pub use counters::Counters;
 pub use disk::{DirContents, DirEntry, Disk, File, OpenOptions, PickFiles};
 pub use error::{IoError, IoErrorKind, IoResult, WriteSyncError};

@@ -218,7 +218,7 @@ impl<S: Stream> Connection<S> {
     {
         let ConnectionLimits { request_bytes_max, memory, latencies, meters } = limits;
         let mut frames = FrameReader::new(unread, request_bytes_max, memory);
-        let shard = Surroundings { runtime, service, latencies };
+        let shard = Surroundings { runtime, service, latencies, meters: Rc::clone(&meters) };
         let end = self.requests(&shard, &mut frames, &mut steering).await;
         match &end {
             Ok(None) => {}
@@ -258,6 +258,8 @@ impl<S: Stream> Connection<S> {
         while !self.closing.get() {
             let reads = frames.reads();
             let frame = frames.next(&self.stream).await?;
+            let copied = &shard.meters.frame_copied_bytes;
+            copied.set(copied.get() + frames.take_copied() as u64);
             self.busy.set(true);
             let now = runtime.now();
             self.last_active.set(now);
@@ -399,6 +401,7 @@ struct Surroundings<R, V> {
     runtime: R,
     service: Rc<V>,
     latencies: Rc<Latencies>,
+    meters: Rc<Meters>,
 }
 
 /// The longest stall of the core while a request was there.

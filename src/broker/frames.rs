@@ -82,13 +82,15 @@ pub struct FrameReader {
     room: usize,
     /// Reads so far.
     reads: u64,
+    /// Bytes that were copied because they came in pieces, since somebody asked.
+    copied: usize,
 }
 
 impl FrameReader {
     /// A reader that begins with `unread`, of frames up to `size_max` bytes.
     #[must_use]
     pub fn new(unread: BytesMut, size_max: usize, memory: RequestMemory) -> Self {
-        Self { buf: unread, size_max, memory, room: QUIET_BUFFER, reads: 0 }
+        Self { buf: unread, size_max, memory, room: QUIET_BUFFER, reads: 0, copied: 0 }
     }
 
     /// Bytes that were read and not handed out.
@@ -101,6 +103,11 @@ impl FrameReader {
     #[must_use]
     pub fn reads(&self) -> u64 {
         self.reads
+    }
+
+    /// Bytes that were copied since this was called last.
+    pub fn take_copied(&mut self) -> usize {
+        std::mem::take(&mut self.copied)
     }
 
     /// True if the next frame is there already, whole.
@@ -144,6 +151,7 @@ impl FrameReader {
         let mut frame = BytesMut::with_capacity(size);
         let ahead = self.buf.len().min(size);
         frame.extend_from_slice(&self.buf[..ahead]);
+        self.copied += ahead;
         self.buf.advance(ahead);
         // Another large one probably follows: read little of it into the buffer it is then copied from.
         self.room = QUIET_BUFFER;
@@ -157,12 +165,15 @@ impl FrameReader {
             // The allocator gave more room than asked for, and the socket had more.
             let more = frame.split_off(size);
             self.buf.extend_from_slice(&more);
+            self.copied += more.len();
         }
         Ok(frame)
     }
 
     async fn fill<S: Stream>(&mut self, stream: &S) -> Result<usize, FrameError> {
         if self.buf.capacity() - self.buf.len() < QUIET_BUFFER / 2 {
+            // The begin of a frame goes along.
+            self.copied += self.buf.len();
             self.buf.reserve(self.room);
         }
         let room = self.buf.capacity() - self.buf.len();

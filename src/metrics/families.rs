@@ -152,6 +152,10 @@ families! {
         "The longest of them.";
     SystemCalls Counter "coreline_system_calls" ["shard" "call"]
         "System calls on sockets, and operations on files; what the rings need besides is not seen.";
+    CopiedBytes Counter "coreline_copied_bytes" ["shard" "where"]
+        "Bytes copied in user space: of requests that came in pieces (frame), of small batches into a partition's chunk (chunk), into the buffers of writes (write), of reads that came in pieces (read), which is all that is copied on the way out.";
+    Allocations Counter "coreline_allocations" ["shard"]
+        "Allocations of memory on the core's thread.";
     ResidentBytes Gauge "process_resident_memory_bytes" []
         "Memory of the process that is resident.";
     CpuSeconds Counter "process_cpu_seconds" []

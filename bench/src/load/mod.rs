@@ -11,6 +11,7 @@ mod batch;
 mod chart;
 mod connection;
 mod consume;
+mod counters;
 mod group_members;
 mod groups;
 mod latencies;
@@ -24,6 +25,7 @@ mod topics;
 mod watch;
 
 pub use batch::BatchBuilder;
+pub use counters::Costs;
 pub use group_members::Protocol;
 pub use groups::{GroupsMode, GroupsWorkload, run as run_groups};
 pub use page::html_page;
@@ -109,6 +111,10 @@ pub struct Workload {
     /// The broker's process, for its CPU and memory.
     #[arg(long)]
     pub broker_pid: Option<u32>,
+    /// Coreline's metrics endpoint: what a request cost of copies, allocations and system calls goes into the report, which
+    /// fails if anything was copied in user space on the way out.
+    #[arg(long, value_name = "HOST:PORT")]
+    pub metrics: Option<String>,
     /// A name for the report.
     #[arg(long, default_value = "")]
     pub label: String,
@@ -183,10 +189,14 @@ pub fn run(workload: &Workload) -> Result<RunResult, LoadError> {
     workload.check()?;
     let load = |run: &dyn Fn(&[Share]) -> Result<RunResult, LoadError>| {
         let shares = topics::prepare(&mut Client::connect(&workload.bootstrap_server, TIMEOUT)?, workload)?;
+        let scrape = || workload.metrics.as_deref().map(counters::Counted::scrape).transpose();
+        let before = scrape()?;
         let watch = watch::Watch::start(workload.broker_pid);
         let result = run(&shares);
         let watched = watch.stop();
-        Ok(RunResult { watched, ..result? })
+        let result = result?;
+        let costs = before.zip(scrape()?).map(|(before, after)| before.until(&after));
+        Ok(RunResult { watched, costs, ..result })
     };
     let result = match workload.mode {
         Mode::Produce => load(&|shares| produce::run(workload, shares, None)),
@@ -197,6 +207,9 @@ pub fn run(workload: &Workload) -> Result<RunResult, LoadError> {
     }?;
     if let Some(path) = &workload.json {
         report::append_json(path, &result).map_err(|e| LoadError::Workload(format!("{}: {e}", path.display())))?;
+    }
+    if let Some(Err(why)) = result.costs.map(|costs| costs.check()) {
+        return Err(LoadError::Workload(format!("{}{why}", result.text())));
     }
     Ok(result)
 }

@@ -1,5 +1,6 @@
 //! What a run found: for a person, and as one JSON object.
 
+use super::counters::Costs;
 use super::process::Sample;
 use super::watch::Moment;
 use super::{Mode, Workload};
@@ -101,6 +102,9 @@ pub struct RunResult {
     /// What cores and broker did meanwhile.
     #[serde(default)]
     pub watched: Vec<Moment>,
+    /// What a request cost, by the broker's own counters, warm-up included.
+    #[serde(default)]
+    pub costs: Option<Costs>,
 }
 
 pub(super) struct Measured {
@@ -132,6 +136,7 @@ impl RunResult {
             broker_cpu_seconds: broker.map(|(before, after)| after.cpu_seconds - before.cpu_seconds),
             broker_rss_bytes: broker.map(|(_, after)| after.rss_bytes),
             watched: Vec::new(),
+            costs: None,
         }
     }
 
@@ -182,6 +187,7 @@ impl RunResult {
             }
             let _ = writeln!(text, ", RSS {} MiB", rss >> 20);
         }
+        text.extend(self.costs.map(|costs| costs.text()));
         text
     }
 }
@@ -229,6 +235,10 @@ const LOAD_COLUMNS: &[Column] = &[
     ("CPU s/GiB", 2, RunResult::cpu_seconds_per_gib),
     ("CPU %", 0, |r| r.broker_cpu_seconds.map(|c| 100.0 * c / r.seconds.max(1e-9))),
     ("RSS MiB", 0, |r| r.broker_rss_bytes.map(|b| b as f64 / f64::from(1 << 20))),
+    ("copied/received", 2, |r| r.costs.map(|c| c.copied_per_received_byte)),
+    ("copied/sent", 2, |r| r.costs.map(|c| c.copied_per_sent_byte)),
+    ("allocations/request", 1, |r| r.costs.map(|c| c.allocations_per_request)),
+    ("calls/request", 2, |r| r.costs.map(|c| c.system_calls_per_request)),
 ];
 
 const PROBE_COLUMNS: &[Column] = &[
@@ -306,6 +316,7 @@ mod tests {
             broker_cpu_seconds: None,
             broker_rss_bytes: None,
             watched: Vec::new(),
+            costs: None,
         }
     }
 

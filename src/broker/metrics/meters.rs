@@ -18,6 +18,8 @@ pub struct Meters {
     pub connections: Cell<u64>,
     /// Connections closed because of what the client sent.
     pub refused: Cell<u64>,
+    /// Bytes of requests that were copied because they came in pieces.
+    pub frame_copied_bytes: Cell<u64>,
     /// Errors in answers.
     errors: RefCell<Errors>,
     /// Bytes of records sent to consumers.

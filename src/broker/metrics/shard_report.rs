@@ -71,6 +71,19 @@ pub async fn gather<R: Runtime>(shard: &Shard<R>, kept: Kept) -> ShardReport {
     kept_things(&kept, samples);
     log(&survey, samples);
     runtime(&shard.runtime, samples);
+    let counters = shard.runtime.counters();
+    let copies = [
+        ("frame", shard.meters.frame_copied_bytes.get()),
+        ("chunk", survey.stats.copied_bytes),
+        ("write", counters.write_bytes),
+        ("read", counters.read_copied_bytes),
+    ];
+    for (place, bytes) in copies {
+        samples.put(Family::CopiedBytes, &[("where", place)], Value::Whole(bytes));
+    }
+    if counters.allocations > 0 {
+        samples.whole(Family::Allocations, counters.allocations);
+    }
     let topics = &mut report.topics;
     survey.log_bytes.iter().for_each(|(id, bytes)| topics.entry(*id).or_default().log_bytes = *bytes);
     survey.intake.iter().for_each(|(id, intake)| topics.entry(*id).or_default().intake = *intake);

@@ -1,6 +1,7 @@
 //! Appends: idempotence, offsets, the tail. Everything here happens in the call, in the order of calls.
 
 use super::partition::{AppendResult, Log, Partition, Payload, Phase, QueuedAppend, Segment};
+use super::tail::OWNED_BYTES_MIN;
 use super::txn::append_marker;
 use super::types::{Acks, AppendError, AppendOrigin, Appended, CommitTimes, PartitionSpec, TxnAppend};
 use super::{LogStore, StoreState};
@@ -89,6 +90,7 @@ impl<R: Runtime> LogStore<R> {
                 self.count(|s| {
                     s.batches += done.batches;
                     s.bytes += done.bytes as u64;
+                    s.copied_bytes += done.copied as u64;
                 });
                 if done.batches > 0 {
                     self.took_in(partition.id.topic, done.bytes, done.end - done.appended.base_offset.0);
@@ -124,6 +126,8 @@ pub(super) struct Done {
     /// Batches added: 0 for a duplicate.
     pub(super) batches: u64,
     pub(super) bytes: usize,
+    /// Of them copied.
+    pub(super) copied: usize,
 }
 
 /// Adds all batches, or none.
@@ -147,13 +151,15 @@ fn append_to_log(
         && let Ok(Check::Duplicate(original)) = log.producers.check(header)
     {
         let done = appended(original.first_offset().0, log.log_start);
-        return Ok(Done { appended: done, end: original.last_offset.0 + 1, batches: 0, bytes: 0 });
+        return Ok(Done { appended: done, end: original.last_offset.0 + 1, batches: 0, bytes: 0, copied: 0 });
     }
     let first = log.log_end;
     let stamped = check_producers(log, &batches, stamp, txn)?;
     add_all(log, spec, records, &stamped, stamp, origin, expiration_ms);
     log.assert_invariants();
-    Ok(Done { appended: appended(first, log.log_start), end: log.log_end, batches: batches.len() as u64, bytes })
+    let copied = batches.iter().map(|(_, range)| range.len()).filter(|len| *len < OWNED_BYTES_MIN).sum();
+    let (appended, end, batches) = (appended(first, log.log_start), log.log_end, batches.len() as u64);
+    Ok(Done { appended, end, batches, bytes, copied })
 }
 
 /// The broker's time, if it stands for the records' own.

@@ -327,5 +327,5 @@ pub(super) fn append_marker(
         log_append_time_ms: stamp.unwrap_or(-1),
         log_start_offset: Offset(log.log_start),
     };
-    Ok(Done { appended, end: log.log_end, batches: 1, bytes: len })
+    Ok(Done { appended, end: log.log_end, batches: 1, bytes: len, copied: len })
 }

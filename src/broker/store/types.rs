@@ -479,6 +479,8 @@ pub struct StoreStats {
     pub batches: u64,
     /// Record bytes appended.
     pub bytes: u64,
+    /// Of them copied into a chunk of their partition.
+    pub copied_bytes: u64,
     /// Group commits.
     pub groups: u64,
     /// Bytes written to the journal, padding included.

@@ -85,6 +85,12 @@ fn a_scrape_shows_what_was_done() {
         assert!(sum(&after, positive, &[]) > 0.0, "{positive}");
     }
     assert_eq!(sum(&after, "coreline_uncleanable_partition", &[]), 0.0);
+    let copied = |place| sum(&after, "coreline_copied_bytes_total", &[("where", place)]);
+    assert_eq!(copied("chunk"), bytes_in, "small batches are copied once");
+    assert!(copied("write") >= bytes_in, "and once more on their way to the disk");
+    assert_eq!(copied("read"), 0.0, "nothing on the way out");
+    let requests = sum(&after, "kafka_network_requestmetrics_requests_total", &[]);
+    assert!(sum(&after, "coreline_allocations_total", &[]) > requests);
     node.stop();
 }
 
