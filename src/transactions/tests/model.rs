@@ -160,8 +160,14 @@ fn states(coordinator: &mut Coordinator, now: Now) -> Vec<Response> {
     effects.answers.into_iter().map(|(_, answer)| answer).collect()
 }
 
+/// 400, or as many as the environment asks for.
+fn cases() -> u32 {
+    let asked = std::env::var("PROPTEST_CASES").ok().and_then(|cases| cases.parse().ok());
+    asked.unwrap_or(400)
+}
+
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 400, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: cases(), ..ProptestConfig::default() })]
 
     #[test]
     fn no_transaction_is_torn_or_hangs(ops in ops(), v2 in any::<bool>()) {
