@@ -41,7 +41,11 @@ counters! {
     readiness_events,
     /// Times the core slept without the rings.
     naps,
-    /// Those that another thread ended.
+    /// Times the core polled for a while, having nothing to do.
+    spins,
+    /// Those that ended with something to do.
+    spins_ended,
+    /// Naps that another thread ended.
     naps_rung,
     /// Reads of files.
     reads,

@@ -4,10 +4,10 @@ use crate::broker::fatal::{ExitReason, end_process};
 use crate::broker::messages::BrokerMesh;
 use crate::broker::metrics::ProcessUsage;
 use crate::broker::server::{Node, Ready, ServerError, run_shard};
-use crate::config::{BrokerConfig, CoreChoice, parse_override, parse_properties};
+use crate::config::{BrokerConfig, CoreChoice, PollChoice, parse_override, parse_properties};
 use crate::log::log_config::Durability;
 use coreline_io::uring::{
-    UringOptions, check_directory, check_host, give_back_freed_memory, keep_freed_memory, raise_open_files,
+    Polling, UringOptions, check_directory, check_host, give_back_freed_memory, keep_freed_memory, raise_open_files,
 };
 use coreline_shards::glommio_backend::{self, ShardsError, ShardsOptions};
 use coreline_shards::{Blocking, CoreSelection, ShutdownHandle, install_panic_hook, signals};
@@ -15,6 +15,7 @@ use std::io::Write;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
+use std::time::Duration;
 
 /// How to run a node. With no argument: 127.0.0.1:9092, data in ./data, all cores.
 #[derive(Debug, clap::Args)]
@@ -96,6 +97,9 @@ fn share_descriptors(config: &mut BrokerConfig, limit: u64, shards: usize) {
     config.connections_max = config.connections_max.min(usize::try_from(connections).unwrap_or(usize::MAX));
 }
 
+/// How long glommio polls its rings before it sleeps, on dedicated cores: longer than any operation of a disk takes.
+const DEDICATED_SPIN: Duration = Duration::from_millis(100);
+
 /// Threads that compress batches anew, at most: one for each core, as long as there are not many.
 const HELPERS_MAX: usize = 16;
 
@@ -105,10 +109,17 @@ fn serve(config: &Arc<BrokerConfig>, cores: CoreSelection, shards: usize, allow_
     if let Err(cause) = signals::on_terminate(move || asked.request()) {
         return fail(ExitReason::Host, &format!("cannot wait for signals: {cause}"));
     }
+    let polling = match config.poll {
+        PollChoice::Never => Polling::Never,
+        PollChoice::Adaptive => Polling::Adaptive,
+        PollChoice::Dedicated => Polling::Dedicated,
+    };
     let options = ShardsOptions {
         cores,
         shutdown,
-        runtime: UringOptions { allow_buffered, data_dir: Some(config.data_dir.clone()) },
+        // Where the rings have something under way it is glommio that polls.
+        spin: (polling == Polling::Dedicated).then_some(DEDICATED_SPIN),
+        runtime: UringOptions { allow_buffered, data_dir: Some(config.data_dir.clone()), polling },
         ..ShardsOptions::default()
     };
     let told = config.clone();

@@ -17,6 +17,18 @@ pub struct Endpoint {
     pub port: u16,
 }
 
+/// What a core does that has nothing to do.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum PollChoice {
+    /// It sleeps.
+    #[default]
+    Never,
+    /// It polls for a moment where that was worth it.
+    Adaptive,
+    /// It polls.
+    Dedicated,
+}
+
 /// Which cores to run on.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum CoreChoice {
@@ -74,6 +86,8 @@ pub struct BrokerConfig {
     pub core_port: Option<u16>,
     /// `coreline.steering`.
     pub steering: bool,
+    /// `coreline.poll`.
+    pub poll: PollChoice,
     /// `coreline.durability`, the default of topics.
     pub durability: Durability,
     /// `coreline.journal.bytes`.
@@ -261,6 +275,11 @@ impl Reader<'_> {
             cores: self.cores()?,
             core_port: self.value("coreline.core.port").map(|_| self.integer("coreline.core.port") as u16),
             steering: self.text("coreline.steering").as_deref() == Some("on"),
+            poll: match self.text("coreline.poll").as_deref() {
+                Some("adaptive") => PollChoice::Adaptive,
+                Some("dedicated") => PollChoice::Dedicated,
+                _ => PollChoice::Never,
+            },
             durability: parse_durability(self.text("coreline.durability").as_deref()),
             journal_bytes: self.integer("coreline.journal.bytes") as u64,
             cache_bytes: self.size("coreline.cache.bytes"),

@@ -678,6 +678,14 @@ pub const BROKER_KEYS: &[Definition] = &[
         "Whether a connection moves to the core that owns nearly all of the partitions it uses: on or off. Clients do not notice.",
     ),
     key(
+        "coreline.poll",
+        Kind::String,
+        Some("never"),
+        Rule::OneOf(&["adaptive", "never", "dedicated"]),
+        false,
+        "What a core does that has nothing to do. never: it sleeps. adaptive: where the last waits were short it polls for up to 50 µs first. dedicated: it polls all the time, for cores that nothing else runs on. tuning.md has figures.",
+    ),
+    key(
         "coreline.durability",
         Kind::String,
         Some("durable"),

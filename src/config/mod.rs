@@ -16,7 +16,7 @@ mod topic_keys;
 mod value;
 
 pub use alter::{AlterOperation, Refusal, Scope, alter};
-pub use broker::{BrokerConfig, CoreChoice, Endpoint, Override, parse_override};
+pub use broker::{BrokerConfig, CoreChoice, Endpoint, Override, PollChoice, parse_override};
 pub use cleaner::{CleanerConfig, resolve_cleaner};
 pub use definitions::{BROKER_KEYS, Definition, Kind, Rule, TOPIC_KEYS, TopicDefinition, broker_key, topic_key};
 pub use describe::{Described, DynamicValues, Source, Synonym, describe_broker, describe_topic, reference_markdown};

@@ -5,6 +5,7 @@
 //! * `consume`: everything that is in the topic, as fast as it comes.
 //! * `both`: producers at a rate and consumers, latency end to end.
 //! * `one`: one record at a time, from send to receive, the next one after it.
+//! * `floor`: one durable record at a time, to its ack, in turn with a flush of a block and an echo: what no broker can beat.
 //! * `probe`: how long until the broker, and each partition of a topic that exists, answers.
 
 mod batch;
@@ -12,6 +13,7 @@ mod chart;
 mod connection;
 mod consume;
 mod counters;
+mod floor;
 mod group_members;
 mod groups;
 mod latencies;
@@ -29,7 +31,7 @@ pub use counters::Costs;
 pub use group_members::Protocol;
 pub use groups::{GroupsMode, GroupsWorkload, run as run_groups};
 pub use page::html_page;
-pub use report::{Latency, RunResult, Span, print_table, read_results};
+pub use report::{Floor, Latency, RunResult, Span, print_table, read_results};
 pub use watch::Moment;
 
 use crate::client::{Client, ClientError};
@@ -50,6 +52,8 @@ pub enum Mode {
     Both,
     /// One record at a time, from send to receive.
     One,
+    /// One record at a time, from send to ack, beside one write with its flush and one echo.
+    Floor,
     /// Waits until the broker answers, and until each partition of a topic that exists has acknowledged a record.
     Probe,
 }
@@ -102,6 +106,10 @@ pub struct Workload {
     /// Stop after so many bytes of values instead (0: by time).
     #[arg(long, default_value_t = 0)]
     pub bytes: u64,
+    /// Where `floor` writes and flushes: a directory on the file system of the broker's data.
+    #[arg(long, value_name = "DIR")]
+    #[serde(skip)]
+    pub floor_dir: Option<PathBuf>,
     /// A probe's clock began then, in milliseconds since 1970 (0: now).
     #[arg(long, default_value_t = 0)]
     pub since_ms: u64,
@@ -203,6 +211,7 @@ pub fn run(workload: &Workload) -> Result<RunResult, LoadError> {
         Mode::Consume => load(&|shares| consume::run(workload, shares)),
         Mode::Both => load(&|shares| consume::run_with_producers(workload, shares)),
         Mode::One => load(&|shares| one::run(workload, shares)),
+        Mode::Floor => load(&|shares| floor::run(workload, shares)),
         Mode::Probe => probe::run(workload),
     }?;
     if let Some(path) = &workload.json {

@@ -14,6 +14,13 @@ pub(super) struct Sample {
 /// Ticks a second of /proc's times: fixed at 100 on Linux for user space.
 const TICKS: f64 = 100.0;
 
+/// The first core that `pid` may run on; none if it is gone.
+pub(super) fn first_core(pid: u32) -> Option<usize> {
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
+    let line = status.lines().find_map(|l| l.strip_prefix("Cpus_allowed_list:"))?;
+    line.trim().split([',', '-']).next()?.parse().ok()
+}
+
 /// Looks at `pid`; none if it is gone.
 pub(super) fn sample(pid: u32) -> Option<Sample> {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;

@@ -75,12 +75,29 @@ impl Latency {
     }
 }
 
+/// What a durable record and its ack cannot do without.
+#[derive(Clone, Debug, Default, serde::Serialize, serde::Deserialize)]
+pub struct Floor {
+    /// One write of the block and its `fdatasync`.
+    pub flush: Latency,
+    /// One message of the same size there and back.
+    pub echo: Latency,
+}
+
+impl Floor {
+    /// How many times the sum of both medians a latency is.
+    fn times(&self, latency: &Latency) -> Option<f64> {
+        let sum = self.flush.at(50.0)? + self.echo.at(50.0)?;
+        Some(latency.at(50.0)? as f64 / sum.max(1) as f64)
+    }
+}
+
 /// What a run found.
 #[derive(Clone, Debug, serde::Serialize, serde::Deserialize)]
 pub struct RunResult {
     /// The run's name.
     pub label: String,
-    /// `produce`, `consume`, `both`, `one` or `probe`.
+    /// `produce`, `consume`, `both`, `one`, `floor` or `probe`.
     pub mode: String,
     /// The workload as it was asked for.
     pub workload: serde_json::Value,
@@ -92,6 +109,9 @@ pub struct RunResult {
     pub bytes: u64,
     /// Latencies, where the mode has any.
     pub latency: Option<Latency>,
+    /// What no broker can be quicker than, measured in the same run.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub floor: Option<Floor>,
     /// Of a probe: when the broker first answered.
     #[serde(default)]
     pub first_answer_seconds: Option<f64>,
@@ -122,6 +142,7 @@ impl RunResult {
             Mode::Consume => "consume",
             Mode::Both => "both",
             Mode::One => "one",
+            Mode::Floor => "floor",
             Mode::Probe => "probe",
         };
         Self {
@@ -132,6 +153,7 @@ impl RunResult {
             records,
             bytes: records * workload.record_size as u64,
             latency,
+            floor: None,
             first_answer_seconds: None,
             broker_cpu_seconds: broker.map(|(before, after)| after.cpu_seconds - before.cpu_seconds),
             broker_rss_bytes: broker.map(|(_, after)| after.rss_bytes),
@@ -178,6 +200,15 @@ impl RunResult {
                 let _ = write!(text, ", p{percent} {us}");
             }
             let _ = writeln!(text, ", max {} ({} values)", latency.max_us, latency.count);
+        }
+        if let (Some(floor), Some(latency)) = (&self.floor, &self.latency) {
+            for part in [&floor.flush, &floor.echo] {
+                let at = |percent| part.at(percent).unwrap_or_default();
+                let (p50, p99) = (at(50.0), at(99.0));
+                let _ = writeln!(text, "  {}: mean {:.0} µs, p50 {p50}, p99 {p99}", part.of, part.mean_us);
+            }
+            let times = floor.times(latency).unwrap_or_default();
+            let _ = writeln!(text, "  p50 to ack is {times:.2} × the sum of these two");
         }
         if let (Some(cpu), Some(rss)) = (self.broker_cpu_seconds, self.broker_rss_bytes) {
             let core = 100.0 * cpu / self.seconds.max(1e-9);
@@ -312,6 +343,7 @@ mod tests {
             records,
             bytes: records,
             latency: None,
+            floor: None,
             first_answer_seconds: None,
             broker_cpu_seconds: None,
             broker_rss_bytes: None,
@@ -328,6 +360,14 @@ mod tests {
         let row = |label: &str, rate: &str| (label.to_owned(), rate.to_owned());
         let expected = [row("**a, median of 3**", "20"), row("a", "30"), row("a", "10"), row("a", "20"), row("b", "7")];
         assert_eq!(rows, expected);
+    }
+
+    #[test]
+    fn a_floor_says_how_far_above_it_the_broker_is() {
+        let at = |of: &str, p50| Latency { of: of.to_owned(), percentiles_us: vec![(50.0, p50)], ..Latency::default() };
+        let floor = Floor { flush: at("one flush", 80), echo: at("one echo", 20) };
+        let result = RunResult { latency: Some(at("to ack", 145)), floor: Some(floor), ..run("one", 1) };
+        assert!(result.text().contains("p50 to ack is 1.45 × the sum"), "{}", result.text());
     }
 
     #[test]

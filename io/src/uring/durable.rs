@@ -202,6 +202,7 @@ impl UringFile {
         let runtime = self.runtime();
         let _held = runtime.0.home.hold_while(len);
         let failed = |operation, cause| IoError::new(operation, cause).on(self.path()).at(offset);
+        let _helped = runtime.0.nap.helped();
         let submitted = self.shared().and_then(|file| runtime.submit(file, offset, parts, len));
         let waiting = submitted.map_err(|cause| WriteSyncError::Write(failed("write", cause)))?;
         let Done { result, buffer } = waiting.await;

@@ -6,7 +6,7 @@
 //! * reads near the end of a file, buffers that must not leave their executor: `file.rs`, `loan.rs`;
 //! * no vectored socket writes, an interrupt per socket completion: `readiness.rs`, `socket.rs`;
 //! * an executor that may sleep with tasks ready to run: `slice.rs`;
-//! * the price of its sleep: `nap.rs`;
+//! * the price of its sleep: `nap.rs`, and when not to pay it: `spin.rs`;
 //! * the blocking calls of a file system: `blocking.rs`, on glommio's own thread pool;
 //! * direct writes and flushes that end on kernel workers, which wait for their turn: `durable.rs`.
 //!
@@ -23,6 +23,7 @@ mod nap;
 mod readiness;
 mod slice;
 mod socket;
+mod spin;
 mod tasks;
 
 pub use crate::counters::Counters;
@@ -34,6 +35,7 @@ pub use host::{
 };
 pub use nap::Doorbell;
 pub use socket::{UringListener, UringParcel, UringStream};
+pub use spin::Polling;
 pub use tasks::STALL;
 
 use crate::counters::CounterCells;
@@ -52,6 +54,8 @@ pub struct UringOptions {
     pub allow_buffered: bool,
     /// Prepared at the first open instead of at the first file below it: the data directory.
     pub data_dir: Option<PathBuf>,
+    /// What the core does while it has nothing to do.
+    pub polling: Polling,
 }
 
 /// Everything a shard may ask of the world, on glommio. A handle; it stays on its executor.
@@ -87,13 +91,14 @@ impl UringRuntime {
     #[must_use]
     pub fn new(options: UringOptions) -> Self {
         start_of_process();
+        let nap = nap::Nap::new(options.polling).expect("a descriptor for the bell of a new executor");
         let runtime = Self(Rc::new(Inner {
             options,
             queues: tasks::Queues::create(),
             tasks: tasks::Registry::default(),
             stalls: tasks::Stalls::default(),
             slice: slice::Slice::default(),
-            nap: nap::Nap::new().expect("a descriptor for the bell of a new executor"),
+            nap,
             entropy: entropy::Pool::default(),
             counters: CounterCells::default(),
             prepared: RefCell::default(),

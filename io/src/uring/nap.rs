@@ -14,6 +14,7 @@
 //! here is late, not lost.
 
 use super::UringRuntime;
+use super::spin::{Polling, Spin};
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeSet;
 use std::fs::File;
@@ -87,6 +88,10 @@ pub(super) struct Nap {
     shared: Arc<Shared>,
     /// Operations of rings and of glommio's thread pool that are under way.
     in_ring: Cell<usize>,
+    /// What a thread of the shard's own does on the same core.
+    helped: Cell<usize>,
+    /// Whether to poll before sleep.
+    spin: Cell<Spin>,
     /// When sleeping tasks are due, each with a number of its own.
     deadlines: RefCell<BTreeSet<(Instant, u64)>>,
     alarms: Cell<u64>,
@@ -95,7 +100,7 @@ pub(super) struct Nap {
 }
 
 impl Nap {
-    pub(super) fn new() -> io::Result<Self> {
+    pub(super) fn new(polling: Polling) -> io::Result<Self> {
         // SAFETY: no pointers involved.
         #[allow(unsafe_code)]
         let event = unsafe { libc::eventfd(0, libc::EFD_CLOEXEC | libc::EFD_NONBLOCK) };
@@ -107,8 +112,9 @@ impl Nap {
         let event = unsafe { File::from_raw_fd(event) };
         let (ready, bell) = (AtomicUsize::new(0), AtomicU8::new(AWAKE));
         let shared = Arc::new(Shared { home: this_thread(), ready, bell, event });
-        let (in_ring, deadlines) = (Cell::new(0), RefCell::default());
-        Ok(Self { shared, in_ring, deadlines, alarms: Cell::new(0), polls: Cell::new(0) })
+        let (in_ring, helped, deadlines) = (Cell::new(0), Cell::new(0), RefCell::default());
+        let spin = Cell::new(Spin::new(polling));
+        Ok(Self { shared, in_ring, helped, spin, deadlines, alarms: Cell::new(0), polls: Cell::new(0) })
     }
 
     /// What is readable when a nap shall end.
@@ -124,6 +130,25 @@ impl Nap {
     pub(super) fn in_ring(&self) -> InRing<'_> {
         self.in_ring.set(self.in_ring.get() + 1);
         InRing(&self.in_ring)
+    }
+
+    /// Work of a thread of this shard, under way until this is dropped. It rings the bell itself.
+    pub(super) fn helped(&self) -> InRing<'_> {
+        self.helped.set(self.helped.get() + 1);
+        InRing(&self.helped)
+    }
+
+    /// True while such a thread works.
+    pub(super) fn is_helped(&self) -> bool {
+        self.helped.get() > 0
+    }
+
+    /// Asks, or tells, who decides whether to poll.
+    pub(super) fn spin<T>(&self, f: impl FnOnce(&mut Spin) -> T) -> T {
+        let mut spin = self.spin.get();
+        let result = f(&mut spin);
+        self.spin.set(spin);
+        result
     }
 
     /// A task that is about to be polled for the first time, or was spawned.
@@ -146,6 +171,11 @@ impl Nap {
     /// True if a task waits for its turn.
     pub(super) fn is_busy(&self) -> bool {
         self.shared.ready.load(Ordering::SeqCst) > 0
+    }
+
+    /// True if the bell was rung, and nobody has seen to it.
+    pub(super) fn is_rung(&self) -> bool {
+        self.shared.bell.load(Ordering::SeqCst) == RUNG
     }
 
     /// True once after each time the bell was rung.
@@ -193,7 +223,7 @@ pub(super) enum Chance {
     Never,
 }
 
-/// See [`Nap::in_ring`].
+/// See [`Nap::in_ring`] and [`Nap::helped`].
 pub(super) struct InRing<'a>(&'a Cell<usize>);
 
 impl Drop for InRing<'_> {

@@ -169,12 +169,23 @@ async fn nap_while_idle(runtime: &UringRuntime, sockets: &Sockets, events: &mut 
                 }
                 Chance::Never => return,
             };
-            if !nap.lie_down() {
-                continue;
+            let began = Instant::now();
+            match sockets.spin(runtime, events, began, most) {
+                Spun::Found => continue,
+                Spun::All => {
+                    look_at_rings().await;
+                    continue;
+                }
+                Spun::Enough if !nap.lie_down() => continue,
+                Spun::Enough => {}
             }
             let count = sockets.take(runtime, events, most);
             let rung = nap.get_up();
-            runtime.0.slice.slept(Instant::now());
+            let now = Instant::now();
+            runtime.0.slice.slept(now);
+            if !nap.is_helped() {
+                nap.spin(|spin| spin.waited(now.duration_since(began), false));
+            }
             add(&runtime.0.counters.naps, 1);
             add(&runtime.0.counters.naps_rung, usize::from(rung && count > 0));
             if count == 0 {
@@ -182,6 +193,17 @@ async fn nap_while_idle(runtime: &UringRuntime, sockets: &Sockets, events: &mut 
             }
         }
     }
+}
+
+/// How polling before a nap ended.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Spun {
+    /// There is something to do.
+    Found,
+    /// A nap would have been no longer.
+    All,
+    /// It is no longer worth it, or never was.
+    Enough,
 }
 
 /// One round of glommio's: waits for a timer that is due when it looks.
@@ -251,6 +273,50 @@ impl Sockets {
         #[allow(unsafe_code)]
         check(unsafe { libc::epoll_ctl(self.epoll.as_raw_fd(), libc::EPOLL_CTL_ADD, fd, &raw mut event) })?;
         Ok(())
+    }
+
+    /// Polls before a nap, as long as that is worth it and at most so long.
+    fn spin(
+        &self,
+        runtime: &UringRuntime,
+        events: &mut [libc::epoll_event],
+        began: Instant,
+        nap_most: Duration,
+    ) -> Spun {
+        let nap = &runtime.0.nap;
+        // Nothing that is under way now changes before this ends.
+        let helped = nap.is_helped();
+        let most = nap.spin(|spin| spin.budget(began, helped)).min(nap_most);
+        if most.is_zero() {
+            return Spun::Enough;
+        }
+        add(&runtime.0.counters.spins, 1);
+        let mut last = began;
+        let spun = loop {
+            if nap.is_rung() || self.deliver(events, Duration::ZERO) > 0 {
+                break Spun::Found;
+            }
+            let now = Instant::now();
+            let taken = nap.spin(|spin| spin.looked(now.duration_since(last), now));
+            if taken || now.duration_since(began) >= most {
+                break if most == nap_most { Spun::All } else { Spun::Enough };
+            }
+            last = now;
+            if helped {
+                // It wakes up on this core, and goes first at once only where the system lets it.
+                std::thread::yield_now();
+            }
+        };
+        let now = Instant::now();
+        runtime.0.slice.slept(now);
+        if spun == Spun::Found {
+            add(&runtime.0.counters.spins_ended, 1);
+            runtime.0.home.empty_returns();
+            if !helped {
+                nap.spin(|spin| spin.waited(now.duration_since(began), true));
+            }
+        }
+        spun
     }
 
     /// Waits for events, at most so long, and wakes the tasks they concern; their number.

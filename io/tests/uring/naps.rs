@@ -1,13 +1,15 @@
 //! Sleep without the rings: it happens, and nobody who is not a socket waits for its end.
 
-use super::{directory, on_executor};
+use super::{directory, on_executor, on_executor_with};
 use bytes::{Bytes, BytesMut};
-use coreline_io::uring::{UringRuntime, UringStream};
-use coreline_io::{Disk, File, ListenOptions, Listener, Net, OpenOptions, Stream};
+use coreline_io::uring::{Counters, Polling, UringOptions, UringRuntime, UringStream};
+use coreline_io::{Clock, Disk, File, ListenOptions, Listener, Net, OpenOptions, Stream};
 use std::future::poll_fn;
 use std::io::{Read, Write};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, mpsc};
 use std::task::{Poll, Waker};
+use std::time::Duration;
 
 const ROUNDS: u64 = 100;
 
@@ -103,4 +105,60 @@ fn no_nap_while_the_rings_work() {
         }
         file.close().await.unwrap();
     });
+}
+
+/// Whatever a core does in between: sockets, timers, other threads, files and durable writes get their turn.
+fn all_get_their_turn(polling: Polling) -> Counters {
+    let options = UringOptions { polling, ..UringOptions::default() };
+    on_executor_with(options, async |runtime| {
+        let dir = directory();
+        let stream = connect_to_thread(&runtime).await;
+        let options = OpenOptions { create: true, ..OpenOptions::default() };
+        let file = runtime.open(&dir.path().join("file"), options).await.unwrap();
+        let (ask, asked) = mpsc::channel::<(Arc<AtomicBool>, Waker)>();
+        let thread = std::thread::spawn(move || {
+            for (done, waker) in asked {
+                done.store(true, Ordering::SeqCst);
+                waker.wake();
+            }
+        });
+        for round in 0..ROUNDS {
+            round_trip(&stream).await;
+            let (done, mut asking) = (Arc::new(AtomicBool::new(false)), true);
+            poll_fn(|cx| {
+                if std::mem::take(&mut asking) {
+                    ask.send((Arc::clone(&done), cx.waker().clone())).unwrap();
+                }
+                if done.load(Ordering::SeqCst) { Poll::Ready(()) } else { Poll::Pending }
+            })
+            .await;
+            if round % 10 == 0 {
+                runtime.sleep(Duration::from_millis(2)).await;
+                file.write_and_sync(0, &[Bytes::from(vec![7; coreline_io::BLOCK])]).await.unwrap();
+                round_trip(&stream).await;
+                assert_eq!(file.read_at(0, coreline_io::BLOCK).await.unwrap()[0], 7);
+            }
+        }
+        drop(ask);
+        thread.join().unwrap();
+        file.close().await.unwrap();
+        runtime.counters()
+    })
+}
+
+#[test]
+fn a_dedicated_core_polls_and_never_naps() {
+    let counters = all_get_their_turn(Polling::Dedicated);
+    assert!(counters.naps == 0 && counters.spins_ended > 0, "{counters:?}");
+}
+
+#[test]
+fn a_core_that_polls_where_it_is_worth_it_misses_nothing() {
+    all_get_their_turn(Polling::Adaptive);
+}
+
+#[test]
+fn a_core_that_never_polls_does_not() {
+    let counters = all_get_their_turn(Polling::Never);
+    assert!(counters.naps > 0 && counters.spins == 0, "{counters:?}");
 }
