@@ -117,6 +117,7 @@ impl UringRuntime {
     /// sockets too: glommio never drops a task that waits. Not to be called from a task that shall go on.
     pub async fn finish(&self) {
         self.0.tasks.cancel_all();
+        self.0.nap.forget();
         *self.0.sockets.borrow_mut() = None;
         self.0.home.empty_returns();
         // Files are closed by the ring, which takes what is queued before the executor next waits.

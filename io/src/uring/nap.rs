@@ -10,6 +10,10 @@
 //! * no other thread wants the core. Wakers that are called elsewhere, and shards that have put something into a ring of
 //!   the mesh, ring the [`Doorbell`]: a store, and a write to an eventfd if the core naps.
 //!
+//! A task that another thread wakes stands in a list besides ([`Shared::woken`]), and whoever gets up wakes it again from
+//! here: a round of glommio's, which would find it, costs more than all the rest. Only what is in glommio's own hands, packets
+//! of the mesh and files that were closed, needs such a round ([`Shared::look`]).
+//!
 //! A nap is never longer than [`NAP_MOST`], and each ends with a look at the rings unless a socket ended it: who is forgotten
 //! here is late, not lost.
 
@@ -21,8 +25,8 @@ use std::fs::File;
 use std::io::{self, Write};
 use std::os::fd::{AsRawFd, FromRawFd, RawFd};
 use std::pin::Pin;
-use std::sync::atomic::{AtomicU8, AtomicUsize, Ordering};
-use std::sync::{Arc, OnceLock};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::task::{Context, Poll, Wake, Waker};
 use std::time::{Duration, Instant};
 
@@ -48,6 +52,10 @@ struct Shared {
     /// Tasks that were woken and not polled since.
     ready: AtomicUsize,
     bell: AtomicU8,
+    /// Tasks that other threads woke, each once.
+    woken: Mutex<Vec<Arc<Task>>>,
+    /// Something was left where only the rings see it.
+    look: AtomicBool,
     /// Written to end a nap; never read, the set it is in is edge-triggered.
     event: File,
 }
@@ -59,6 +67,7 @@ pub struct Doorbell(Arc<Shared>);
 impl Doorbell {
     /// To be rung after that something was put there.
     pub fn ring(&self) {
+        self.0.look.store(true, Ordering::SeqCst);
         self.0.ring();
     }
 }
@@ -74,12 +83,20 @@ impl Drop for RingOnDrop {
 }
 
 impl Shared {
-    fn ring(&self) {
+    fn woken(&self) -> MutexGuard<'_, Vec<Arc<Task>>> {
+        // Nothing panics while it is held.
+        self.woken.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// True if it ended a nap.
+    fn ring(&self) -> bool {
         // The exchange orders what was put before it, and the napper's own before its last look.
-        if self.bell.swap(RUNG, Ordering::SeqCst) == NAPPING {
+        let naps = self.bell.swap(RUNG, Ordering::SeqCst) == NAPPING;
+        if naps {
             // Fails only when the counter is full, and then it is readable.
             let _ = (&self.event).write(&1u64.to_ne_bytes());
         }
+        naps
     }
 }
 
@@ -111,7 +128,8 @@ impl Nap {
         #[allow(unsafe_code)]
         let event = unsafe { File::from_raw_fd(event) };
         let (ready, bell) = (AtomicUsize::new(0), AtomicU8::new(AWAKE));
-        let shared = Arc::new(Shared { home: this_thread(), ready, bell, event });
+        let (woken, look) = (Mutex::default(), AtomicBool::new(false));
+        let shared = Arc::new(Shared { home: this_thread(), ready, bell, woken, look, event });
         let (in_ring, helped, deadlines) = (Cell::new(0), Cell::new(0), RefCell::default());
         let spin = Cell::new(Spin::new(polling));
         Ok(Self { shared, in_ring, helped, spin, deadlines, alarms: Cell::new(0), polls: Cell::new(0) })
@@ -143,6 +161,11 @@ impl Nap {
         self.helped.get() > 0
     }
 
+    /// The end: tasks that stand in the list are not kept for it.
+    pub(super) fn forget(&self) {
+        self.shared.woken().clear();
+    }
+
     /// Asks, or tells, who decides whether to poll.
     pub(super) fn spin<T>(&self, f: impl FnOnce(&mut Spin) -> T) -> T {
         let mut spin = self.spin.get();
@@ -155,7 +178,8 @@ impl Nap {
     pub(super) fn counted(&self) -> Counted {
         self.shared.ready.fetch_add(1, Ordering::SeqCst);
         let shared = Arc::clone(&self.shared);
-        let task = Arc::new(Task { state: AtomicU8::new(READY), inner: OnceLock::new(), shared });
+        let (state, listed) = (AtomicU8::new(READY), AtomicBool::new(false));
+        let task = Arc::new(Task { state, listed, inner: OnceLock::new(), shared });
         Counted { waker: Waker::from(Arc::clone(&task)), task }
     }
 
@@ -178,9 +202,18 @@ impl Nap {
         self.shared.bell.load(Ordering::SeqCst) == RUNG
     }
 
-    /// True once after each time the bell was rung.
-    pub(super) fn was_rung(&self) -> bool {
-        self.shared.bell.compare_exchange(RUNG, AWAKE, Ordering::SeqCst, Ordering::SeqCst).is_ok()
+    /// Once after each time the bell was rung: true if the rings have to be looked at. Tasks that were woken are then ready.
+    pub(super) fn was_rung(&self) -> Option<bool> {
+        self.shared.bell.compare_exchange(RUNG, AWAKE, Ordering::SeqCst, Ordering::SeqCst).ok()?;
+        let woken = std::mem::take(&mut *self.shared.woken());
+        for task in woken {
+            // From here on it stands in the list again if somebody wakes it.
+            task.listed.store(false, Ordering::SeqCst);
+            if let Some(inner) = task.inner.get() {
+                inner.wake_by_ref();
+            }
+        }
+        Some(self.shared.look.swap(false, Ordering::SeqCst))
     }
 
     /// What a core with no task to run may do now.
@@ -282,8 +315,11 @@ impl Drop for Counted {
     }
 }
 
+#[derive(Debug)]
 struct Task {
     state: AtomicU8,
+    /// It stands in the list of those that other threads woke.
+    listed: AtomicBool,
     /// glommio's own waker, which is the same at every poll.
     inner: OnceLock<Waker>,
     shared: Arc<Shared>,
@@ -315,12 +351,16 @@ impl Wake for Task {
         if self.state.compare_exchange(IDLE, READY, Ordering::SeqCst, Ordering::SeqCst).is_ok() {
             self.shared.ready.fetch_add(1, Ordering::SeqCst);
         }
+        let home = self.shared.home == this_thread();
+        if !home && !self.listed.swap(true, Ordering::SeqCst) {
+            self.shared.woken().push(Arc::clone(self));
+        }
+        // Whoever naps sees the list. glommio has a list of its own, and sees that one when it wakes.
+        if !home && self.shared.ring() {
+            return;
+        }
         if let Some(inner) = self.inner.get() {
             inner.wake_by_ref();
-        }
-        if self.shared.home != this_thread() {
-            // It is in a queue that glommio looks at with its rings.
-            self.shared.ring();
         }
     }
 }

@@ -149,8 +149,10 @@ async fn nap_while_idle(runtime: &UringRuntime, sockets: &Sockets, events: &mut 
     let nap = &runtime.0.nap;
     let (mut vain, mut polls) = (0, nap.polls());
     loop {
-        if nap.was_rung() {
-            look_at_rings().await;
+        if let Some(look) = nap.was_rung() {
+            if look {
+                look_at_rings().await;
+            }
         } else if nap.is_busy() {
             runtime.yield_now().await;
             // This poll is one.
