@@ -90,6 +90,20 @@ pub enum Entry {
         /// Whose.
         partition: PartitionId,
     },
+    /// What a load of the partition would find, up to an offset; not in the journal, but in a file beside it.
+    State {
+        /// Whose.
+        partition: PartitionId,
+        /// The offset.
+        to: Offset,
+        /// A [`super::partition_state::PartitionState`].
+        state: Bytes,
+    },
+    /// Its files may be any: no state of before is to be believed. Beside the journal, too.
+    Touched {
+        /// Whose.
+        partition: PartitionId,
+    },
     /// Laps before this one hold nothing that is needed.
     LiveFrom {
         /// The first lap that counts.
@@ -104,6 +118,8 @@ const HIGH_WATERMARK: u8 = 4;
 const FLUSHED: u8 = 5;
 const DELETED: u8 = 6;
 const LIVE_FROM: u8 = 7;
+const STATE: u8 = 8;
+const TOUCHED: u8 = 9;
 
 /// Collects the entries of one group commit; record bytes are not copied.
 #[derive(Debug, Default)]
@@ -159,6 +175,12 @@ impl FrameBuilder {
                 self.parts.extend((!data.is_empty()).then(|| Bytes::from(data)));
             }
             Entry::Deleted { partition } => self.entry(DELETED, *partition, 0, 0),
+            Entry::State { partition, to, state } => {
+                self.entry(STATE, *partition, to.0, state.len());
+                self.bytes += state.len();
+                self.parts.push(state.clone());
+            }
+            Entry::Touched { partition } => self.entry(TOUCHED, *partition, 0, 0),
             Entry::LiveFrom { lap } => self.entry(LIVE_FROM, PartitionId::default(), lap.0 as i64, 0),
         }
     }
@@ -288,6 +310,8 @@ fn decode_entry(rest: &mut Bytes) -> Option<Entry> {
         FLUSHED => Entry::Flushed { partition, to: offset, mark: SegmentMark::decode(&bytes) },
         DELETED => Entry::Deleted { partition },
         LIVE_FROM => Entry::LiveFrom { lap: Lap(offset.0 as u64) },
+        STATE => Entry::State { partition, to: offset, state: bytes },
+        TOUCHED => Entry::Touched { partition },
         _ => return None,
     })
 }
@@ -328,6 +352,8 @@ mod tests {
             Entry::HighWatermark { partition: partition(4), offset: Offset(10) },
             Entry::Flushed { partition: partition(5), to: Offset(11), mark: None },
             Entry::Flushed { partition: partition(5), to: Offset(12), mark: Some(mark()) },
+            Entry::State { partition: partition(6), to: Offset(12), state: Bytes::from_static(b"a state") },
+            Entry::Touched { partition: partition(6) },
             Entry::Deleted { partition: partition(6) },
             Entry::LiveFrom { lap: Lap(77) },
         ]

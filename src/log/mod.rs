@@ -9,6 +9,7 @@ pub mod journal;
 pub mod leader_epochs;
 pub mod log_config;
 pub mod partition_metadata;
+pub mod partition_state;
 pub mod producer_state;
 pub mod retention;
 pub mod segment;

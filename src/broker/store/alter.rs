@@ -76,6 +76,7 @@ impl<R: Runtime> LogStore<R> {
         // Not before: a load that is under way would show a log without its end to whoever waits for it.
         self.recovered.borrow_mut().remove(&id);
         self.told.borrow_mut().remove(&id);
+        self.states.forget(id);
         self.unflushed.set(self.unflushed.get() - unflushed);
         partition.changed.notify_all();
         // The writer may wait for that many bytes to be flushed, and nothing else needs to be.
@@ -279,6 +280,7 @@ impl<R: Runtime> LogStore<R> {
             }
         });
         scanned.await.map_err(failed)?;
+        self.touch(partition).await.map_err(super::read::read_failed)?;
         self.cut_files(partition, segment, cut_offset, cut_position).await?;
         let entry = Entry::Truncate { partition: partition.id, to: Offset(cut_offset) };
         self.journal_entry(entry).await.map_err(|code| ReadError::new(code, "the cut could not be journaled"))?;

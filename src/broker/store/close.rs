@@ -29,6 +29,8 @@ impl<R: Runtime> LogStore<R> {
         self.cleaner.wake.notify_all();
         self.wait_for_commits().await?;
         self.sync_journal().await?;
+        // Before anything else: what is flushed and completed from here on is noted nowhere.
+        self.remove_states().await.map_err(StoreError::io("remove the partitions' states"))?;
         let partitions: Vec<_> = self.partitions.borrow().values().cloned().collect();
         let recovered: BTreeSet<PartitionId> = self.recovered.borrow().keys().copied().collect();
         let due = partitions.into_iter().filter(|p| p.is_ready() || recovered.contains(&p.id));
@@ -70,7 +72,9 @@ impl<R: Runtime> LogStore<R> {
     /// Partitions that were not to be trusted at the start, and that nobody has used since.
     fn still_unsettled(&self) -> BTreeSet<String> {
         let partitions = self.partitions.borrow();
-        let unused = partitions.values().filter(|p| !p.is_ready()).map(|p| p.dir_name());
+        // Nor those of which a load has looked at no file, and index blocks of before are not written again.
+        let settled = |p: &Partition| p.with(|log| log.segments.iter().all(|s| !s.index_unsettled)) == Some(true);
+        let unused = partitions.values().filter(|p| !settled(p)).map(|p| p.dir_name());
         unused.filter(|name| self.unsettled.holds(name)).collect()
     }
 

@@ -7,6 +7,7 @@
 
 use super::flush_round::ROUND_PARTITIONS;
 use super::partition::{Partition, Piece};
+use super::recovery::write_again;
 use super::types::FatalReason;
 use super::{LogStore, StoreState};
 use crate::ids::PartitionId;
@@ -197,11 +198,20 @@ impl<R: Runtime> LogStore<R> {
         if !self.take_segments(partition).await {
             return Ok(());
         }
-        let mut result = self.write_pieces(partition, limit).await;
+        let direct = matches!(limit, Limit::To(_));
+        let touched = if direct { self.touch(partition).await } else { Ok(()) };
+        let mut result = match touched {
+            Ok(()) => self.write_pieces(partition, limit).await,
+            Err(error) => Err(error),
+        };
         if sync || result.is_err() {
             // Of a write that found no room, whole pieces before it stay: they must be durable to count.
             let synced = self.sync_segments(partition).await;
-            result = result.and(synced);
+            let let_go = match &synced {
+                Ok(()) => self.release_synced(&[partition], !direct).await,
+                Err(_) => Ok(()),
+            };
+            result = result.and(synced).and(let_go);
         }
         partition.with(|log| {
             log.flushing = false;
@@ -224,13 +234,15 @@ impl<R: Runtime> LogStore<R> {
     }
 
     pub(super) async fn write_pieces(self: &Rc<Self>, partition: &Rc<Partition>, limit: Limit) -> IoResult<()> {
+        self.touch_to_flush(partition).await?;
         loop {
-            let piece = partition.with(|log| {
-                let limit = match limit {
-                    Limit::Committed => log.committed_end,
-                    Limit::To(end) => end,
-                };
-                log.next_piece(limit)
+            let piece = partition.with(|log| match limit {
+                Limit::Committed => {
+                    let piece = log.next_piece(log.committed_end)?;
+                    log.remember_producers(&piece);
+                    Some(piece)
+                }
+                Limit::To(end) => log.next_piece(end),
             });
             let Some(piece) = piece.flatten() else { return Ok(()) };
             self.make_dir(partition).await?;
@@ -313,7 +325,8 @@ impl<R: Runtime> LogStore<R> {
         file.sync_data().await.map_err(|e| self.sync_failed(e))
     }
 
-    /// Makes what is flushed durable, then writes what may only follow: snapshots, index blocks, the log's start.
+    /// Makes what is flushed durable, then writes what may only follow: snapshots, index blocks, the log's start. The
+    /// journal lets go of it afterwards ([`LogStore::release_synced`]).
     pub(super) async fn sync_segments(self: &Rc<Self>, partition: &Rc<Partition>) -> IoResult<()> {
         let state = partition.with(|log| {
             let active = log.segments[log.segment_of((log.flushed_end - 1).max(0))].base;
@@ -332,11 +345,7 @@ impl<R: Runtime> LogStore<R> {
         self.cut_after_failure(partition).await?;
         self.write_snapshots(partition).await?;
         self.write_index_blocks(partition, base).await?;
-        self.write_log_start(partition).await?;
-        if let Some((end, start)) = partition.with(|log| (log.synced_end, !log.log_start_dirty)) {
-            self.journal.release(partition.id, end, start);
-        }
-        Ok(())
+        self.write_log_start(partition).await
     }
 
     /// Everything below `end` is in segments, on the device.
@@ -497,7 +506,8 @@ impl<R: Runtime> LogStore<R> {
     }
 
     /// Completes a segment: data and indexes durable, at their exact length. Before the next segment's file exists.
-    pub(super) async fn seal(&self, partition: &Rc<Partition>, base: i64) -> IoResult<()> {
+    pub(super) async fn seal(self: &Rc<Self>, partition: &Rc<Partition>, base: i64) -> IoResult<()> {
+        self.touch(partition).await?;
         self.complete_files(partition, base).await?;
         let end = partition.with(|log| {
             let end = log.segments.iter().map(|s| s.base).find(|b| *b > base).unwrap_or(log.flushed_end);
@@ -529,26 +539,35 @@ impl<R: Runtime> LogStore<R> {
             let size = flushed.unwrap_or(segment.size);
             let index = segment.index.as_mut().filter(|_| segment.on_disk)?;
             index.push_time();
-            Some((size, index.offsets.rest(), index.offsets.len(), index.times.rest(), index.times.len()))
+            let (offsets, times) = (&index.offsets, &index.times);
+            let parts = [(FileKind::TimeIndex, times), (FileKind::OffsetIndex, offsets)];
+            let parts = parts.map(|(kind, index)| (kind, index.written, index.rest(), index.len()));
+            Some((size, parts, segment.index_unsettled))
         });
-        let Some((size, offsets, offsets_len, times, times_len)) = state.flatten() else { return Ok(()) };
+        let Some((size, indexes, unsettled)) = state.flatten() else { return Ok(()) };
         let path = self.segment_path(partition, base, FileKind::Log);
         let file = self.files.get(&self.rt, &path, false).await.map_err(|e| self.write_failed(e))?;
         file.sync_data().await.map_err(|e| self.sync_failed(e))?;
         file.truncate(size).await.map_err(|e| self.write_failed(e))?;
         file.sync_data().await.map_err(|e| self.sync_failed(e))?;
-        for (kind, rest, len) in
-            [(FileKind::TimeIndex, times, times_len), (FileKind::OffsetIndex, offsets, offsets_len)]
-        {
+        for (kind, written, rest, len) in indexes {
             let path = self.segment_path(partition, base, kind);
             let file = self.files.get(&self.rt, &path, true).await.map_err(|e| self.write_failed(e))?;
+            if unsettled {
+                write_again(&self.rt, &*file, 0, written).await.map_err(|e| self.write_failed(e))?;
+            }
             if let Some((at, bytes)) = rest {
                 file.write_at(at, &[Bytes::from(bytes)]).await.map_err(|e| self.write_failed(e))?;
             }
             file.truncate(len).await.map_err(|e| self.write_failed(e))?;
             file.sync_data().await.map_err(|e| self.sync_failed(e))?;
         }
-        let flushed_end = partition.with(|log| log.flushed_end).unwrap_or(0);
+        let flushed_end = partition.with(|log| {
+            let segment = log.segments.iter_mut().find(|s| s.base == base);
+            segment.into_iter().for_each(|s| s.index_unsettled = false);
+            log.flushed_end
+        });
+        let flushed_end = flushed_end.unwrap_or(0);
         self.write_txn_index(partition, base, flushed_end).await?;
         self.rt.sync_dir(&self.dir(partition)).await.map_err(|e| self.sync_failed(e))
     }

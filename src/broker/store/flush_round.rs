@@ -76,7 +76,13 @@ impl<R: Runtime> LogStore<R> {
             let synced = self.sync_segments(partition).await;
             written.and(synced).map_err(Rc::new)
         });
-        syncs.buffered(WRITES_IN_FLIGHT).collect().await
+        let mut results: Vec<_> = syncs.buffered(WRITES_IN_FLIGHT).collect().await;
+        let synced: Vec<_> = taken.iter().zip(&results).filter_map(|(p, result)| result.is_ok().then_some(p)).collect();
+        if let Err(error) = self.release_synced(&synced, true).await {
+            let error = Rc::new(error);
+            results.iter_mut().filter(|result| result.is_ok()).for_each(|result| *result = Err(error.clone()));
+        }
+        results
     }
 
     /// As [`LogStore::make_dir`] and the epochs after it, for all that need it, with one sync.

@@ -24,7 +24,7 @@ const SYNCS_IN_FLIGHT: usize = 16;
 
 /// Questions in line, each with whom to tell, and how many tasks serve them.
 #[derive(Debug)]
-struct Line<Q, A> {
+pub(super) struct Line<Q, A> {
     waiting: RefCell<VecDeque<(Q, OneshotSender<A>)>>,
     serving: Cell<usize>,
 }
@@ -36,8 +36,12 @@ impl<Q, A> Default for Line<Q, A> {
 }
 
 impl<Q, A> Line<Q, A> {
+    pub(super) fn push(&self, question: Q, sender: OneshotSender<A>) {
+        self.waiting.borrow_mut().push_back((question, sender));
+    }
+
     /// Up to `max` of those who wait, first come first served. None: nobody, the task that asks may end.
-    fn next_group(&self, max: usize) -> Option<(Vec<Q>, Vec<OneshotSender<A>>)> {
+    pub(super) fn next_group(&self, max: usize) -> Option<(Vec<Q>, Vec<OneshotSender<A>>)> {
         let mut waiting = self.waiting.borrow_mut();
         let count = waiting.len().min(max);
         if count == 0 {
@@ -48,7 +52,7 @@ impl<Q, A> Line<Q, A> {
     }
 
     /// One more task is needed, and may be.
-    fn may_serve(&self, tasks_max: usize) -> bool {
+    pub(super) fn may_serve(&self, tasks_max: usize) -> bool {
         let serves = self.serving.get() < tasks_max;
         self.serving.set(self.serving.get() + usize::from(serves));
         serves

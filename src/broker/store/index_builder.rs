@@ -177,6 +177,27 @@ impl IndexBuilder {
         self.bytes_since_entry = mark.last_batch.saturating_sub(entry);
     }
 
+    /// The newest entries, written or not.
+    pub(super) fn last_entries(&self) -> (Option<OffsetEntry>, Option<TimeEntry>) {
+        (self.last_offset_entry, self.last_time_entry)
+    }
+
+    /// As it was when a mark was made, with the newest entries then: nothing of the files is looked at.
+    pub(super) fn at(mark: &SegmentMark, last_offset: Option<OffsetEntry>, last_time: Option<TimeEntry>) -> Self {
+        let growing =
+            |written: u32, pending: &[u8]| GrowingIndex { written: written.into(), pending: pending.to_vec() };
+        Self {
+            base: mark.base,
+            offsets: growing(mark.index_bytes.0, &mark.offsets),
+            times: growing(mark.index_bytes.1, &mark.times),
+            bytes_since_entry: mark.position.saturating_sub(last_offset.map_or(0, |entry| entry.position)),
+            newest: mark.last_batch,
+            last_offset_entry: last_offset,
+            last_time_entry: last_time,
+            max: Some(mark.max),
+        }
+    }
+
     fn push_offset(&mut self, entry: OffsetEntry) {
         let Some(bytes) = entry.encode(self.base) else { return };
         self.offsets.pending.extend_from_slice(&bytes);

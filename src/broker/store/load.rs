@@ -57,18 +57,18 @@ impl Loads {
 }
 
 /// What is on disk, before the journal's part.
-struct OnDisk {
-    log: Log,
+pub(super) struct OnDisk {
+    pub(super) log: Log,
     /// The log's start by its file: may be in the journal's part.
-    start: i64,
+    pub(super) start: i64,
     /// The files may hold what no sync covers.
-    settle: bool,
+    pub(super) settle: bool,
     /// Bytes of the last segment that are known to be synced.
-    synced: u64,
+    pub(super) synced: u64,
     /// The directory as it was found.
-    contents: DirContents,
+    pub(super) contents: DirContents,
     /// What producers have sent below this offset is known, from a snapshot; the journal may hold less of it.
-    producers_to: i64,
+    pub(super) producers_to: i64,
 }
 
 /// A segment's files by what the directory says.
@@ -217,7 +217,14 @@ impl<R: Runtime> LogStore<R> {
         if self.state.get() == StoreState::Dead {
             return Err(StoreError::Stopped);
         }
-        let on_disk = self.load_segments(partition).await?;
+        let on_disk = match self.known_log(partition) {
+            Some(known) => known,
+            None => {
+                // The journal may let go of more than the state says.
+                self.touch(partition).await.map_err(StoreError::io("note that the partition is looked at"))?;
+                self.load_segments(partition).await?
+            }
+        };
         if on_disk.settle {
             self.settle(partition, &on_disk.log, on_disk.synced, &on_disk.contents).await?;
         }

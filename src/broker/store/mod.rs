@@ -9,7 +9,8 @@
 //! | `joined` | what several partitions commit together, or not at all |
 //! | `flush`, `flush_round` | tail → segments, seals, indexes, snapshots; many partitions at once |
 //! | `read`, `shared_reads`, `offsets` | tail and cold reads, several readers of one range, ListOffsets |
-//! | `recovery`, `load`, `marks`, `settle`, `gather` | the journal at open, partitions at first use, what need not be read, what may not be durable, many at once |
+//! | `recovery`, `load`, `settle`, `gather` | the journal at open, partitions at first use, what may not be durable, many at once |
+//! | `states`, `marks` | what a load after a crash need not look at, or read |
 //! | `rebuild` | indexes that are missing |
 //! | `txn` | ends of transactions, who may append to one |
 //! | `alter`, `retention` | delete, move the start, cut the end; what grows old |
@@ -46,6 +47,7 @@ mod retention;
 mod settle;
 mod shared_reads;
 mod space;
+mod states;
 mod survey;
 mod tail;
 mod take_in;
@@ -75,6 +77,7 @@ use partition::{Partition, Payload};
 use recovery::{Recovered, Told, Unsettled};
 use retention::Removals;
 use shared_reads::SharedReads;
+use states::States;
 use std::cell::{Cell, RefCell};
 use std::collections::{HashMap, VecDeque};
 use std::hash::{BuildHasherDefault, DefaultHasher};
@@ -151,6 +154,7 @@ pub struct LogStore<R: Runtime> {
     is_recovered: Cell<bool>,
     scans: Rc<Semaphore>,
     gather: Gather<R>,
+    states: States<R>,
     /// Whoever renames a directory has that of its number: what is there may be of another topic of the same name.
     renames: Vec<Rc<Semaphore>>,
     doomed: Doomed,
@@ -210,6 +214,7 @@ impl<R: Runtime> LogStore<R> {
             loads: Loads::default(),
             scans: Semaphore::new(SCANS_MAX),
             gather: Gather::default(),
+            states: replay.states,
             renames: (0..RENAMES_MAX).map(|_| Semaphore::new(1)).collect(),
             doomed: Doomed::default(),
             removals: Removals::default(),
@@ -260,6 +265,7 @@ impl<R: Runtime> LogStore<R> {
             return;
         }
         let partition = Rc::new(Partition::new(spec));
+        partition.stated.set(self.states.names(id));
         self.partitions.borrow_mut().insert(id, partition.clone());
         if self.recovered.borrow().contains_key(&id) {
             // Its part of the journal goes to its segments in the background, so that the ring is free again.
@@ -276,6 +282,7 @@ impl<R: Runtime> LogStore<R> {
         {
             let partitions = self.partitions.borrow();
             self.told.borrow_mut().retain(|id, _| partitions.contains_key(id));
+            self.states.assigned(|id| partitions.contains_key(&id));
         }
         for id in unknown {
             self.recovered.borrow_mut().remove(&id);

@@ -43,6 +43,8 @@ pub(super) struct Partition {
     pub(super) flush_queued: Cell<bool>,
     /// Waits in the journal writer's queue.
     pub(super) commit_queued: Cell<bool>,
+    /// The [states](super::states) may say something of its files.
+    pub(super) stated: Cell<bool>,
 }
 
 #[derive(Debug)]
@@ -88,6 +90,7 @@ impl Partition {
             retention_due_ms: Cell::new(i64::MIN),
             flush_queued: Cell::new(false),
             commit_queued: Cell::new(false),
+            stated: Cell::new(false),
         }
     }
 
@@ -161,6 +164,8 @@ pub(super) struct Segment {
     pub(super) offsets_checked: bool,
     /// … and its time index.
     pub(super) times_checked: bool,
+    /// What its index files hold is not known to be durable: it is written again when the segment is completed.
+    pub(super) index_unsettled: bool,
 }
 
 /// What is known of a segment's transaction index file.
@@ -202,6 +207,7 @@ impl Segment {
             rebuilding: false,
             offsets_checked: false,
             times_checked: false,
+            index_unsettled: false,
         }
     }
 }
@@ -275,6 +281,8 @@ pub(super) struct Log {
     /// Snapshot files that exist, oldest first.
     pub(super) snapshots: Vec<i64>,
     pub(super) bytes_since_snapshot: u64,
+    /// What producers had sent at the end of a flush that is under way, if there are any.
+    pub(super) flushed_producers: Option<Box<(i64, Vec<u8>)>>,
     /// Bytes from `committed_end` to `log_end`.
     pub(super) waiting_bytes: usize,
     /// Committed through the journal and not flushed yet.
@@ -374,6 +382,7 @@ impl Log {
             pending_snapshots: VecDeque::new(),
             snapshots: Vec::new(),
             bytes_since_snapshot: 0,
+            flushed_producers: None,
             waiting_bytes: 0,
             journaled_bytes: 0,
             unsynced_bytes: 0,
@@ -599,6 +608,30 @@ impl Log {
             end,
             batches,
         })
+    }
+
+    /// Remembers what producers have sent up to the committed end, which `piece` reaches.
+    pub(super) fn remember_producers(&mut self, piece: &Piece) {
+        if piece.end != self.committed_end || self.producers.is_empty() {
+            return;
+        }
+        let snapshot = if self.undo.is_empty() {
+            self.producers.encode_snapshot()
+        } else {
+            let mut producers = self.producers.clone();
+            self.undo.iter().rev().for_each(|(_, undo)| producers.undo(undo.clone()));
+            producers.encode_snapshot()
+        };
+        self.flushed_producers = Some(Box::new((piece.end, snapshot)));
+    }
+
+    /// What producers had sent below `end`, if it is known: as a snapshot, empty if it is nothing.
+    pub(super) fn producers_at(&self, end: i64) -> Option<Vec<u8>> {
+        match &self.flushed_producers {
+            Some(at) if at.0 == end => Some(at.1.clone()),
+            _ if self.producers.is_empty() => Some(Vec::new()),
+            _ => (self.log_end == end).then(|| self.producers.encode_snapshot()),
+        }
     }
 
     /// A piece is in its segment.

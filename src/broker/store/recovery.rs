@@ -11,6 +11,7 @@
 
 use super::IdMap;
 use super::journal_files::{JournalFiles, LapState, Live, file_name, make_dir, parse_file_name};
+use super::states::States;
 use super::types::{StoreError, StoreOptions};
 use crate::ids::PartitionId;
 use crate::log::batch;
@@ -91,6 +92,8 @@ pub(super) struct Replay<R: Runtime> {
     pub(super) heard: Heard,
     /// What segments cannot be trusted.
     pub(super) unsettled: Unsettled,
+    /// What need not be looked for.
+    pub(super) states: States<R>,
 }
 
 struct Found {
@@ -130,8 +133,9 @@ pub(super) async fn replay<R: Runtime>(rt: &R, options: &StoreOptions) -> Result
     keep_live(&mut laps, &heard.recovered);
     // Never begin a lap that is not newer than a clean mark.
     let files = JournalFiles::new(rt.clone(), options, laps, free, last);
+    let states = States::open(rt, &dir, clean).await?;
     let unsettled = mark.map_or(Unsettled::All, |mark| Unsettled::Only(mark.unsettled));
-    Ok(Replay { files, heard, unsettled })
+    Ok(Replay { files, heard, unsettled, states })
 }
 
 /// Everything up to `lap` was in segments when the store was closed.
@@ -267,7 +271,8 @@ fn apply(entry: Entry, heard: &mut Heard, live: &mut IdMap<Live>) -> Result<(), 
             partitions.remove(&partition);
             heard.told.remove(&partition);
         }
-        Entry::HighWatermark { .. } | Entry::LiveFrom { .. } => {}
+        // The last two are in a file of their own.
+        Entry::HighWatermark { .. } | Entry::LiveFrom { .. } | Entry::State { .. } | Entry::Touched { .. } => {}
     }
     Ok(())
 }
@@ -312,7 +317,7 @@ fn keep_live(laps: &mut VecDeque<LapState>, partitions: &IdMap<Recovered>) {
 }
 
 /// Walks the frames of a file, read in large pieces.
-struct FrameReader<'a, R: Runtime> {
+pub(super) struct FrameReader<'a, R: Runtime> {
     file: &'a R::File,
     /// Where `buffer` begins in the file.
     position: u64,
@@ -320,12 +325,15 @@ struct FrameReader<'a, R: Runtime> {
 }
 
 impl<'a, R: Runtime> FrameReader<'a, R> {
-    fn new(file: &'a R::File) -> Self {
+    pub(super) fn new(file: &'a R::File) -> Self {
         Self { file, position: 0, buffer: Bytes::new() }
     }
 
     /// The next frame, if it is valid and (lap, number) is as expected.
-    async fn next(&mut self, expected: Option<(Lap, u64)>) -> Result<Option<(FrameHeader, Vec<Entry>)>, StoreError> {
+    pub(super) async fn next(
+        &mut self,
+        expected: Option<(Lap, u64)>,
+    ) -> Result<Option<(FrameHeader, Vec<Entry>)>, StoreError> {
         self.fill(BLOCK).await?;
         let Some(header) = FrameHeader::parse(&self.buffer) else { return Ok(None) };
         if expected.is_some_and(|e| e != (header.lap, header.sequence)) {

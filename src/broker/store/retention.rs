@@ -173,6 +173,12 @@ impl<R: Runtime> LogStore<R> {
         if !self.take_segments(partition).await {
             return Ok(());
         }
+        if partition.with(|log| log.segments.len() > 1 && log.segments[1].base <= log.log_start) == Some(true)
+            && let Err(error) = self.touch(partition).await
+        {
+            self.leave_segments(partition);
+            return Err(StoreError::io("delete segments")(error));
+        }
         let dead = partition.with(|log| take_dead_segments(log, self.next_generation())).unwrap_or_default();
         let delay = partition.spec.borrow().config.file_delete_delay_ms;
         self.count(|s| {

@@ -7,6 +7,7 @@ use crate::log::batch;
 use crate::log::journal::{BLOCK, Entry, FrameHeader, Lap, decode_frame};
 use crate::log::leader_epochs::LeaderEpochs;
 use crate::log::partition_metadata;
+use crate::log::partition_state::PartitionState;
 use bytes::Bytes;
 use std::fs;
 use std::io::{self, Write};
@@ -102,6 +103,12 @@ fn entry_text(entry: &Entry) -> String {
         }
         Entry::Deleted { partition } => format!("Deleted {}", partition_text(*partition)),
         Entry::LiveFrom { lap } => format!("LiveFrom lap: {}", lap_text(*lap)),
+        Entry::State { partition, to, state } => {
+            let state = PartitionState::decode(state);
+            let at = state.map(|s| format!(" position: {} of segment: {}", s.mark.position, s.mark.base));
+            format!("State {} to: {to}{}", partition_text(*partition), at.unwrap_or_default())
+        }
+        Entry::Touched { partition } => format!("Touched {}", partition_text(*partition)),
     }
 }
 

@@ -102,6 +102,8 @@ fn kind_of(path: &Path) -> Option<Kind> {
         "partition.metadata" => Some(Kind::TopicId),
         "log-start-offset-checkpoint" => Some(Kind::LogStart),
         "snapshot" => Some(Kind::MetadataSnapshot),
+        // Frames as the journal's.
+        "states" => Some(Kind::Journal),
         _ if name.strip_suffix(".journal").is_some_and(|n| all_digits(n, 6)) => Some(Kind::Journal),
         _ if name.strip_prefix("log-").is_some_and(|n| all_digits(n, 20)) => Some(Kind::MetadataLog),
         _ => None,

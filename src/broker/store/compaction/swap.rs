@@ -52,6 +52,7 @@ impl<R: Runtime> LogStore<R> {
         let partition = &job.partition;
         let dir = self.dir(partition);
         let list = dir.join(Swap::FILE);
+        self.touch(partition).await.map_err(|e| self.clean_failed(&e))?;
         // Segments are not to go meanwhile: they are in the list.
         partition.with(|log| log.swapping = true);
         if let Err(error) = self.rt.write_file_atomic(&list, built.swap.encode().as_bytes()).await {

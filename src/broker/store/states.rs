@@ -1,0 +1,464 @@
+//! What is known of each partition's files, in a file of its own: a start after a crash reads it and the journal, and looks
+//! at no directory.
+//!
+//! ```text
+//! flush of a partition    batches ─▶ sync ─▶ its state, up to there, durable here ─▶ the journal lets go of its copy
+//! load after a crash      the state, then what the journal has from there on: nothing is opened, read or written
+//! ```
+//! A state is believed without a look at the files, so it must never be of less than the journal has let go of, and of
+//! nothing but what is synced. Hence
+//!
+//! 1. the journal lets go of nothing above the state of a partition that has one;
+//! 2. whatever else is done to its files is preceded by a word that they were touched, which ends the state: a direct write,
+//!    the end of a segment, a cut, a deletion of segments, compaction, a load that did not take the state.
+//!
+//! What a flush that was under way has left behind the state is in the journal, too, byte for byte: it was durable there
+//! first, and is written again at the same place. Where that is not so (`durability=written`) there is no state. The same holds after
+//! a sync that failed: what is behind the state is written again, what is before it was synced. The index files of the
+//! active segment are not: they are written again when it is full.
+//!
+//! The file holds frames as the journal's ([`crate::log::journal`]), without a ring: it is written anew when half of it is old,
+//! and when a store opens it, since its last sync may be what failed. A store that is closed begins with removing it.
+
+use super::gather::Line;
+use super::index_builder::IndexBuilder;
+use super::load::OnDisk;
+use super::partition::{Log, Partition, Segment, TxnFile};
+use super::recovery::FrameReader;
+use super::retention::DELETED_FILE_SUFFIX;
+use super::types::{FatalReason, StoreError};
+use super::{IdMap, LogStore};
+use crate::ids::{Offset, PartitionId};
+use crate::log::journal::{Entry, FrameBuilder, Lap};
+use crate::log::log_config::Durability;
+use crate::log::partition_state::PartitionState;
+use crate::log::producer_state::ProducerStates;
+use bytes::Bytes;
+use coreline_io::sync::oneshot;
+use coreline_io::{DirContents, File, IoError, IoErrorKind, IoResult, OpenOptions, Runtime, TaskGroup, WriteSyncError};
+use std::cell::{Cell, RefCell};
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
+use std::rc::Rc;
+use std::time::Duration;
+
+pub(super) const STATES_FILE: &str = "states";
+/// The file is no ring: its frames are all of one lap.
+const LAP: Lap = Lap(1);
+/// Bytes of entries in a frame when the file is written anew.
+const FRAME_BYTES: usize = 1 << 20;
+/// Questions that are answered with one frame, at most: one is of a flush round, mostly.
+const ASKED_MAX: usize = 256;
+/// The file grows by this much before it is written anew, at least. Simulated files are small.
+const GROWS_BYTES_MIN: u64 = if cfg!(test) { 64 << 10 } else { 4 << 20 };
+/// What retention renamed before a crash is removed so long after the load that did not see it.
+const SWEEP_AFTER: Duration = Duration::from_secs(10);
+
+/// A word on one partition.
+#[derive(Debug)]
+struct Note {
+    partition: Rc<Partition>,
+    /// Its state, up to an offset; none: it was touched.
+    state: Option<(i64, Bytes)>,
+}
+
+/// What the one task that has the file is asked for.
+#[derive(Debug)]
+enum Ask {
+    Write(Vec<Note>),
+    /// The store is being closed: the file goes, and nothing is noted any more.
+    Remove,
+}
+
+/// The file of a shard, and what it held when the store was opened.
+#[derive(Debug)]
+pub(super) struct States<R: Runtime> {
+    path: PathBuf,
+    /// Open, once something was written in this life.
+    file: RefCell<Option<R::File>>,
+    position: Cell<u64>,
+    sequence: Cell<u64>,
+    /// Its length when it was written anew last.
+    compact_len: Cell<u64>,
+    line: Line<Ask, IoResult<()>>,
+    /// States of partitions that were not loaded since.
+    found: RefCell<IdMap<(i64, Bytes)>>,
+    /// Partitions in the file that this shard does not have.
+    strangers: RefCell<BTreeSet<PartitionId>>,
+    /// It is removed: nothing is noted any more.
+    closed: Cell<bool>,
+    /// Directories that may hold what retention renamed.
+    sweeps: RefCell<Vec<PathBuf>>,
+}
+
+impl<R: Runtime> States<R> {
+    /// The states after an unclean end; after a `clean` one there is nothing to be believed.
+    pub(super) async fn open(rt: &R, dir: &Path, clean: bool) -> Result<Self, StoreError> {
+        let path = dir.join(STATES_FILE);
+        let error = StoreError::io("read the partitions' states");
+        let found = match rt.open(&path, OpenOptions::default()).await {
+            Ok(_) if clean => Some(IdMap::default()),
+            Ok(file) => Some(read_states::<R>(rt, &file).await?),
+            Err(missing) if missing.kind == IoErrorKind::NotFound => None,
+            Err(other) => return Err(error(other)),
+        };
+        let states = Self {
+            path,
+            file: RefCell::default(),
+            position: Cell::new(0),
+            sequence: Cell::new(0),
+            compact_len: Cell::new(0),
+            line: Line::default(),
+            found: RefCell::default(),
+            strangers: RefCell::default(),
+            closed: Cell::new(false),
+            sweeps: RefCell::default(),
+        };
+        if let Some(found) = found {
+            states.write_anew(rt, &found).await.map_err(StoreError::io("write the partitions' states again"))?;
+            tracing::debug!(partitions = found.len(), bytes = states.position.get(), "states read");
+            states.found.replace(found);
+        }
+        Ok(states)
+    }
+
+    /// The file says something of this partition, which was assigned late, or is assigned now.
+    pub(super) fn names(&self, id: PartitionId) -> bool {
+        self.found.borrow().contains_key(&id) || self.strangers.borrow().contains(&id)
+    }
+
+    /// What the file says of others is of no use.
+    pub(super) fn assigned(&self, ours: impl Fn(PartitionId) -> bool) {
+        let mut strangers = self.strangers.borrow_mut();
+        self.found.borrow_mut().retain(|id, _| {
+            let keep = ours(*id);
+            if !keep {
+                strangers.insert(*id);
+            }
+            keep
+        });
+    }
+
+    pub(super) fn forget(&self, id: PartitionId) {
+        self.found.borrow_mut().remove(&id);
+    }
+
+    async fn write_anew(&self, rt: &R, states: &IdMap<(i64, Bytes)>) -> IoResult<()> {
+        let (mut bytes, mut sequence) = (Vec::new(), 0);
+        let mut frame = FrameBuilder::default();
+        let mut end_frame = |frame: FrameBuilder| {
+            frame.finish(LAP, sequence).parts.iter().for_each(|part| bytes.extend_from_slice(part));
+            sequence += 1;
+        };
+        for (partition, (to, state)) in states {
+            frame.push(&Entry::State { partition: *partition, to: Offset(*to), state: state.clone() });
+            if frame.bytes() >= FRAME_BYTES {
+                end_frame(std::mem::take(&mut frame));
+            }
+        }
+        if !frame.is_empty() {
+            end_frame(frame);
+        }
+        rt.write_file_atomic(&self.path, &bytes).await?;
+        self.file.take();
+        self.position.set(bytes.len() as u64);
+        self.sequence.set(sequence);
+        self.compact_len.set(bytes.len() as u64);
+        Ok(())
+    }
+
+    /// Opens the file, made if it is missing, its name durable.
+    async fn open_file(&self, rt: &R) -> IoResult<()> {
+        if self.file.borrow().is_none() {
+            let file = rt.open(&self.path, OpenOptions { create: true, ..OpenOptions::default() }).await?;
+            rt.sync_dir(self.path.parent().expect("a file in a directory")).await?;
+            self.file.replace(Some(file));
+        }
+        Ok(())
+    }
+}
+
+/// The last word on each partition; none on those that were touched.
+async fn read_states<R: Runtime>(rt: &R, file: &R::File) -> Result<IdMap<(i64, Bytes)>, StoreError> {
+    let mut reader = FrameReader::<R>::new(file);
+    let (mut sequence, mut states) = (0, IdMap::default());
+    while let Some((_, entries)) = reader.next(Some((LAP, sequence))).await? {
+        sequence += 1;
+        for entry in entries {
+            match entry {
+                Entry::State { partition, to, state } => drop(states.insert(partition, (to.0, state))),
+                Entry::Touched { partition } => drop(states.remove(&partition)),
+                _ => {}
+            }
+        }
+        if rt.should_yield() {
+            rt.yield_now().await;
+        }
+    }
+    Ok(states)
+}
+
+/// What the files of a partition hold now, if all of it is synced and can be said in a few words.
+fn state_of(log: &Log) -> Option<PartitionState> {
+    let at = log.segment_of((log.flushed_end - 1).max(0));
+    let (segment, sealed) = (&log.segments[at], &log.segments[..at]);
+    let plain = log.synced_end == log.flushed_end
+        && log.flushed_end > segment.base
+        && log.dir_made
+        && !(log.cut_before_write || log.names_dirty || log.log_start_dirty || log.swapping)
+        && log.unsynced_bytes == 0
+        && segment.on_disk
+        && segment.aborted.is_empty()
+        && sealed.iter().all(|s| s.on_disk && s.index.is_none() && !s.rebuilding)
+        && log.segments[..=at].iter().all(|s| s.txn_file == TxnFile::Missing)
+        && log.epochs.latest().is_some();
+    let index = segment.index.as_ref().filter(|_| plain)?;
+    let producers = log.producers_at(log.flushed_end)?;
+    let mark = index.mark(segment.first_timestamp?, log.bytes_since_snapshot)?;
+    let (last_offset, last_time) = index.last_entries();
+    let mut epochs = log.epochs.clone();
+    epochs.truncate_from_end(Offset(log.flushed_end));
+    Some(PartitionState {
+        log_start: log.log_start,
+        mark,
+        last_offset,
+        last_time,
+        sealed: sealed.iter().map(|s| (s.base, s.size)).collect(),
+        epochs,
+        snapshots: log.snapshots.clone(),
+        producers,
+    })
+}
+
+/// The log that a state is of.
+fn log_of(state: PartitionState, to: i64) -> Option<Log> {
+    let PartitionState { mark, last_offset, last_time, sealed, epochs, snapshots, producers, .. } = state;
+    let known = |base, size| Segment { size, on_disk: true, index: None, max_timestamp: None, ..Segment::new(base) };
+    let mut segments: Vec<Segment> = sealed.into_iter().map(|(base, size)| known(base, size)).collect();
+    let mut active = known(mark.base, u64::from(mark.position));
+    active.first_timestamp = Some(mark.first_timestamp);
+    active.max_timestamp = Some(mark.max.timestamp);
+    active.index = Some(Box::new(IndexBuilder::at(&mark, last_offset, last_time)));
+    active.index_unsettled = mark.index_bytes != (0, 0);
+    segments.push(active);
+    let mut log = Log::new(segments[0].base, to, segments);
+    log.producers = match producers.is_empty() {
+        true => ProducerStates::default(),
+        false => ProducerStates::decode_snapshot(&producers)?,
+    };
+    log.producers.committed(Offset(to));
+    log.epochs = epochs;
+    log.snapshots = snapshots;
+    log.bytes_since_snapshot = mark.bytes_since_snapshot;
+    log.dir_made = true;
+    (mark.base < to).then_some(log)
+}
+
+impl<R: Runtime> LogStore<R> {
+    /// The log as the file says, if the journal goes on where that ends. It can be asked for once.
+    pub(super) fn known_log(self: &Rc<Self>, partition: &Partition) -> Option<OnDisk> {
+        let (to, bytes) = self.states.found.borrow_mut().remove(&partition.id)?;
+        let config = partition.spec.borrow().config.clone();
+        let state = PartitionState::decode(&bytes).filter(|_| !config.compacted)?;
+        let start = state.log_start;
+        if let Some(recovered) = self.recovered.borrow().get(&partition.id) {
+            let mut expected = to;
+            for (base, last, _) in recovered.batches.iter().filter(|b| b.1 >= to) {
+                if *base != expected {
+                    return None;
+                }
+                expected = last + 1;
+            }
+            if recovered.log_start.is_some_and(|start| start > expected) {
+                return None;
+            }
+        }
+        let log = log_of(state, to).filter(|log| start <= log.log_end)?;
+        if start > 0 {
+            self.sweep_later(self.dir(partition));
+        }
+        Some(OnDisk { log, start, settle: false, synced: 0, contents: DirContents::default(), producers_to: to })
+    }
+
+    /// To be called before files of the partition become others than a flush from the journal makes them.
+    pub(super) async fn touch(self: &Rc<Self>, partition: &Rc<Partition>) -> IoResult<()> {
+        if !partition.stated.get() || self.states.closed.get() {
+            return Ok(());
+        }
+        self.ask_states(Ask::Write(vec![Note { partition: partition.clone(), state: None }])).await
+    }
+
+    /// The same before batches go to the segment: what a flush leaves there is in the journal, durable, but for some.
+    pub(super) async fn touch_to_flush(self: &Rc<Self>, partition: &Rc<Partition>) -> IoResult<()> {
+        let durable = partition.spec.borrow().config.durability == Durability::Durable;
+        if durable && partition.with(|log| log.unsynced_since.is_none()) == Some(true) {
+            return Ok(());
+        }
+        self.touch(partition).await
+    }
+
+    /// The journal lets go of what is synced of partitions whose segments the caller has, once their states are noted. No
+    /// `note`: they were touched, and will be again soon.
+    pub(super) async fn release_synced(self: &Rc<Self>, partitions: &[&Rc<Partition>], note: bool) -> IoResult<()> {
+        let mut notes = Vec::new();
+        for partition in partitions {
+            let plain = {
+                let config = &partition.spec.borrow().config;
+                config.durability == Durability::Durable && !config.compacted && !self.states.closed.get()
+            };
+            let state = partition.with(|log| {
+                let plain = plain && note && log.unsynced_since.is_none();
+                plain.then(|| Some((log.synced_end, Bytes::from(state_of(log)?.encode()?)))).flatten()
+            });
+            let Some(state) = state else { continue };
+            if state.is_some() || partition.stated.get() {
+                notes.push(Note { partition: Rc::clone(partition), state });
+            }
+        }
+        if !notes.is_empty() && !self.states.closed.get() {
+            self.ask_states(Ask::Write(notes)).await?;
+        }
+        for partition in partitions {
+            let ends = partition.with(|log| {
+                log.flushed_producers = None;
+                (log.synced_end, !log.log_start_dirty)
+            });
+            if let Some((end, start)) = ends {
+                self.journal.release(partition.id, end, start);
+            }
+        }
+        Ok(())
+    }
+
+    /// Writes notes, durably; who asks meanwhile makes the next group.
+    async fn ask_states(self: &Rc<Self>, ask: Ask) -> IoResult<()> {
+        let (sender, receiver) = oneshot();
+        self.states.line.push(ask, sender);
+        if self.states.line.may_serve(1) {
+            let store = self.clone();
+            drop(self.rt.spawn(TaskGroup::Replication, "note states", async move {
+                while let Some((asked, senders)) = store.states.line.next_group(ASKED_MAX) {
+                    let done = store.serve_states(asked).await;
+                    for sender in senders {
+                        sender.send(done.as_ref().copied().map_err(again));
+                    }
+                }
+            }));
+        }
+        let stopped = || IoError::new("note the partitions' states", std::io::Error::other("the store has stopped"));
+        receiver.await.unwrap_or_else(|| Err(stopped()))
+    }
+
+    async fn serve_states(&self, asked: Vec<Ask>) -> IoResult<()> {
+        let (mut notes, mut remove) = (Vec::new(), false);
+        for ask in asked {
+            match ask {
+                Ask::Write(more) => notes.extend(more),
+                Ask::Remove => remove = true,
+            }
+        }
+        if !notes.is_empty() {
+            self.write_notes(&notes).await?;
+        }
+        if remove { self.remove_file_of_states().await } else { Ok(()) }
+    }
+
+    async fn write_notes(&self, notes: &[Note]) -> IoResult<()> {
+        let states = &self.states;
+        if states.closed.get() {
+            return Ok(());
+        }
+        let failed = |error: IoError, reason| {
+            if error.kind != IoErrorKind::StorageFull {
+                self.die(reason, &error);
+            }
+            error
+        };
+        if states.position.get() > states.compact_len.get() * 2 + GROWS_BYTES_MIN {
+            self.compact_states().await.map_err(|e| failed(e, FatalReason::JournalWrite))?;
+        }
+        states.open_file(&self.rt).await.map_err(|e| failed(e, FatalReason::JournalWrite))?;
+        let mut frame = FrameBuilder::default();
+        for Note { partition, state } in notes {
+            frame.push(&match state {
+                Some((to, state)) => {
+                    // Before: a write that fails may leave it in the file all the same.
+                    partition.stated.set(true);
+                    Entry::State { partition: partition.id, to: Offset(*to), state: state.clone() }
+                }
+                None => Entry::Touched { partition: partition.id },
+            });
+        }
+        let frame = frame.finish(LAP, states.sequence.get());
+        let file = states.file.take().expect("it was opened");
+        let written = file.write_and_sync(states.position.get(), &frame.parts).await;
+        states.file.replace(Some(file));
+        written.map_err(|error| match error {
+            WriteSyncError::Write(error) => failed(error, FatalReason::JournalWrite),
+            WriteSyncError::Sync(error) => failed(error, FatalReason::JournalSync),
+        })?;
+        states.position.set(states.position.get() + frame.len as u64);
+        states.sequence.set(states.sequence.get() + 1);
+        for Note { partition, state } in notes {
+            partition.stated.set(state.is_some());
+        }
+        Ok(())
+    }
+
+    /// Writes the file anew, without what is old.
+    async fn compact_states(&self) -> IoResult<()> {
+        let file = self.rt.open(&self.states.path, OpenOptions::default()).await?;
+        let states = read_states::<R>(&self.rt, &file).await;
+        let mut states = states.map_err(|e| IoError::new("read states", std::io::Error::other(e.to_string())))?;
+        {
+            let partitions = self.partitions.borrow();
+            states.retain(|id, _| partitions.contains_key(id));
+            self.states.strangers.borrow_mut().retain(|id| partitions.contains_key(id));
+        }
+        self.states.write_anew(&self.rt, &states).await
+    }
+
+    /// Before a store is closed: its partitions' files become others, and the next start has no use for the states.
+    pub(super) async fn remove_states(self: &Rc<Self>) -> IoResult<()> {
+        self.ask_states(Ask::Remove).await
+    }
+
+    async fn remove_file_of_states(&self) -> IoResult<()> {
+        let states = &self.states;
+        match self.rt.remove_file(&states.path).await {
+            Err(error) if error.kind == IoErrorKind::NotFound => {}
+            Err(error) => return Err(error),
+            Ok(()) => self.rt.sync_dir(states.path.parent().expect("a file in a directory")).await?,
+        }
+        states.closed.set(true);
+        Ok(())
+    }
+
+    /// A load that sees the directory removes what retention renamed, and this one did not.
+    fn sweep_later(self: &Rc<Self>, dir: PathBuf) {
+        let mut sweeps = self.states.sweeps.borrow_mut();
+        sweeps.push(dir);
+        if sweeps.len() > 1 {
+            return;
+        }
+        let store = self.clone();
+        drop(self.rt.spawn(TaskGroup::Background, "sweep", async move {
+            store.rt.sleep(SWEEP_AFTER).await;
+            for dir in store.states.sweeps.take() {
+                let Ok(entries) = store.rt.list_dir(&dir).await else { continue };
+                let left = entries.iter().filter(|e| e.name.ends_with(DELETED_FILE_SUFFIX));
+                store.remove_files_after(left.map(|e| dir.join(&e.name)).collect(), Duration::ZERO);
+                store.rt.sleep(Duration::from_millis(1)).await;
+            }
+        }));
+    }
+}
+
+/// What each who waits is told.
+fn again(error: &IoError) -> IoError {
+    let cause = match error.kind {
+        IoErrorKind::StorageFull => std::io::Error::from(std::io::ErrorKind::StorageFull),
+        _ => std::io::Error::other(error.to_string()),
+    };
+    IoError::new("note the partitions' states", cause)
+}

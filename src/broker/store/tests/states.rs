@@ -1,0 +1,200 @@
+//! What is known of a partition's files without a look at them, and when it is not to be believed.
+
+use super::harness::*;
+use crate::broker::store::flush::Limit;
+use crate::broker::store::*;
+use crate::ids::Offset;
+use crate::log::segment::{FileKind, file_name};
+use coreline_io::sim::{CrashKind, SimNode, SimWorld};
+use std::path::PathBuf;
+
+fn segment(base: i64) -> PathBuf {
+    PathBuf::from(SimNode::DATA_DIR).join("topic0-0").join(file_name(base, FileKind::Log))
+}
+
+async fn append(store: &Store, batches: impl Iterator<Item = bytes::BytesMut>) {
+    for batch in batches {
+        store.append(id(0), batch, LOCAL).await.expect("acked");
+    }
+}
+
+async fn flush(store: &Store) {
+    let partition = store.partition(id(0)).expect("assigned");
+    store.flush_partition(&partition).await.expect("flushed");
+}
+
+fn die(node: &SimNode, how: CrashKind) {
+    node.crash_by(how);
+    node.restart();
+}
+
+fn with_store<T>(world: &SimWorld, node: &SimNode, work: impl AsyncFnOnce(Store) -> T) -> T {
+    world.block_on(async { work(open(node, &Fatals::default(), 2, 0).await).await })
+}
+
+/// The records in the log, without reading what the test has damaged.
+async fn numbers(store: &Store, from: i64) -> Vec<u64> {
+    store.load_end_offsets(id(0)).await.expect("loads");
+    read_all(store, id(0), from, 10_000).await.into_iter().map(|(_, number)| number).collect()
+}
+
+/// Any look at the directory would find something wrong. With sealed segments before, and batches in the journal behind.
+#[test]
+fn what_is_known_is_not_looked_at() {
+    for (sealed, size) in [(false, 100), (true, 4_000)] {
+        let (world, node) = world(31);
+        let count = 40;
+        with_store(&world, &node, async |store| {
+            append(&store, (0..count).map(|n| batch_of(&[n], size))).await;
+            flush(&store).await;
+            append(&store, (count..count + 3).map(|n| batch_of(&[n], size))).await;
+        });
+        die(&node, CrashKind::PowerLoss);
+        let last = node
+            .files()
+            .into_iter()
+            .map(|(path, _)| path)
+            .filter(|p| p.starts_with(segment(0).parent().expect("a directory")));
+        let last = last.filter(|p| p.extension().is_some_and(|e| e == "log")).max().expect("a segment");
+        assert_eq!(last != segment(0), sealed);
+        let mut bytes = node.file_contents(&last).expect("a segment");
+        bytes[70] ^= 1;
+        node.put_file(&last, &bytes);
+        with_store(&world, &node, async |store| {
+            let ends = store.load_end_offsets(id(0)).await.expect("loads");
+            assert_eq!(ends.log_end, Offset(count as i64 + 3));
+            assert_eq!(numbers(&store, count as i64 - 2).await, (count - 2..count + 3).collect::<Vec<_>>());
+            if sealed {
+                assert_eq!(
+                    read_all(&store, id(0), 0, 4_000).await.len() as u64,
+                    count + 3,
+                    "the damage is in no record of these"
+                );
+            }
+        });
+    }
+}
+
+/// A direct write, a cut and a deletion come after the state, and are no part of it.
+#[test]
+fn what_was_touched_since_is_looked_at() {
+    for how in [CrashKind::PowerLoss, CrashKind::Kill] {
+        for case in 0..4 {
+            let (world, node) = world(32);
+            let expected: Vec<u64> = with_store(&world, &node, async |store| {
+                append(&store, (0..5).map(|n| batch_of(&[n], 4_000))).await;
+                flush(&store).await;
+                assert!(store.partition(id(0)).expect("assigned").stated.get());
+                match case {
+                    0 => append(&store, [batch_of(&[5], 30_000)].into_iter()).await,
+                    1 => {
+                        store.truncate(id(0), Offset(2)).await.expect("cut");
+                        append(&store, [batch_of(&[7], 100)].into_iter()).await;
+                        return vec![0, 1, 7];
+                    }
+                    2 => {
+                        append(&store, (5..30).map(|n| batch_of(&[n], 4_000))).await;
+                        flush(&store).await;
+                        store.delete_records(id(0), Offset(29)).await.expect("deleted");
+                        return vec![29];
+                    }
+                    // The partition's segments are written to, and its journal forgets it.
+                    _ => {
+                        append(&store, [batch_of(&[5], 30_000), batch_of(&[6], 100)].into_iter()).await;
+                        flush(&store).await;
+                        return (0..7).collect();
+                    }
+                }
+                (0..6).collect()
+            });
+            die(&node, how);
+            for _ in 0..2 {
+                with_store(&world, &node, async |store| {
+                    let start = store.load_end_offsets(id(0)).await.expect("loads").log_start.0;
+                    assert_eq!(numbers(&store, start).await, expected, "case {case} {how:?}");
+                });
+                die(&node, how);
+            }
+        }
+    }
+}
+
+/// What producers have sent is part of the state: also of batches that a later one has followed in the tail.
+#[test]
+fn what_producers_sent_is_known() {
+    let (world, node) = world(33);
+    let batch = |n: u64| with_producer(&[n], 100, Some((7, 0, n as i32)));
+    with_store(&world, &node, async |store| {
+        append(&store, (0..3).map(batch)).await;
+        // Neither is committed when the flush begins.
+        let later = [batch(3), batch(4)].map(|b| store.append(id(0), b, LOCAL));
+        flush(&store).await;
+        assert!(store.partition(id(0)).expect("assigned").stated.get());
+        for append in later {
+            append.await.expect("acked");
+        }
+    });
+    die(&node, CrashKind::PowerLoss);
+    with_store(&world, &node, async |store| {
+        for known in [2, 4] {
+            let again = store.append(id(0), batch(known), LOCAL).await.expect("a duplicate");
+            assert_eq!(again.base_offset, Offset(known as i64));
+        }
+        assert_eq!(store.append(id(0), batch(5), LOCAL).await.expect("the next").base_offset, Offset(5));
+        assert!(store.append(id(0), batch(9), LOCAL).await.is_err(), "a gap");
+    });
+}
+
+/// A producer's batch that was not committed when its partition was flushed, and is lost, is not taken for a duplicate.
+#[test]
+fn what_was_not_committed_is_no_part_of_the_state() {
+    let (world, node) = world(34);
+    let batch = |n: u64| with_producer(&[n], 100, Some((7, 0, n as i32)));
+    with_store(&world, &node, async |store| {
+        append(&store, (0..3).map(batch)).await;
+        let partition = store.partition(id(0)).expect("assigned");
+        partition.with(|log| log.held = true);
+        let lost = store.append(id(0), batch(3), LOCAL);
+        store.write_out(&partition, Limit::Committed, true).await.expect("flushed");
+        assert!(partition.stated.get());
+        drop(lost);
+    });
+    die(&node, CrashKind::PowerLoss);
+    with_store(&world, &node, async |store| {
+        assert_eq!(numbers(&store, 0).await, [0, 1, 2]);
+        assert_eq!(store.append(id(0), batch(3), LOCAL).await.expect("new").base_offset, Offset(3));
+        assert_eq!(numbers(&store, 0).await, [0, 1, 2, 3]);
+    });
+}
+
+/// Thousands of flushes leave a small file, and what it says of partitions that were not flushed for long stays.
+#[test]
+fn the_file_is_written_anew() {
+    let (world, node) = world(35);
+    let rounds = 60;
+    let path = PathBuf::from(SimNode::DATA_DIR).join("journal/shard-0000").join(states::STATES_FILE);
+    with_store(&world, &node, async |store| {
+        store.append(id(1), batch_of(&[0], 100), LOCAL).await.expect("acked");
+        let other = store.partition(id(1)).expect("assigned");
+        store.flush_partition(&other).await.expect("flushed");
+        for n in 0..rounds {
+            append(&store, [batch_of(&[n], 100)].into_iter()).await;
+            flush(&store).await;
+        }
+    });
+    let len = node.file_contents(&path).expect("states").len() as u64;
+    assert!(len < rounds * 4096 / 2, "{len} bytes");
+    die(&node, CrashKind::PowerLoss);
+    // Nothing but the states knows of these.
+    for topic in ["topic0-0", "topic1-0"] {
+        node.remove_path(PathBuf::from(SimNode::DATA_DIR).join(topic).join("leader-epoch-checkpoint"));
+    }
+    with_store(&world, &node, async |store| {
+        assert_eq!(numbers(&store, 0).await, (0..rounds).collect::<Vec<_>>());
+        assert!([0, 1].into_iter().all(|n| store.partition(id(n)).expect("assigned").stated.get()));
+        store.load_end_offsets(id(1)).await.expect("loads");
+        assert!(store.partition(id(1)).expect("assigned").stated.get(), "its directory was not looked at");
+        store.shutdown().await.expect("closes");
+    });
+    assert!(node.file_contents(&path).is_none(), "a store that is closed says nothing");
+}
