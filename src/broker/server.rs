@@ -456,6 +456,7 @@ fn store_options<R: Runtime>(ctx: &ShardContext<R, BrokerMesh>, node: &Node) -> 
     let mut options = StoreOptions {
         journal_files: JOURNAL_FILES,
         journal_file_bytes: config.journal_bytes / JOURNAL_FILES as u64,
+        recovery_max: config.recovery_max,
         unflushed_bytes_max: config.unflushed_bytes,
         cache_bytes_max: config.cache_bytes,
         open_files_max: config.open_files,

@@ -92,6 +92,8 @@ pub struct BrokerConfig {
     pub durability: Durability,
     /// `coreline.journal.bytes`.
     pub journal_bytes: u64,
+    /// `coreline.recovery.max.ms`.
+    pub recovery_max: Duration,
     /// `coreline.cache.bytes`.
     pub cache_bytes: usize,
     /// `coreline.unflushed.bytes`.
@@ -282,6 +284,7 @@ impl Reader<'_> {
             },
             durability: parse_durability(self.text("coreline.durability").as_deref()),
             journal_bytes: self.integer("coreline.journal.bytes") as u64,
+            recovery_max: Duration::from_millis(self.integer("coreline.recovery.max.ms") as u64),
             cache_bytes: self.size("coreline.cache.bytes"),
             unflushed_bytes: self.size("coreline.unflushed.bytes"),
             open_files: self.size("coreline.open.files"),

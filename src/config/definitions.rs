@@ -702,6 +702,14 @@ pub const BROKER_KEYS: &[Definition] = &[
         "Size of each shard's journal. What is in it is read at start: it bounds the time of recovery.",
     ),
     key(
+        "coreline.recovery.max.ms",
+        Kind::Long,
+        Some("1000"),
+        Rule::AtLeast(100),
+        false,
+        "A start after a crash is to take no longer: each shard's journal is kept as short as that asks for, by what reading it took at the last start and how many partitions there are.",
+    ),
+    key(
         "coreline.cache.bytes",
         Kind::Long,
         Some("67108864"),

@@ -11,6 +11,7 @@ pub mod log_config;
 pub mod partition_metadata;
 pub mod partition_state;
 pub mod producer_state;
+pub mod recovery_time;
 pub mod retention;
 pub mod segment;
 pub mod segment_mark;

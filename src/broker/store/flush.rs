@@ -107,6 +107,7 @@ impl<R: Runtime> LogStore<R> {
         self.state.get() != StoreState::Open
             || self.unflushed.get() > self.options.unflushed_bytes_max / 4 * 3
             || self.journal.is_pressed()
+            || self.journal_is_too_long()
     }
 
     /// Leaves the device to others, as long as there is no hurry.
@@ -146,6 +147,7 @@ impl<R: Runtime> LogStore<R> {
             store.flusher.age_armed.set(false);
             store.queue_flush_all(store.journal.all_live());
             store.queue_flush_unsynced();
+            store.note_idle().await;
         }));
     }
 
@@ -239,12 +241,13 @@ impl<R: Runtime> LogStore<R> {
             let piece = partition.with(|log| match limit {
                 Limit::Committed => {
                     let piece = log.next_piece(log.committed_end)?;
-                    log.remember_producers(&piece);
-                    Some(piece)
+                    let producers = log.producers_when_written(&piece);
+                    Some((piece, producers))
                 }
-                Limit::To(end) => log.next_piece(end),
+                Limit::To(end) => Some((log.next_piece(end)?, None)),
             });
-            let Some(piece) = piece.flatten() else { return Ok(()) };
+            let Some((piece, producers)) = piece.flatten() else { return Ok(()) };
+            self.states.remember_producers(partition.id, producers);
             self.make_dir(partition).await?;
             self.write_epochs(partition).await?;
             while let Some(base) = partition.with(|log| log.to_seal()).flatten() {

@@ -39,6 +39,8 @@ pub(super) struct LapState {
     pub(super) lap: Lap,
     pub(super) file: usize,
     pub(super) full: bool,
+    /// What a start would read of it, once it is full.
+    pub(super) bytes: u64,
     pub(super) live: IdMap<Live>,
 }
 
@@ -114,6 +116,7 @@ impl<R: Runtime> JournalFiles<R> {
     pub(super) fn new(
         rt: R,
         options: &StoreOptions,
+        file_bytes: u64,
         laps: VecDeque<LapState>,
         free: VecDeque<usize>,
         last: Lap,
@@ -123,7 +126,7 @@ impl<R: Runtime> JournalFiles<R> {
         let ring = Self {
             rt,
             dir: journal_dir(options),
-            file_bytes: options.journal_file_bytes,
+            file_bytes,
             fill_bytes: options.journal_fill_bytes,
             files_max: options.journal_files,
             sync: options.journal_sync,
@@ -179,7 +182,8 @@ impl<R: Runtime> JournalFiles<R> {
             }
             let mut state = self.state.borrow_mut();
             state.current = None;
-            state.laps.back_mut().expect("the current lap").full = true;
+            let lap = state.laps.back_mut().expect("the current lap");
+            (lap.full, lap.bytes) = (true, current.position.get());
             drop(state);
             self.free_front();
         }
@@ -229,7 +233,7 @@ impl<R: Runtime> JournalFiles<R> {
         let lap = state.last_lap.next(salt);
         state.last_lap = lap;
         state.begun = true;
-        state.laps.push_back(LapState { lap, file: index, full: false, live: IdMap::default() });
+        state.laps.push_back(LapState { lap, file: index, full: false, bytes: 0, live: IdMap::default() });
         state.current = Some(Rc::new(Current {
             lap,
             dsync,
@@ -405,6 +409,17 @@ impl<R: Runtime> JournalFiles<R> {
         if freed {
             self.changed.notify_all();
         }
+    }
+
+    pub(super) fn file_bytes(&self) -> u64 {
+        self.file_bytes
+    }
+
+    /// Bytes that a start after a crash would read.
+    pub(super) fn held_bytes(&self) -> u64 {
+        let state = self.state.borrow();
+        let current = state.current.as_ref().map_or(0, |c| c.position.get());
+        state.laps.iter().map(|l| l.bytes).sum::<u64>() + current
     }
 
     /// The lap that is being written has the last file.

@@ -232,6 +232,7 @@ impl<R: Runtime> LogStore<R> {
         let Group { mut frame, members, control, sync, .. } = group;
         if self.journal.at_start() {
             frame.push(&Entry::LiveFrom { lap: self.journal.live_from() });
+            self.plan_recovery();
         }
         let (lap, sequence) = self.journal.next_frame();
         let frame = frame.finish(lap, sequence);
@@ -330,7 +331,10 @@ impl<R: Runtime> LogStore<R> {
             control.done.send(Ok(()));
         }
         self.arm_age_flush();
-        if self.unflushed.get() > self.options.unflushed_bytes_max / 2 || self.journal.is_short() {
+        if self.unflushed.get() > self.options.unflushed_bytes_max / 2
+            || self.journal.is_short()
+            || self.journal_is_long()
+        {
             self.start_flush_pass(|| self.journal.oldest_live());
         }
     }
@@ -417,6 +421,7 @@ impl<R: Runtime> LogStore<R> {
         });
         let Some((end, bytes)) = started else { return };
         self.count(|s| s.direct_writes += 1);
+        self.states.not_noted(&partition);
         let store = self.clone();
         drop(self.rt.spawn(TaskGroup::Replication, "direct write", async move {
             store.direct(&partition, end, bytes).await;
@@ -459,6 +464,7 @@ impl<R: Runtime> LogStore<R> {
         if let Some(progress) = progress {
             self.report(partition, &progress);
         }
+        self.arm_age_flush();
         partition.changed.notify_all();
         self.progress.notify_all();
         self.queue_commit(partition);

@@ -222,7 +222,9 @@ impl<R: Runtime> LogStore<R> {
             None => {
                 // The journal may let go of more than the state says.
                 self.touch(partition).await.map_err(StoreError::io("note that the partition is looked at"))?;
-                self.load_segments(partition).await?
+                let found = self.load_segments(partition).await?;
+                self.states.not_noted(partition);
+                found
             }
         };
         if on_disk.settle {

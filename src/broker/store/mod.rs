@@ -9,6 +9,7 @@
 //! | `joined` | what several partitions commit together, or not at all |
 //! | `flush`, `flush_round` | tail → segments, seals, indexes, snapshots; many partitions at once |
 //! | `read`, `shared_reads`, `offsets` | tail and cold reads, several readers of one range, ListOffsets |
+//! | `budget` | how long the journal may get |
 //! | `recovery`, `load`, `settle`, `gather` | the journal at open, partitions at first use, what may not be durable, many at once |
 //! | `states`, `marks` | what a load after a crash need not look at, or read |
 //! | `rebuild` | indexes that are missing |
@@ -23,6 +24,7 @@
 
 mod alter;
 mod append;
+mod budget;
 mod close;
 mod compaction;
 mod files;
@@ -61,6 +63,7 @@ use crate::ids::{LeaderEpoch, Offset, PartitionId, TopicId};
 use crate::log::log_config::LogConfig;
 use crate::metrics::Times;
 use alter::{Doomed, RENAMES_MAX};
+use budget::Budget;
 use bytes::BytesMut;
 use compaction::Cleaner;
 use coreline_io::sync::{Notify, Semaphore};
@@ -154,6 +157,7 @@ pub struct LogStore<R: Runtime> {
     is_recovered: Cell<bool>,
     scans: Rc<Semaphore>,
     gather: Gather<R>,
+    budget: Budget,
     states: States<R>,
     /// Whoever renames a directory has that of its number: what is there may be of another topic of the same name.
     renames: Vec<Rc<Semaphore>>,
@@ -214,6 +218,7 @@ impl<R: Runtime> LogStore<R> {
             loads: Loads::default(),
             scans: Semaphore::new(SCANS_MAX),
             gather: Gather::default(),
+            budget: Budget::new(replay.costs),
             states: replay.states,
             renames: (0..RENAMES_MAX).map(|_| Semaphore::new(1)).collect(),
             doomed: Doomed::default(),
@@ -288,6 +293,7 @@ impl<R: Runtime> LogStore<R> {
             self.recovered.borrow_mut().remove(&id);
             self.journal.release_all(id);
         }
+        self.plan_recovery();
     }
 
     /// Changes a partition's settings from the next append on.

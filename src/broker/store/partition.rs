@@ -281,8 +281,6 @@ pub(super) struct Log {
     /// Snapshot files that exist, oldest first.
     pub(super) snapshots: Vec<i64>,
     pub(super) bytes_since_snapshot: u64,
-    /// What producers had sent at the end of a flush that is under way, if there are any.
-    pub(super) flushed_producers: Option<Box<(i64, Vec<u8>)>>,
     /// Bytes from `committed_end` to `log_end`.
     pub(super) waiting_bytes: usize,
     /// Committed through the journal and not flushed yet.
@@ -382,7 +380,6 @@ impl Log {
             pending_snapshots: VecDeque::new(),
             snapshots: Vec::new(),
             bytes_since_snapshot: 0,
-            flushed_producers: None,
             waiting_bytes: 0,
             journaled_bytes: 0,
             unsynced_bytes: 0,
@@ -610,10 +607,10 @@ impl Log {
         })
     }
 
-    /// Remembers what producers have sent up to the committed end, which `piece` reaches.
-    pub(super) fn remember_producers(&mut self, piece: &Piece) {
+    /// What producers have sent up to the committed end, as a snapshot, if that is where `piece` ends.
+    pub(super) fn producers_when_written(&self, piece: &Piece) -> Option<(i64, Vec<u8>)> {
         if piece.end != self.committed_end || self.producers.is_empty() {
-            return;
+            return None;
         }
         let snapshot = if self.undo.is_empty() {
             self.producers.encode_snapshot()
@@ -622,13 +619,14 @@ impl Log {
             self.undo.iter().rev().for_each(|(_, undo)| producers.undo(undo.clone()));
             producers.encode_snapshot()
         };
-        self.flushed_producers = Some(Box::new((piece.end, snapshot)));
+        Some((piece.end, snapshot))
     }
 
-    /// What producers had sent below `end`, if it is known: as a snapshot, empty if it is nothing.
-    pub(super) fn producers_at(&self, end: i64) -> Option<Vec<u8>> {
-        match &self.flushed_producers {
-            Some(at) if at.0 == end => Some(at.1.clone()),
+    /// What producers had sent below `end`, if it is known: as a snapshot, empty if it is nothing. `written`: what was
+    /// known when the last piece was.
+    pub(super) fn producers_at(&self, end: i64, written: Option<(i64, Vec<u8>)>) -> Option<Vec<u8>> {
+        match written {
+            Some((at, producers)) if at == end => Some(producers),
             _ if self.producers.is_empty() => Some(Vec::new()),
             _ => (self.log_end == end).then(|| self.producers.encode_snapshot()),
         }

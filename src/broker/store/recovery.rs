@@ -10,12 +10,14 @@
 //! of this process begins a new lap, so a torn frame stays where it is and what is behind it stays stale.
 
 use super::IdMap;
+use super::budget;
 use super::journal_files::{JournalFiles, LapState, Live, file_name, make_dir, parse_file_name};
 use super::states::States;
 use super::types::{StoreError, StoreOptions};
 use crate::ids::PartitionId;
 use crate::log::batch;
 use crate::log::journal::{Entry, FRAME_HEADER_LEN, FrameHeader, Lap, decode_frame};
+use crate::log::recovery_time::RecoveryCosts;
 use crate::log::segment_mark::SegmentMark;
 use bytes::Bytes;
 use coreline_io::{BLOCK, File, IoErrorKind, IoResult, OpenOptions, Runtime};
@@ -94,6 +96,8 @@ pub(super) struct Replay<R: Runtime> {
     pub(super) unsettled: Unsettled,
     /// What need not be looked for.
     pub(super) states: States<R>,
+    /// What the journal took to read.
+    pub(super) costs: RecoveryCosts,
 }
 
 struct Found {
@@ -121,21 +125,25 @@ pub(super) async fn replay<R: Runtime>(rt: &R, options: &StoreOptions) -> Result
     let live_from = found.last().and_then(|f| f.live_from).unwrap_or_default();
     let mut heard = Heard::default();
     let (mut laps, mut free) = (VecDeque::new(), VecDeque::new());
+    let began = rt.now();
     for file in &found {
         match file.lap.filter(|lap| !clean && *lap >= live_from) {
             Some(lap) => {
-                let live = read_lap(rt, &dir, file.file, lap, lap == newest, &mut heard).await?;
-                laps.push_back(LapState { lap, file: file.file, full: true, live });
+                let (live, bytes) = read_lap(rt, &dir, file.file, lap, lap == newest, &mut heard).await?;
+                laps.push_back(LapState { lap, file: file.file, full: true, bytes, live });
             }
             None => free.push_back(file.file),
         }
     }
+    let costs = RecoveryCosts::measured(laps.iter().map(|l| l.bytes).sum(), rt.now().since(began));
     keep_live(&mut laps, &heard.recovered);
     // Never begin a lap that is not newer than a clean mark.
-    let files = JournalFiles::new(rt.clone(), options, laps, free, last);
+    let (asked, least) = (options.journal_file_bytes, options.frame_bytes_max());
+    let file_bytes = budget::file_bytes(&costs, options.recovery_max, options.journal_files, asked, least);
+    let files = JournalFiles::new(rt.clone(), options, file_bytes, laps, free, last);
     let states = States::open(rt, &dir, clean).await?;
     let unsettled = mark.map_or(Unsettled::All, |mark| Unsettled::Only(mark.unsettled));
-    Ok(Replay { files, heard, unsettled, states })
+    Ok(Replay { files, heard, unsettled, states, costs })
 }
 
 /// Everything up to `lap` was in segments when the store was closed.
@@ -215,7 +223,7 @@ async fn read_lap<R: Runtime>(
     lap: Lap,
     newest: bool,
     heard: &mut Heard,
-) -> Result<IdMap<Live>, StoreError> {
+) -> Result<(IdMap<Live>, u64), StoreError> {
     let file = open(rt, dir, number).await?;
     let mut reader = FrameReader::<R>::new(&file);
     let mut live: IdMap<Live> = IdMap::default();
@@ -241,7 +249,7 @@ async fn read_lap<R: Runtime>(
         write_again(rt, &file, 0, reader.position).await.map_err(StoreError::io("write the journal again"))?;
     }
     file.sync_data().await.map_err(StoreError::io("sync the journal"))?;
-    Ok(live)
+    Ok((live, reader.position))
 }
 
 fn apply(entry: Entry, heard: &mut Heard, live: &mut IdMap<Live>) -> Result<(), StoreError> {

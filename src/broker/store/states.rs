@@ -51,6 +51,9 @@ const FRAME_BYTES: usize = 1 << 20;
 const ASKED_MAX: usize = 256;
 /// The file grows by this much before it is written anew, at least. Simulated files are small.
 const GROWS_BYTES_MIN: u64 = if cfg!(test) { 64 << 10 } else { 4 << 20 };
+/// Idle partitions that are noted together, and the pause afterwards.
+const NOTED_AT_A_TIME: usize = 256;
+const NOTED_PAUSE: Duration = Duration::from_millis(10);
 /// What retention renamed before a crash is removed so long after the load that did not see it.
 const SWEEP_AFTER: Duration = Duration::from_secs(10);
 
@@ -83,10 +86,14 @@ pub(super) struct States<R: Runtime> {
     line: Line<Ask, IoResult<()>>,
     /// States of partitions that were not loaded since.
     found: RefCell<IdMap<(i64, Bytes)>>,
+    /// What producers had sent at the ends of flushes under way.
+    producers: RefCell<IdMap<(i64, Vec<u8>)>>,
     /// Partitions in the file that this shard does not have.
     strangers: RefCell<BTreeSet<PartitionId>>,
     /// It is removed: nothing is noted any more.
     closed: Cell<bool>,
+    /// Partitions that have no state, and may get one when nobody works on them.
+    not_noted: RefCell<BTreeSet<PartitionId>>,
     /// Directories that may hold what retention renamed.
     sweeps: RefCell<Vec<PathBuf>>,
 }
@@ -110,8 +117,10 @@ impl<R: Runtime> States<R> {
             compact_len: Cell::new(0),
             line: Line::default(),
             found: RefCell::default(),
+            producers: RefCell::default(),
             strangers: RefCell::default(),
             closed: Cell::new(false),
+            not_noted: RefCell::default(),
             sweeps: RefCell::default(),
         };
         if let Some(found) = found {
@@ -141,6 +150,21 @@ impl<R: Runtime> States<R> {
 
     pub(super) fn forget(&self, id: PartitionId) {
         self.found.borrow_mut().remove(&id);
+        self.producers.borrow_mut().remove(&id);
+    }
+
+    /// Its files have changed, or were looked at, and no flush may follow.
+    pub(super) fn not_noted(&self, partition: &Partition) {
+        if !partition.stated.get() {
+            self.not_noted.borrow_mut().insert(partition.id);
+        }
+    }
+
+    /// To be part of the state that is noted when the flush under way has ended.
+    pub(super) fn remember_producers(&self, id: PartitionId, at: Option<(i64, Vec<u8>)>) {
+        if let Some(at) = at {
+            self.producers.borrow_mut().insert(id, at);
+        }
     }
 
     async fn write_anew(&self, rt: &R, states: &IdMap<(i64, Bytes)>) -> IoResult<()> {
@@ -199,7 +223,7 @@ async fn read_states<R: Runtime>(rt: &R, file: &R::File) -> Result<IdMap<(i64, B
 }
 
 /// What the files of a partition hold now, if all of it is synced and can be said in a few words.
-fn state_of(log: &Log) -> Option<PartitionState> {
+fn state_of(log: &Log, producers: Option<(i64, Vec<u8>)>) -> Option<PartitionState> {
     let at = log.segment_of((log.flushed_end - 1).max(0));
     let (segment, sealed) = (&log.segments[at], &log.segments[..at]);
     let plain = log.synced_end == log.flushed_end
@@ -213,7 +237,7 @@ fn state_of(log: &Log) -> Option<PartitionState> {
         && log.segments[..=at].iter().all(|s| s.txn_file == TxnFile::Missing)
         && log.epochs.latest().is_some();
     let index = segment.index.as_ref().filter(|_| plain)?;
-    let producers = log.producers_at(log.flushed_end)?;
+    let producers = log.producers_at(log.flushed_end, producers)?;
     let mark = index.mark(segment.first_timestamp?, log.bytes_since_snapshot)?;
     let (last_offset, last_time) = index.last_entries();
     let mut epochs = log.epochs.clone();
@@ -306,9 +330,10 @@ impl<R: Runtime> LogStore<R> {
                 let config = &partition.spec.borrow().config;
                 config.durability == Durability::Durable && !config.compacted && !self.states.closed.get()
             };
+            let producers = self.states.producers.borrow_mut().remove(&partition.id);
             let state = partition.with(|log| {
                 let plain = plain && note && log.unsynced_since.is_none();
-                plain.then(|| Some((log.synced_end, Bytes::from(state_of(log)?.encode()?)))).flatten()
+                plain.then(|| Some((log.synced_end, Bytes::from(state_of(log, producers)?.encode()?)))).flatten()
             });
             let Some(state) = state else { continue };
             if state.is_some() || partition.stated.get() {
@@ -319,15 +344,39 @@ impl<R: Runtime> LogStore<R> {
             self.ask_states(Ask::Write(notes)).await?;
         }
         for partition in partitions {
-            let ends = partition.with(|log| {
-                log.flushed_producers = None;
-                (log.synced_end, !log.log_start_dirty)
-            });
-            if let Some((end, start)) = ends {
+            if let Some((end, start)) = partition.with(|log| (log.synced_end, !log.log_start_dirty)) {
                 self.journal.release(partition.id, end, start);
             }
         }
         Ok(())
+    }
+
+    /// Notes the states of partitions that were written to straight, or looked at by a load, and that nobody works on now.
+    pub(super) async fn note_idle(self: &Rc<Self>) {
+        let ids: Vec<PartitionId> = self.states.not_noted.take().into_iter().collect();
+        for some in ids.chunks(NOTED_AT_A_TIME) {
+            let partitions: Vec<_> = some.iter().filter_map(|id| self.partition(*id)).collect();
+            let idle = |p: &&Rc<Partition>| {
+                let taken = p.with(|log| {
+                    let idle = !log.flushing && !log.held && log.flushed_end == log.log_end;
+                    log.flushing |= idle;
+                    idle
+                });
+                taken == Some(true)
+            };
+            let (taken, busy): (Vec<_>, Vec<_>) = partitions.iter().partition(idle);
+            busy.iter().filter(|p| !p.is_gone()).for_each(|p| self.states.not_noted(p));
+            // What fails is tried again with the next flush.
+            let _ = self.release_synced(&taken, true).await;
+            for partition in taken {
+                partition.with(|log| log.flushing = false);
+                partition.changed.notify_all();
+            }
+            if !self.is_running() {
+                return;
+            }
+            self.rt.sleep(NOTED_PAUSE).await;
+        }
     }
 
     /// Writes notes, durably; who asks meanwhile makes the next group.

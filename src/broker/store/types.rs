@@ -54,6 +54,9 @@ pub struct StoreOptions {
     pub journal_file_bytes: u64,
     /// Bytes of zeros that are written at once, ahead of the writer, to a journal file that is used for the first time; whole blocks.
     pub journal_fill_bytes: u64,
+    /// A start after a crash takes so long, at most: more of the journal goes to segments than it has room for, if need be
+    /// (`coreline.recovery.max.ms`).
+    pub recovery_max: Duration,
     /// How a group commit becomes durable.
     pub journal_sync: JournalSync,
     /// Record bytes in one group commit, at most (the partition that crosses it is the last).
@@ -126,6 +129,7 @@ impl StoreOptions {
             journal_files: 4,
             journal_file_bytes: 64 << 20,
             journal_fill_bytes: 1 << 20,
+            recovery_max: Duration::from_secs(1),
             journal_sync: JournalSync::WriteThenSync,
             group_bytes_max: 1 << 20,
             direct_bytes_min: 128 << 10,
@@ -147,6 +151,11 @@ impl StoreOptions {
 }
 
 impl StoreOptions {
+    /// Bytes of the largest frame, and some more.
+    pub(super) fn frame_bytes_max(&self) -> u64 {
+        (self.group_bytes_max + self.direct_bytes_min) as u64 * 2 + 4 * coreline_io::BLOCK as u64
+    }
+
     /// Relations that the store stands on.
     pub(crate) fn check(&self) {
         let block = coreline_io::BLOCK as u64;
@@ -157,7 +166,7 @@ impl StoreOptions {
             "zeros go in whole blocks"
         );
         assert!(self.shared_sync_partitions >= 1, "a sync is of something");
-        let frame = (self.group_bytes_max + self.direct_bytes_min) as u64 * 2 + 4 * block;
+        let frame = self.frame_bytes_max();
         assert!(frame <= self.journal_file_bytes, "a journal file must hold the largest group: {frame} bytes");
         assert!(frame <= crate::log::journal::FRAME_BYTES_MAX as u64, "a frame must hold the largest group");
     }

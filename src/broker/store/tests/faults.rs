@@ -441,7 +441,9 @@ fn a_refused_deletion_leaves_no_file_open_for_a_topic_of_the_same_name() {
             n += 1;
             assert!(n < 10_000, "the disk never filled up");
         }
+        node.disk_faults(|f| f.no_room(DiskOp::Write, "journal"));
         first.delete_partition(id(0)).await.expect_err("refused");
+        node.disk_faults(|f| f.clear());
         node.set_disk_capacity(None);
         // The topic of that name comes and goes on another shard, and comes back to this one.
         let second = LogStore::open(node.runtime(), small_options(1, &fatals)).await.expect("opens");

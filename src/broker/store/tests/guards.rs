@@ -169,6 +169,7 @@ fn what_the_journal_was_told_is_flushed_is_not_written_again() {
             }
         });
         die(&node);
+        remove_states(&node);
         let writes = writes_of_a_load(&world, &node, 3);
         assert_eq!(writes == 0, told, "{writes} writes");
     }

@@ -96,6 +96,13 @@ pub(super) async fn open(node: &SimNode, fatals: &Fatals, partitions: u32, epoch
     store
 }
 
+/// What is known of partitions' files goes: a load looks at them.
+pub(super) fn remove_states(node: &SimNode) {
+    for (path, _) in node.files().into_iter().filter(|f| f.0.ends_with(states::STATES_FILE)) {
+        node.remove_path(path);
+    }
+}
+
 /// One batch; each record's value begins with its number, and is `size` bytes long.
 pub(super) fn batch_of(numbers: &[u64], size: usize) -> BytesMut {
     with_producer(numbers, size, None)

@@ -26,6 +26,7 @@ async fn flush_and_tell(store: &Store, batches: impl Iterator<Item = bytes::Byte
 
 fn die(node: &SimNode) {
     node.crash_by(CrashKind::PowerLoss);
+    remove_states(node);
     node.restart();
 }
 
