@@ -12,7 +12,7 @@
 use super::IdMap;
 use super::budget;
 use super::journal_files::{JournalFiles, LapState, Live, file_name, make_dir, parse_file_name};
-use super::states::States;
+use super::states::{STATES_FILE, States};
 use super::types::{StoreError, StoreOptions};
 use crate::ids::PartitionId;
 use crate::log::batch;
@@ -109,11 +109,12 @@ struct Found {
 /// Reads the journal of `options.shard`.
 pub(super) async fn replay<R: Runtime>(rt: &R, options: &StoreOptions) -> Result<Replay<R>, StoreError> {
     let dir = make_dir(rt, options).await?;
-    let mut found = Vec::new();
+    let (mut found, mut has_states) = (Vec::new(), false);
     for entry in rt.list_dir(&dir).await.map_err(StoreError::io("list the journal"))? {
         if let Some(file) = parse_file_name(&entry.name) {
             found.push(first_frame(rt, &dir, file).await?);
         }
+        has_states |= entry.name == STATES_FILE;
     }
     // A file without a valid first frame holds nothing; it is used again before those that do.
     found.sort_by_key(|f| (f.lap, f.file));
@@ -141,7 +142,7 @@ pub(super) async fn replay<R: Runtime>(rt: &R, options: &StoreOptions) -> Result
     let (asked, least) = (options.journal_file_bytes, options.frame_bytes_max());
     let file_bytes = budget::file_bytes(&costs, options.recovery_max, options.journal_files, asked, least);
     let files = JournalFiles::new(rt.clone(), options, file_bytes, laps, free, last);
-    let states = States::open(rt, &dir, clean).await?;
+    let states = States::open(rt, &dir, has_states, clean).await?;
     let unsettled = mark.map_or(Unsettled::All, |mark| Unsettled::Only(mark.unsettled));
     Ok(Replay { files, heard, unsettled, states, costs })
 }

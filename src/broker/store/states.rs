@@ -99,15 +99,16 @@ pub(super) struct States<R: Runtime> {
 }
 
 impl<R: Runtime> States<R> {
-    /// The states after an unclean end; after a `clean` one there is nothing to be believed.
-    pub(super) async fn open(rt: &R, dir: &Path, clean: bool) -> Result<Self, StoreError> {
+    /// The states after an unclean end, if the file is there; after a `clean` one there is nothing to be believed.
+    pub(super) async fn open(rt: &R, dir: &Path, is_there: bool, clean: bool) -> Result<Self, StoreError> {
         let path = dir.join(STATES_FILE);
-        let error = StoreError::io("read the partitions' states");
-        let found = match rt.open(&path, OpenOptions::default()).await {
-            Ok(_) if clean => Some(IdMap::default()),
-            Ok(file) => Some(read_states::<R>(rt, &file).await?),
-            Err(missing) if missing.kind == IoErrorKind::NotFound => None,
-            Err(other) => return Err(error(other)),
+        let found = match (is_there, clean) {
+            (false, _) => None,
+            (true, true) => Some(IdMap::default()),
+            (true, false) => {
+                let file = rt.open(&path, OpenOptions::default()).await;
+                Some(read_states::<R>(rt, &file.map_err(StoreError::io("read the partitions' states"))?).await?)
+            }
         };
         let states = Self {
             path,
