@@ -338,6 +338,11 @@ impl<'a, R: Runtime> FrameReader<'a, R> {
         Self { file, position: 0, buffer: Bytes::new() }
     }
 
+    /// Where the next frame begins.
+    pub(super) const fn position(&self) -> u64 {
+        self.position
+    }
+
     /// The next frame, if it is valid and (lap, number) is as expected.
     pub(super) async fn next(
         &mut self,

@@ -17,14 +17,14 @@
 //! a sync that failed: what is behind the state is written again, what is before it was synced. The index files of the
 //! active segment are not: they are written again when it is full.
 //!
-//! The file holds frames as the journal's ([`crate::log::journal`]), without a ring: it is written anew when half of it is old,
-//! and when a store opens it, since its last sync may be what failed. A store that is closed begins with removing it.
+//! The file holds frames as the journal's ([`crate::log::journal`]), without a ring: it is written anew when half of it is old.
+//! A store that opens it writes it again, since its last sync may be what failed; one that is closed begins with removing it.
 
 use super::gather::Line;
 use super::index_builder::IndexBuilder;
 use super::load::OnDisk;
 use super::partition::{Log, Partition, Segment, TxnFile};
-use super::recovery::FrameReader;
+use super::recovery::{FrameReader, write_again};
 use super::retention::DELETED_FILE_SUFFIX;
 use super::types::{FatalReason, StoreError};
 use super::{IdMap, LogStore};
@@ -102,14 +102,6 @@ impl<R: Runtime> States<R> {
     /// The states after an unclean end, if the file is there; after a `clean` one there is nothing to be believed.
     pub(super) async fn open(rt: &R, dir: &Path, is_there: bool, clean: bool) -> Result<Self, StoreError> {
         let path = dir.join(STATES_FILE);
-        let found = match (is_there, clean) {
-            (false, _) => None,
-            (true, true) => Some(IdMap::default()),
-            (true, false) => {
-                let file = rt.open(&path, OpenOptions::default()).await;
-                Some(read_states::<R>(rt, &file.map_err(StoreError::io("read the partitions' states"))?).await?)
-            }
-        };
         let states = Self {
             path,
             file: RefCell::default(),
@@ -124,12 +116,29 @@ impl<R: Runtime> States<R> {
             not_noted: RefCell::default(),
             sweeps: RefCell::default(),
         };
-        if let Some(found) = found {
-            states.write_anew(rt, &found).await.map_err(StoreError::io("write the partitions' states again"))?;
-            tracing::debug!(partitions = found.len(), bytes = states.position.get(), "states read");
-            states.found.replace(found);
+        if is_there && clean {
+            rt.remove_file(&states.path).await.map_err(StoreError::io("remove the partitions' states"))?;
+            rt.sync_dir(dir).await.map_err(StoreError::io("remove the partitions' states"))?;
+        } else if is_there {
+            states.read_again(rt).await?;
         }
         Ok(states)
+    }
+
+    /// Reads the file, and makes sure that what is read is on the device: the last sync may be what failed.
+    async fn read_again(&self, rt: &R) -> Result<(), StoreError> {
+        let file = rt.open(&self.path, OpenOptions::default()).await;
+        let file = file.map_err(StoreError::io("read the partitions' states"))?;
+        let (found, position, sequence) = read_states::<R>(rt, &file).await?;
+        // In place, which needs no room.
+        write_again(rt, &file, 0, position).await.map_err(StoreError::io("write the partitions' states again"))?;
+        file.sync_data().await.map_err(StoreError::io("write the partitions' states again"))?;
+        tracing::debug!(partitions = found.len(), bytes = position, "states read");
+        self.position.set(position);
+        self.sequence.set(sequence);
+        self.compact_len.set(found.values().map(|(_, state)| state.len() as u64).sum());
+        self.found.replace(found);
+        Ok(())
     }
 
     /// The file says something of this partition, which was assigned late, or is assigned now.
@@ -203,8 +212,8 @@ impl<R: Runtime> States<R> {
     }
 }
 
-/// The last word on each partition; none on those that were touched.
-async fn read_states<R: Runtime>(rt: &R, file: &R::File) -> Result<IdMap<(i64, Bytes)>, StoreError> {
+/// The last word on each partition, none on those that were touched; where the next frame goes, and its number.
+async fn read_states<R: Runtime>(rt: &R, file: &R::File) -> Result<(IdMap<(i64, Bytes)>, u64, u64), StoreError> {
     let mut reader = FrameReader::<R>::new(file);
     let (mut sequence, mut states) = (0, IdMap::default());
     while let Some((_, entries)) = reader.next(Some((LAP, sequence))).await? {
@@ -220,7 +229,7 @@ async fn read_states<R: Runtime>(rt: &R, file: &R::File) -> Result<IdMap<(i64, B
             rt.yield_now().await;
         }
     }
-    Ok(states)
+    Ok((states, reader.position(), sequence))
 }
 
 /// What the files of a partition hold now, if all of it is synced and can be said in a few words.
@@ -425,7 +434,11 @@ impl<R: Runtime> LogStore<R> {
             error
         };
         if states.position.get() > states.compact_len.get() * 2 + GROWS_BYTES_MIN {
-            self.compact_states().await.map_err(|e| failed(e, FatalReason::JournalWrite))?;
+            match self.compact_states().await {
+                // Perhaps there is room for some more words.
+                Err(error) if error.kind == IoErrorKind::StorageFull => {}
+                compacted => compacted.map_err(|e| failed(e, FatalReason::JournalWrite))?,
+            }
         }
         states.open_file(&self.rt).await.map_err(|e| failed(e, FatalReason::JournalWrite))?;
         let mut frame = FrameBuilder::default();
@@ -459,7 +472,7 @@ impl<R: Runtime> LogStore<R> {
     async fn compact_states(&self) -> IoResult<()> {
         let file = self.rt.open(&self.states.path, OpenOptions::default()).await?;
         let states = read_states::<R>(&self.rt, &file).await;
-        let mut states = states.map_err(|e| IoError::new("read states", std::io::Error::other(e.to_string())))?;
+        let (mut states, ..) = states.map_err(|e| IoError::new("read states", std::io::Error::other(e.to_string())))?;
         {
             let partitions = self.partitions.borrow();
             states.retain(|id, _| partitions.contains_key(id));
