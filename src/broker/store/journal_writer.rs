@@ -111,9 +111,12 @@ impl<R: Runtime> LogStore<R> {
     }
 
     /// Journals an entry; returns once it is durable.
-    pub(super) async fn journal_entry(&self, entry: Entry) -> Result<(), ErrorCode> {
+    pub(super) async fn journal_entry(self: &Rc<Self>, entry: Entry) -> Result<(), ErrorCode> {
         if self.state.get() != StoreState::Open {
             return Err(ErrorCode::KafkaStorageError);
+        }
+        if let Entry::Deleted { partition } = entry {
+            self.state_ends(partition).await.map_err(|_| ErrorCode::KafkaStorageError)?;
         }
         let (done, receiver) = oneshot();
         self.writer.control.borrow_mut().push_back(Control { entry, done });

@@ -69,6 +69,8 @@ struct Note {
 #[derive(Debug)]
 enum Ask {
     Write(Vec<Note>),
+    /// A partition leaves this shard, or is deleted: what is said of it counts no more.
+    Gone(PartitionId),
     /// The store is being closed: the file goes, and nothing is noted any more.
     Remove,
 }
@@ -322,7 +324,15 @@ impl<R: Runtime> LogStore<R> {
         self.ask_states(Ask::Write(vec![Note { partition: partition.clone(), state: None }])).await
     }
 
-    /// The same before batches go to the segment: what a flush leaves there is in the journal, durable, but for some.
+    /// Before the journal says that nothing of a partition counts: should it come back, its files are others.
+    pub(super) async fn state_ends(self: &Rc<Self>, id: PartitionId) -> IoResult<()> {
+        if self.states.position.get() == 0 || self.states.closed.get() {
+            return Ok(());
+        }
+        self.ask_states(Ask::Gone(id)).await
+    }
+
+    /// As [`Self::touch`], before batches go to the segment: what a flush leaves there is in the journal, durable, but for some.
     pub(super) async fn touch_to_flush(self: &Rc<Self>, partition: &Rc<Partition>) -> IoResult<()> {
         let durable = partition.spec.borrow().config.durability == Durability::Durable;
         if durable && partition.with(|log| log.unsynced_since.is_none()) == Some(true) {
@@ -409,20 +419,22 @@ impl<R: Runtime> LogStore<R> {
     }
 
     async fn serve_states(&self, asked: Vec<Ask>) -> IoResult<()> {
-        let (mut notes, mut remove) = (Vec::new(), false);
+        let (mut notes, mut gone, mut remove) = (Vec::new(), Vec::new(), false);
         for ask in asked {
             match ask {
                 Ask::Write(more) => notes.extend(more),
+                Ask::Gone(id) => gone.push(id),
                 Ask::Remove => remove = true,
             }
         }
-        if !notes.is_empty() {
-            self.write_notes(&notes).await?;
+        if !notes.is_empty() || !gone.is_empty() {
+            self.write_notes(&notes, &gone).await?;
         }
         if remove { self.remove_file_of_states().await } else { Ok(()) }
     }
 
-    async fn write_notes(&self, notes: &[Note]) -> IoResult<()> {
+    /// `gone`: nobody works on those any more.
+    async fn write_notes(&self, notes: &[Note], gone: &[PartitionId]) -> IoResult<()> {
         let states = &self.states;
         if states.closed.get() {
             return Ok(());
@@ -452,6 +464,7 @@ impl<R: Runtime> LogStore<R> {
                 None => Entry::Touched { partition: partition.id },
             });
         }
+        gone.iter().for_each(|id| frame.push(&Entry::Touched { partition: *id }));
         let frame = frame.finish(LAP, states.sequence.get());
         let file = states.file.take().expect("it was opened");
         let written = file.write_and_sync(states.position.get(), &frame.parts).await;

@@ -4,6 +4,7 @@ use super::harness::*;
 use crate::broker::store::flush::Limit;
 use crate::broker::store::*;
 use crate::ids::Offset;
+use crate::log::journal::Entry;
 use crate::log::segment::{FileKind, file_name};
 use coreline_io::Clock;
 use coreline_io::sim::{CrashKind, SimNode, SimWorld};
@@ -217,4 +218,20 @@ fn what_is_idle_is_noted() {
     });
     die(&node, CrashKind::PowerLoss);
     with_store(&world, &node, async |store| assert_eq!(numbers(&store, 0).await, [0, 1]));
+}
+
+/// A partition that leaves the shard may come back with other files.
+#[test]
+fn what_has_left_is_not_known() {
+    let (world, node) = world(37);
+    with_store(&world, &node, async |store| {
+        append(&store, (0..3).map(|n| batch_of(&[n], 100))).await;
+        flush(&store).await;
+        store.journal_entry(Entry::Deleted { partition: id(0) }).await.expect("journaled");
+    });
+    die(&node, CrashKind::PowerLoss);
+    with_store(&world, &node, async |store| {
+        assert!(!store.partition(id(0)).expect("assigned").stated.get());
+        assert_eq!(numbers(&store, 0).await, [0, 1, 2], "its files are still there");
+    });
 }
