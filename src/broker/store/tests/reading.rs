@@ -18,6 +18,8 @@ async fn cold(node: &SimNode, fatals: &Fatals) -> Store {
     store.shutdown().await.expect("closes");
     node.crash_by(CrashKind::Kill);
     node.restart();
+    // The load opens the segment: who reads then is as far as whoever reads at the same time.
+    remove_states(node);
     let store = open(node, fatals, 1, 0).await;
     store.load_end_offsets(id(0)).await.expect("loads");
     store
