@@ -18,8 +18,6 @@ async fn cold(node: &SimNode, fatals: &Fatals) -> Store {
     store.shutdown().await.expect("closes");
     node.crash_by(CrashKind::Kill);
     node.restart();
-    // The load opens the segment: who reads then is as far as whoever reads at the same time.
-    remove_states(node);
     let store = open(node, fatals, 1, 0).await;
     store.load_end_offsets(id(0)).await.expect("loads");
     store
@@ -55,6 +53,8 @@ fn a_reader_that_goes_away_takes_nothing_from_the_others() {
     let fatals = Fatals::default();
     world.block_on(async {
         let store = cold(&node, &fatals).await;
+        // Both are there before it answers.
+        node.disk_faults(|f| f.slow(DiskOp::Read, ".log", Duration::from_millis(10)));
         let mut first = Box::pin(store.read(id(0), request(0, 30_000)));
         let mut second = Box::pin(store.read(id(0), request(0, 30_000)));
         while store.stats().shared_read_bytes == 0 {
