@@ -266,7 +266,7 @@ impl<S: Stream> Connection<S> {
             if frames.reads() > reads {
                 read_at = now;
             }
-            let mut timeline = Timeline::begin(read_at.nanos);
+            let mut timeline = shard.latencies.begin(read_at);
             timeline.mark(Stage::Queue, now.nanos);
             let result = self.request(shard, frame, timeline).await;
             self.busy.set(false);
@@ -326,7 +326,7 @@ impl<S: Stream> Connection<S> {
             if !self.pipeline.drained().await {
                 return Err(End::Gone);
             }
-            timeline.mark(Stage::Queue, runtime.now().nanos);
+            timeline.mark_now(Stage::Queue, || runtime.now().nanos);
         }
         let context = RequestContext { request, session: Rc::clone(&self.session), timeline };
         match shard.service.handle(context, bytes).await.map_err(|close| because_of(&what, &close))? {
@@ -337,7 +337,7 @@ impl<S: Stream> Connection<S> {
                 if !parts.is_empty() {
                     self.stream.write_all(&mut parts).await.map_err(FrameError::Io)?;
                 }
-                timeline.mark(Stage::Send, runtime.now().nanos);
+                timeline.mark_now(Stage::Send, || runtime.now().nanos);
                 shard.latencies.record(what, self.peer(), &timeline, || stall(runtime, &timeline));
             }
             Answer::Now(answered) => {

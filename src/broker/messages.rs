@@ -12,6 +12,7 @@ use crate::ids::{Offset, PartitionId};
 use crate::latency::{Snapshot, Span};
 use coreline_shards::{HandOff, MeshProtocol};
 use std::sync::Arc;
+use std::time::Duration;
 
 /// The broker's side of the mesh.
 #[derive(Debug)]
@@ -79,8 +80,15 @@ pub enum Reply {
     Latencies(Snapshot),
     /// To `Report`.
     Report(Box<ShardReport>),
-    /// To `Data`.
+    /// To `Data`, where the answer has its times in it.
     Data(Told),
+    /// To `Data`.
+    Answered {
+        /// The answer.
+        told: Told,
+        /// How long the shard that was asked took for it.
+        took: Duration,
+    },
 }
 
 /// One-way news.

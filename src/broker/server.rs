@@ -481,6 +481,8 @@ async fn open<R: Runtime>(
     let image = controller.image();
     apply_image(&ctx.runtime, &store, &node.config, ctx.shard, &ClusterImage::default(), &image).await;
     store.assignments_complete();
+    let latencies = Rc::new(Latencies::new(ctx.shard.0));
+    latencies.stamp(node.config.latency);
     Ok(Rc::new(Shard {
         runtime: ctx.runtime.clone(),
         id: ctx.shard,
@@ -491,7 +493,7 @@ async fn open<R: Runtime>(
         controller,
         cores,
         shutdown: ctx.shutdown.clone(),
-        latencies: Rc::new(Latencies::new(ctx.shard.0)),
+        latencies,
         meters: Rc::<Meters>::default(),
         passage: Passage::default(),
         moves: Semaphore::new(1),

@@ -100,6 +100,8 @@ pub struct BrokerConfig {
     pub unflushed_bytes: usize,
     /// `coreline.open.files`.
     pub open_files: usize,
+    /// `coreline.latency`.
+    pub latency: bool,
     /// `coreline.metrics.listener`, where set.
     pub metrics_listener: Option<Endpoint>,
     /// The keys that were set, as text.
@@ -288,6 +290,7 @@ impl Reader<'_> {
             cache_bytes: self.size("coreline.cache.bytes"),
             unflushed_bytes: self.size("coreline.unflushed.bytes"),
             open_files: self.size("coreline.open.files"),
+            latency: self.text("coreline.latency").as_deref() == Some("on"),
             metrics_listener: self.metrics_listener()?,
             explicit: self.explicit.clone(),
         })

@@ -734,6 +734,14 @@ pub const BROKER_KEYS: &[Definition] = &[
         "Files each shard keeps open; partitions are not bounded by it.",
     ),
     key(
+        "coreline.latency",
+        Kind::String,
+        Some("on"),
+        ON_OFF,
+        false,
+        "Whether requests are stamped at each stage, for coreline latency and the times among the metrics: on or off.",
+    ),
+    key(
         "coreline.metrics.listener",
         Kind::String,
         Some(""),

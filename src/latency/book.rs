@@ -194,12 +194,6 @@ pub struct Summary {
 }
 
 impl Row {
-    /// How many requests had this stage.
-    #[must_use]
-    pub fn count(&self) -> u64 {
-        self.times.len()
-    }
-
     /// Gives each time that was told apart, in nanoseconds, and how many requests had it.
     pub fn each(&self, mut f: impl FnMut(u64, u64)) {
         for step in self.times.iter_recorded() {

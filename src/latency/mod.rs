@@ -4,7 +4,7 @@
 //! ```text
 //! whole in memory ─queue─ its turn ─parse─ ┬─(hop)─(intake)─ in the log ─journal─ group commit ─device─(hop)─┐
 //!                                          ├─ read ─(hop)─ too little: wait ─ read …                         ├─ready─ its turn ─send─ out
-//!                                          └─ handle ────────────────────────────────────────────────────────┘
+//!                                          └─ handle ─(hop)─ handle ──────────────────────────────────────────┘
 //! ```
 //! [`Timeline`] travels with a request and gathers the stages, [`Book`] keeps what became of all of them.
 
@@ -30,7 +30,7 @@ pub enum Stage {
     Journal = 4,
     /// The write and its flush.
     Device = 5,
-    /// The work of an API that is not Produce or Fetch, what it asks of coordinators and other shards included.
+    /// The work of an API that is not Produce or Fetch, on whatever shard; what it asks of coordinators included.
     Handle = 7,
     /// Fetch: records read, from memory or the device.
     Read = 8,
@@ -117,6 +117,19 @@ impl Timeline {
         Self { begun: nanos, last: nanos, ..Self::default() }
     }
 
+    /// Of a request whose time nobody looks at: marks do nothing.
+    #[must_use]
+    pub fn unstamped() -> Self {
+        Self::begin(u64::MAX)
+    }
+
+    /// As [`Timeline::mark`]; the clock is only asked if somebody looks at it.
+    pub fn mark_now(&mut self, stage: Stage, nanos: impl FnOnce() -> u64) {
+        if self.last < u64::MAX {
+            self.mark(stage, nanos());
+        }
+    }
+
     /// `stage` has lasted from the mark before until `nanos`. A time before that mark says nothing: the stage took place
     /// beside another one, and no longer.
     pub fn mark(&mut self, stage: Stage, nanos: u64) {
@@ -172,6 +185,17 @@ impl Timeline {
 mod tests {
     use super::*;
     use proptest::prelude::*;
+
+    #[test]
+    fn without_stamps_no_clock_is_asked() {
+        let mut timeline = Timeline::unstamped();
+        timeline.mark(Stage::Device, 5);
+        timeline.mark_now(Stage::Send, || unreachable!("nobody looks at it"));
+        assert_eq!(timeline.total(), 0);
+        let mut timeline = Timeline::begin(1);
+        timeline.mark_now(Stage::Send, || 4);
+        assert_eq!((timeline.spent(Stage::Send), timeline.total()), (3, 3));
+    }
 
     #[test]
     fn numbers_of_stages_are_for_good() {

@@ -57,6 +57,7 @@ mod sync_group;
 mod transaction_client;
 mod txn_offset_commit;
 mod watch;
+mod way;
 mod write_txn_markers;
 
 use super::Shard;
@@ -66,7 +67,7 @@ use super::messages::Event;
 use super::pipeline::{Answered, Close};
 use super::transactions::{self, Transactions};
 use crate::ids::PartitionId;
-use crate::latency::{Stage, Timeline};
+use crate::latency::Stage;
 use crate::protocol::api::ApiKey;
 use crate::protocol::fetch_session::{FetchSessions, MovedSession};
 use crate::protocol::{Request, ResponseFrame, codec};
@@ -79,6 +80,7 @@ use produce::MinInSync;
 use std::cell::RefCell;
 use std::rc::Rc;
 use watch::Watches;
+pub(crate) use way::Way;
 
 /// `min.incremental.fetch.session.eviction.ms`.
 const FETCH_SESSION_EVICTION_MS: i64 = 120_000;
@@ -142,17 +144,16 @@ impl<R: Runtime> Handlers<R> {
         }
     }
 
-    async fn by_codec(
-        &self,
-        context: &RequestContext,
-        body: Bytes,
-        timeline: &mut Timeline,
-    ) -> Result<ResponseFrame, Close> {
+    async fn by_codec(&self, context: &RequestContext, body: Bytes, way: &Rc<Way>) -> Result<ResponseFrame, Close> {
         let (shard, request) = (&self.shard, &context.request);
         let (ids, transactions, version) = (&self.producer_ids, &self.transactions, request.header.api_version);
-        let in_out = InOut { request, body };
+        let in_out = InOut { request, body, way, clock: &shard.runtime };
         match request.api.key {
-            ApiKey::ApiVersions => Ok(api_versions::handle(context, in_out.body)?),
+            ApiKey::ApiVersions => {
+                let answered = api_versions::handle(context, in_out.body)?;
+                way.mark(way.work, || shard.runtime.now());
+                Ok(answered)
+            }
             ApiKey::Metadata => in_out.out(&metadata::handle(shard, context, in_out.decode()?).await?),
             ApiKey::ListOffsets => in_out.out(&list_offsets::handle(shard, context, in_out.decode()?).await),
             ApiKey::OffsetForLeaderEpoch => in_out.out(&offset_for_leader_epoch::handle(shard, in_out.decode()?).await),
@@ -204,7 +205,12 @@ impl<R: Runtime> Handlers<R> {
             }
             ApiKey::DescribeProducers => in_out.out(&describe_producers::handle(shard, in_out.decode()?).await),
             ApiKey::WriteTxnMarkers => in_out.out(&write_txn_markers::handle(shard, in_out.decode()?).await),
-            ApiKey::Fetch => self.fetch(context, in_out.decode()?, timeline).await,
+            ApiKey::Fetch => {
+                let mut timeline = way.timeline.get();
+                let answered = self.fetch(context, in_out.decode_only()?, &mut timeline).await;
+                way.timeline.set(timeline);
+                answered
+            }
             ApiKey::CreateTopics => in_out.out(&create_topics::handle(shard, in_out.decode()?).await),
             ApiKey::DeleteRecords => in_out.out(&delete_records::handle(shard, in_out.decode()?).await),
             ApiKey::DeleteTopics => {
@@ -253,32 +259,43 @@ impl<R: Runtime> Service for Handlers<R> {
             ApiKey::OffsetCommit => return self.offset_commit(context, body).await,
             _ => {}
         }
-        let mut timeline = context.timeline;
-        // Boxed: the handlers' futures are large, and most of a connection's life none of them runs.
-        let frame = Box::pin(self.by_codec(&context, body.freeze(), &mut timeline)).await?;
         let stage = match context.request.api.key {
-            ApiKey::Fetch => Stage::Ready,
             // Until the others of the group are there.
             ApiKey::JoinGroup | ApiKey::SyncGroup => Stage::Wait,
             _ => Stage::Handle,
         };
-        timeline.mark(stage, self.shard.runtime.now().nanos);
+        let way = Way::begin(context.timeline, stage);
+        // Boxed: the handlers' futures are large, and most of a connection's life none of them runs.
+        let handling = Box::pin(self.by_codec(&context, body.freeze(), &way));
+        let frame = self.shard.meters.on_way(&way, handling).await?;
+        let mut timeline = way.timeline.get();
+        timeline.mark_now(Stage::Ready, || self.shard.runtime.now().nanos);
         Ok(Answer::Now(Answered { frame, timeline }))
     }
 }
 
 /// A request's body on its way through the codec, and its answer.
-struct InOut<'a> {
+struct InOut<'a, R> {
     request: &'a Request,
     body: Bytes,
+    way: &'a Way,
+    clock: &'a R,
 }
 
-impl InOut<'_> {
+impl<R: Runtime> InOut<'_, R> {
     fn decode<T: CodecRequest>(&self) -> Result<T, Close> {
+        let decoded = self.decode_only()?;
+        self.way.mark(Stage::Parse, || self.clock.now());
+        Ok(decoded)
+    }
+
+    /// Of an API that stamps its stages itself.
+    fn decode_only<T: CodecRequest>(&self) -> Result<T, Close> {
         codec::decode(self.request, self.body.clone()).map_err(Close::because)
     }
 
     fn out<T: Encodable>(&self, response: &T) -> Result<ResponseFrame, Close> {
+        self.way.mark(self.way.work, || self.clock.now());
         Ok(codec::encode(self.request, response))
     }
 }

@@ -22,15 +22,17 @@ use std::rc::Rc;
 use uuid::Uuid;
 
 impl<R: Runtime> Handlers<R> {
-    pub(super) async fn offset_commit(&self, context: RequestContext, body: BytesMut) -> Result<Answer, Close> {
+    pub(super) async fn offset_commit(&self, mut context: RequestContext, body: BytesMut) -> Result<Answer, Close> {
         let ByTopicId(request) = codec::decode(&context.request, body.freeze()).map_err(Close::because)?;
+        let RequestContext { timeline, .. } = &mut context;
+        timeline.mark_now(Stage::Parse, || self.shard.runtime.now().nanos);
         let image = self.shard.image();
         let committing = Box::pin(begin(&self.groups, &context, &image, request)).await;
         let RequestContext { request, mut timeline, .. } = context;
         let clock = self.shard.runtime.clone();
         Ok(Answer::Later(Box::pin(async move {
             let response = committing.answer().await;
-            timeline.mark(Stage::Handle, clock.now().nanos);
+            timeline.mark_now(Stage::Handle, || clock.now().nanos);
             Ok(Answered { frame: codec::encode(&request, &response), timeline })
         })))
     }

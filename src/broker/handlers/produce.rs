@@ -106,7 +106,7 @@ impl<R: Runtime> Handlers<R> {
         }
         let waiting = match transactional_id {
             Some(id) => {
-                timeline.mark(Stage::Parse, self.shard.runtime.now().nanos);
+                timeline.mark_now(Stage::Parse, || self.shard.runtime.now().nanos);
                 let asked = (request.header.api_version, acks);
                 self.in_transaction(&id, asked, routed, &mut outcomes, &mut timeline).await
             }

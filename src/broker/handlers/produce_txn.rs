@@ -100,7 +100,7 @@ impl<R: Runtime> Handlers<R> {
         };
         refused.extend(more);
         take_out(&mut routed, refused, outcomes);
-        timeline.mark(Stage::Handle, self.shard.runtime.now().nanos);
+        timeline.mark_now(Stage::Handle, || self.shard.runtime.now().nanos);
         self.enqueue(acks, routed, timeline).await
     }
 

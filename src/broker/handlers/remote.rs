@@ -335,8 +335,13 @@ async fn ask_shard<R: Runtime>(shard: &Shard<R>, to: ShardId, ask: Ask) -> Optio
     if to == shard.id {
         return Some(answer(shard, ask).await);
     }
+    let (way, asked) = (shard.meters.way(), shard.runtime.now());
     match shard.mesh.call(to, Request::Data(ask)).await {
         Ok(Reply::Data(told)) => Some(told),
+        Ok(Reply::Answered { told, took }) => {
+            way.iter().for_each(|way| way.hopped(asked, took, shard.runtime.now()));
+            Some(told)
+        }
         Ok(other) => unreachable!("a question about data is answered with data, not {other:?}"),
         Err(_) => None,
     }
@@ -359,7 +364,9 @@ impl<R: Runtime> Handlers<R> {
             ask => {
                 let shard = Rc::clone(&self.shard);
                 runtime.spawn(TaskGroup::Requests, "remote-ask", async move {
-                    reply.send(Reply::Data(answer(&shard, ask).await));
+                    let began = shard.runtime.now();
+                    let told = answer(&shard, ask).await;
+                    reply.send(Reply::Answered { told, took: shard.runtime.now().since(began) });
                     drop(pass);
                 })
             }

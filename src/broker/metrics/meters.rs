@@ -1,5 +1,6 @@
 //! What handlers and connections count, where nothing else does. Plain cells of one shard.
 
+use crate::broker::handlers::Way;
 use crate::broker::moving::{Steer, SteerCounts};
 use crate::error_code::ErrorCode;
 use crate::ids::TopicId;
@@ -24,6 +25,8 @@ pub struct Meters {
     errors: RefCell<Errors>,
     /// Bytes of records sent to consumers.
     fetched: RefCell<HashMap<TopicId, u64>>,
+    /// The request whose handler is being polled.
+    pub(in crate::broker) way: RefCell<Option<Rc<Way>>>,
     /// How connections leave; none where they do not.
     steer: RefCell<Option<Rc<Steer>>>,
 }

@@ -5,7 +5,6 @@ use crate::broker::store::{Survey, TopicIntake};
 use crate::ids::TopicId;
 use crate::latency::{Row, Span};
 use crate::metrics::{Family, Samples, Value};
-use crate::protocol::api::Api;
 use coreline_io::{Counters, Runtime};
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -100,14 +99,13 @@ impl ShardReport {
             let now = shard.runtime.now();
             self.recent.extend(shard.latencies.rows(api, Span::Recent, false, now));
             let whole = shard.latencies.rows(api, Span::All, true, now);
-            let name = Api::find(api).map_or("", |api| api.key.name());
-            for row in &whole {
-                self.samples.put(Family::Requests, &[("request", name)], Value::Whole(row.count()));
-            }
             self.whole.extend(whole);
             if shard.runtime.should_yield() {
                 shard.runtime.yield_now().await;
             }
+        }
+        for (api, count) in shard.latencies.answered() {
+            self.samples.put(Family::Requests, &[("request", api.name())], Value::Whole(count));
         }
         for (api, error, count) in shard.meters.errors() {
             self.samples.put(Family::Errors, &[("request", api.name()), ("error", error)], Value::Whole(count));

@@ -8,7 +8,8 @@ use crate::protocol::codec::text;
 use crate::protocol::describe_latency::{DescribeLatencyRequest, DescribeLatencyResponse, SlowRow};
 use coreline_io::sim::DiskOp;
 use kafka_protocol::messages::fetch_request::{FetchPartition, FetchTopic};
-use kafka_protocol::messages::{FetchRequest, MetadataRequest};
+use kafka_protocol::messages::list_offsets_request::{ListOffsetsPartition, ListOffsetsTopic};
+use kafka_protocol::messages::{BrokerId, FetchRequest, ListOffsetsRequest, MetadataRequest};
 use std::rc::Rc;
 use std::time::Duration;
 use uuid::Uuid;
@@ -130,5 +131,28 @@ fn what_waits_on_purpose_is_not_slow() {
         assert_eq!(first, if others > took { ApiKey::Fetch } else { ApiKey::Produce } as i16, "{found:?}");
         let slowest: i64 = found.slowest.iter().map(|s| s.stages.iter().map(|(_, n)| n).sum::<i64>()).max().unwrap();
         assert_eq!(slowest, all, "{found:?}");
+    });
+}
+
+#[test]
+fn other_apis_have_their_hops_too() {
+    let node = Node::start(4, &[]);
+    node.world.block_on(async {
+        node.create("t", 6, &[]).await;
+        let mut client = node.connect().await;
+        let partition = |p| ListOffsetsPartition::default().with_partition_index(p).with_timestamp(-1);
+        for n in 0..120 {
+            let topic = ListOffsetsTopic::default().with_name(text("t").into()).with_partitions(vec![partition(n % 6)]);
+            client.ask(7, &ListOffsetsRequest::default().with_replica_id(BrokerId(-1)).with_topics(vec![topic])).await;
+        }
+        let found = ask(&node, false).await;
+        let (all, _) = row(&found, -1, ApiKey::ListOffsets, -1);
+        let (hopped, longest) = row(&found, -1, ApiKey::ListOffsets, Stage::Hop as i8);
+        // Of three shards the connection is on one; and most hops take none of the simulator's time.
+        assert!(all == 120 && 0 < hopped && hopped <= 80 && longest > 0, "{hopped} of {all}: {found:?}");
+        for slow in slow(&found, ApiKey::ListOffsets) {
+            let stages: i64 = slow.stages.iter().map(|(_, nanos)| nanos).sum();
+            assert!(spent(slow, Stage::Hop) <= stages, "{slow:?}");
+        }
     });
 }
