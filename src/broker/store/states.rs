@@ -217,9 +217,11 @@ impl<R: Runtime> States<R> {
 /// The last word on each partition, none on those that were touched; where the next frame goes, and its number.
 async fn read_states<R: Runtime>(rt: &R, file: &R::File) -> Result<(IdMap<(i64, Bytes)>, u64, u64), StoreError> {
     let mut reader = FrameReader::<R>::new(file);
-    let (mut sequence, mut states) = (0, IdMap::default());
+    let (mut sequence, mut position, mut states) = (0, 0, IdMap::default());
     while let Some((_, entries)) = reader.next(Some((LAP, sequence))).await? {
         sequence += 1;
+        // Behind the last good frame: the reader may be behind a torn one, and nobody would find what comes after that.
+        position = reader.position();
         for entry in entries {
             match entry {
                 Entry::State { partition, to, state } => drop(states.insert(partition, (to.0, state))),
@@ -231,7 +233,7 @@ async fn read_states<R: Runtime>(rt: &R, file: &R::File) -> Result<(IdMap<(i64, 
             rt.yield_now().await;
         }
     }
-    Ok((states, reader.position(), sequence))
+    Ok((states, position, sequence))
 }
 
 /// What the files of a partition hold now, if all of it is synced and can be said in a few words.
