@@ -5,7 +5,7 @@ import subprocess
 import sys
 import threading
 
-from confluent_kafka import Consumer, Producer
+from confluent_kafka import Consumer, Producer, TopicPartition
 from confluent_kafka.admin import AdminClient, NewTopic
 
 BOOTSTRAP, BIN = sys.argv[1], os.environ.get("CORELINE_BIN", "coreline")
@@ -35,8 +35,7 @@ def move():
                 return
 
 
-admin = AdminClient({"bootstrap.servers": BOOTSTRAP})
-admin.create_topics([NewTopic(TOPIC, PARTITIONS, 1)])[TOPIC].result()
+AdminClient({"bootstrap.servers": BOOTSTRAP}).create_topics([NewTopic(TOPIC, PARTITIONS, 1)])[TOPIC].result()
 mover = threading.Thread(target=move)
 mover.start()
 
@@ -81,6 +80,8 @@ done.set()
 mover.join()
 for key in sorted(wanted):
     print(key, "in order, each once" if seen[key] == wanted[key] else f"{len(seen[key])} of {len(wanted[key])}: {seen[key][:20]}")
+committed = consumer.committed([TopicPartition(TOPIC, p) for p in range(PARTITIONS)], timeout=60)
+print("committed at the end:", all(p.offset == consumer.get_watermark_offsets(p)[1] for p in committed))
 consumer.close()
 # An abort purges what waits in the producer: that is no failure of the broker.
 print("failed:", sorted({error for error in failed if "PURGE" not in error}))
