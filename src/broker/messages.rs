@@ -4,7 +4,6 @@ use super::fatal::ExitReason;
 use super::groups::GroupEvent;
 use super::handlers::remote::{Ask, Told};
 use super::metrics::ShardReport;
-use super::relocation::{Step, Stepped};
 use super::store::Isolation;
 use super::transactions::TransactionEvent;
 use crate::controller::{ClusterImage, Command, CommandError, Outcome};
@@ -34,15 +33,6 @@ pub enum Request {
     },
     /// From shard 0, once: all shards are ready, accept connections.
     Serve,
-    /// To shard 0: move a partition to another shard.
-    Move {
-        /// Which.
-        partition: PartitionId,
-        /// Where to.
-        to: u16,
-    },
-    /// From shard 0: a step of a move.
-    Step(Step),
     /// The sizes of partitions of this shard.
     LogSizes(Vec<PartitionId>),
     /// How long requests took on the connections of this shard.
@@ -61,7 +51,7 @@ pub enum Request {
 /// The answer to a [`Request`].
 #[derive(Debug)]
 pub enum Reply {
-    /// To `Submit` and `Move`.
+    /// To `Submit`.
     Submitted(Result<Outcome, CommandError>),
     /// Done, to whatever has no better answer.
     Done,
@@ -72,8 +62,6 @@ pub enum Reply {
         /// Which shard it is, and what is wrong there.
         message: String,
     },
-    /// To `Step`.
-    Stepped(Stepped),
     /// To `LogSizes`: in bytes, those that could be read.
     LogSizes(Vec<(PartitionId, u64)>),
     /// To `Latencies`.

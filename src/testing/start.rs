@@ -5,8 +5,6 @@
 
 #[path = "start/metrics.rs"]
 mod metrics;
-#[path = "start/moves.rs"]
-mod moves;
 #[path = "start/steering.rs"]
 mod steering;
 

@@ -161,9 +161,6 @@ impl<R: Runtime> LogStore<R> {
         let Some(queued) = queued else { return };
         match result {
             Ok(mut log) => {
-                if let Some(handed) = self.arriving.borrow_mut().remove(&partition.id) {
-                    handed.put_into(&mut log);
-                }
                 log.generation = self.next_generation();
                 log.jitter_salt = partition.id.topic.0.as_u128() as u32 ^ partition.id.index.0 as u32;
                 self.unflushed.set(self.unflushed.get() + log.journaled_bytes);

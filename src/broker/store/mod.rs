@@ -17,7 +17,6 @@
 //! | `alter`, `retention` | delete, move the start, cut the end; what grows old |
 //! | `compaction` | the cleaner: compacted topics keep the last record of each key |
 //! | `survey` | what metrics show |
-//! | `hand_over` | a partition leaves for another shard |
 //! | `close`, `space`, `files`, `index_cache` | shutdown and core-count changes, a full disk, open files, cached indexes |
 //!
 //! The promise and the order of writes it stands on: `src/docs/durability.md`.
@@ -31,7 +30,6 @@ mod files;
 mod flush;
 mod flush_round;
 mod gather;
-mod hand_over;
 mod index_builder;
 mod index_cache;
 mod index_check;
@@ -71,7 +69,6 @@ use coreline_io::{Runtime, TaskGroup};
 use files::FileCache;
 use flush::FlushQueue;
 use gather::Gather;
-pub use hand_over::{Handed, Withdrawn};
 use index_cache::IndexCache;
 use journal_files::JournalFiles;
 use journal_writer::WriterQueue;
@@ -127,12 +124,6 @@ pub struct LogStore<R: Runtime> {
     recovered: RefCell<IdMap<Recovered>>,
     /// What the journal was told of their flushes.
     told: RefCell<IdMap<Told>>,
-    /// On their way out: nobody finds them, and they are not handed over yet.
-    leaving: RefCell<IdMap<Rc<Partition>>>,
-    /// Handed over to another shard, and the metadata does not say so yet.
-    departed: RefCell<IdMap<Rc<Partition>>>,
-    /// What came along with partitions that are not loaded yet.
-    arriving: RefCell<IdMap<Handed>>,
     journal: Rc<JournalFiles<R>>,
     writer: WriterQueue,
     flusher: FlushQueue,
@@ -201,9 +192,6 @@ impl<R: Runtime> LogStore<R> {
             is_recovered: Cell::new(replay.heard.recovered.is_empty()),
             recovered: RefCell::new(replay.heard.recovered),
             told: RefCell::new(replay.heard.told),
-            leaving: RefCell::default(),
-            departed: RefCell::default(),
-            arriving: RefCell::default(),
             journal: Rc::new(replay.files),
             writer: WriterQueue::default(),
             flusher: FlushQueue::default(),

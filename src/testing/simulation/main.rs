@@ -27,7 +27,6 @@ mod consumer_member;
 mod groups;
 mod history;
 mod ledger;
-mod mover;
 mod nemesis;
 mod oracle;
 mod producer;

@@ -15,7 +15,6 @@ mod harness;
 mod indexes;
 mod joined;
 mod marks;
-mod moves;
 mod reading;
 mod retention;
 mod sealed_indexes;
