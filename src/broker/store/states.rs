@@ -82,7 +82,7 @@ pub(super) struct States<R: Runtime> {
     /// Open, once something was written in this life.
     file: RefCell<Option<R::File>>,
     position: Cell<u64>,
-    sequence: Cell<u64>,
+    pub(super) sequence: Cell<u64>,
     /// Its length when it was written anew last.
     compact_len: Cell<u64>,
     line: Line<Ask, IoResult<()>>,

@@ -4,7 +4,7 @@ use super::harness::*;
 use crate::broker::store::flush::Limit;
 use crate::broker::store::*;
 use crate::ids::Offset;
-use crate::log::journal::Entry;
+use crate::log::journal::{Entry, FRAME_HEADER_LEN, FrameBuilder, Lap};
 use crate::log::segment::{FileKind, file_name};
 use coreline_io::Clock;
 use coreline_io::sim::{CrashKind, SimNode, SimWorld};
@@ -234,4 +234,32 @@ fn what_has_left_is_not_known() {
         assert!(!store.partition(id(0)).expect("assigned").stated.get());
         assert_eq!(numbers(&store, 0).await, [0, 1, 2], "its files are still there");
     });
+}
+
+/// ```text
+/// states  [ frame ][ half of a frame, never answered ]      the next one goes there, or nobody finds it
+/// ```
+#[test]
+fn what_follows_a_torn_frame_is_found() {
+    let (world, node) = world(38);
+    let sequence = with_store(&world, &node, async |store| {
+        append(&store, (0..2).map(|n| batch_of(&[n], 100))).await;
+        flush(&store).await;
+        store.states.sequence.get()
+    });
+    die(&node, CrashKind::Kill);
+    let (path, _) = node.files().into_iter().find(|f| f.0.ends_with(states::STATES_FILE)).expect("a flush has noted");
+    let mut bytes = node.file_contents(&path).expect("it is there");
+    let mut frame = FrameBuilder::default();
+    frame.push(&Entry::Touched { partition: id(0) });
+    let end = bytes.len() + FRAME_HEADER_LEN;
+    frame.finish(Lap(1), sequence).parts.iter().for_each(|part| bytes.extend_from_slice(part));
+    bytes[end] ^= 0xff;
+    node.put_file(&path, &bytes);
+    with_store(&world, &node, async |store| {
+        append(&store, (2..4).map(|n| batch_of(&[n], 100))).await;
+        flush(&store).await;
+    });
+    die(&node, CrashKind::PowerLoss);
+    with_store(&world, &node, async |store| assert_eq!(numbers(&store, 0).await, [0, 1, 2, 3]));
 }
