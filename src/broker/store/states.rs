@@ -87,7 +87,7 @@ pub(super) struct States<R: Runtime> {
     compact_len: Cell<u64>,
     line: Line<Ask, IoResult<()>>,
     /// States of partitions that were not loaded since.
-    found: RefCell<IdMap<(i64, Bytes)>>,
+    pub(super) found: RefCell<IdMap<(i64, Bytes)>>,
     /// What producers had sent at the ends of flushes under way.
     producers: RefCell<IdMap<(i64, Vec<u8>)>>,
     /// Partitions in the file that this shard does not have.
