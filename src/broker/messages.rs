@@ -4,6 +4,7 @@ use super::fatal::ExitReason;
 use super::groups::GroupEvent;
 use super::handlers::remote::{Ask, Told};
 use super::metrics::ShardReport;
+use super::relocation::{Step, Stepped};
 use super::store::Isolation;
 use super::transactions::TransactionEvent;
 use crate::controller::{ClusterImage, Command, CommandError, Outcome};
@@ -33,6 +34,15 @@ pub enum Request {
     },
     /// From shard 0, once: all shards are ready, accept connections.
     Serve,
+    /// To shard 0: move a partition to another shard.
+    Move {
+        /// Which.
+        partition: PartitionId,
+        /// Where to.
+        to: u16,
+    },
+    /// From shard 0: a step of a move.
+    Step(Step),
     /// The sizes of partitions of this shard.
     LogSizes(Vec<PartitionId>),
     /// How long requests took on the connections of this shard.
@@ -51,7 +61,7 @@ pub enum Request {
 /// The answer to a [`Request`].
 #[derive(Debug)]
 pub enum Reply {
-    /// To `Submit`.
+    /// To `Submit` and `Move`.
     Submitted(Result<Outcome, CommandError>),
     /// Done, to whatever has no better answer.
     Done,
@@ -62,6 +72,8 @@ pub enum Reply {
         /// Which shard it is, and what is wrong there.
         message: String,
     },
+    /// To `Step`.
+    Stepped(Stepped),
     /// To `LogSizes`: in bytes, those that could be read.
     LogSizes(Vec<(PartitionId, u64)>),
     /// To `Latencies`.

@@ -20,13 +20,15 @@ use super::metadata::ControllerHandle;
 use super::metrics::endpoint::Endpoint as Metrics;
 use super::metrics::{Meters, ProcessUsage};
 use super::moving::{Arrivals, Steer, SteerCounts};
+use super::passage::Passage;
+use super::relocation;
 use super::shard::{Shard, topic_config};
 use super::steering::SteeringRules;
 use super::store::{LogStore, PartitionSpec, StoreError, StoreOptions};
 use crate::config::BrokerConfig;
-use crate::controller::{ClusterImage, Command};
+use crate::controller::{ClusterImage, Command, Outcome};
 use crate::ids::{BrokerId, PartitionId};
-use coreline_io::sync::{OneshotReceiver, OneshotSender, oneshot};
+use coreline_io::sync::{OneshotReceiver, OneshotSender, Semaphore, oneshot};
 use coreline_io::{IoError, IoErrorKind, IoResult, ListenOptions, Listener as _, Net, Runtime, TaskGroup};
 use coreline_shards::{Blocking, MeshHandler, ReplyTo, ShardContext, ShardId};
 use futures_util::future::LocalBoxFuture;
@@ -176,6 +178,19 @@ impl<R: Runtime> MeshHandler<BrokerMesh> for Door<R> {
                 let controller = handlers.shard().controller.clone();
                 self.runtime.spawn(TaskGroup::Requests, "submit", async move {
                     reply.send(Reply::Submitted(controller.submit(command).await));
+                });
+            }
+            (Request::Move { partition, to }, Some(handlers)) => {
+                let shard = handlers.shard().clone();
+                self.runtime.spawn(TaskGroup::Requests, "lead a move", async move {
+                    let moved = relocation::lead(&shard, partition, to).await;
+                    reply.send(Reply::Submitted(Ok(Outcome::Moved(moved))));
+                });
+            }
+            (Request::Step(step), Some(handlers)) => {
+                let handlers = handlers.clone();
+                self.runtime.spawn(TaskGroup::Requests, "step of a move", async move {
+                    reply.send(Reply::Stepped(handlers.step(step).await));
                 });
             }
             (Request::LogSizes(ids), Some(handlers)) => {
@@ -480,6 +495,8 @@ async fn open<R: Runtime>(
         shutdown: ctx.shutdown.clone(),
         latencies,
         meters: Rc::<Meters>::default(),
+        passage: Passage::default(),
+        moves: Semaphore::new(1),
     }))
 }
 

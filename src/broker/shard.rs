@@ -5,12 +5,14 @@ use super::latency::Latencies;
 use super::messages::BrokerMesh;
 use super::metadata::ControllerHandle;
 use super::metrics::Meters;
+use super::passage::Passage;
 use super::store::LogStore;
 use crate::config::{BrokerConfig, DynamicValues, resolve_topic};
 use crate::controller::{ClusterImage, PartitionImage, TopicImage};
 use crate::ids::{BrokerId, PartitionId};
 use crate::log::log_config::LogConfig;
 use coreline_io::Runtime;
+use coreline_io::sync::Semaphore;
 use coreline_shards::{Mesh, ShardId, Shutdown};
 use std::rc::Rc;
 use std::sync::Arc;
@@ -40,6 +42,10 @@ pub struct Shard<R: Runtime> {
     pub latencies: Rc<Latencies>,
     /// What is counted nowhere else.
     pub meters: Rc<Meters>,
+    /// Keeps requests from a partition that moves to another shard.
+    pub passage: Passage,
+    /// Whose turn it is to move a partition; on the controller's shard.
+    pub moves: Rc<Semaphore>,
 }
 
 impl<R: Runtime> Shard<R> {

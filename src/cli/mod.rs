@@ -9,6 +9,7 @@ mod group_member;
 mod kafka;
 pub mod latency;
 pub mod log;
+pub mod partition;
 pub mod produce;
 mod reader;
 mod sender;
@@ -49,6 +50,8 @@ enum Command {
     Start(start::StartArgs),
     /// Create, list, describe, alter and delete topics.
     Topic(topic::TopicArgs),
+    /// See which cores have partitions, and move one to another.
+    Partition(partition::PartitionArgs),
     /// See consumer groups, move their offsets, delete them.
     Group(group::GroupArgs),
     /// See transactions, find those that hang, abort them.
@@ -96,6 +99,7 @@ pub fn main() -> ExitCode {
         Command::Start(args) => return start::run(&args),
         Command::Log(args) => return log::run(&args),
         Command::Topic(args) => topic::run(&args),
+        Command::Partition(args) => partition::run(&args),
         Command::Group(args) => group::run(&args),
         Command::Transaction(args) => transaction::run(&args),
         Command::Latency(args) => latency::run(&args),

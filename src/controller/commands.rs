@@ -5,7 +5,7 @@ use super::placement::{self, Placer};
 use super::records::{ConfigResource, MetadataRecord};
 use crate::config;
 use crate::error_code::ErrorCode;
-use crate::ids::{BrokerId, LeaderEpoch, PartitionIndex, TopicId};
+use crate::ids::{BrokerId, LeaderEpoch, PartitionId, PartitionIndex, TopicId};
 use crate::protocol::topic_name;
 use std::collections::{BTreeMap, BTreeSet};
 use uuid::Uuid;
@@ -137,6 +137,13 @@ pub enum Command {
         /// 22 characters of base64.
         cluster_id: String,
     },
+    /// A partition goes to another shard. Whoever submits it has seen to it that the one before has let go of it.
+    MovePartition {
+        /// Which.
+        partition: PartitionId,
+        /// Where to.
+        to: u16,
+    },
     /// Place partitions on so many shards.
     ChangeShards {
         /// The count.
@@ -162,6 +169,8 @@ pub enum Outcome {
     Topics(Vec<TopicOutcome>),
     /// Change by change, in the order of the command.
     Configs(Vec<Result<(), CommandError>>),
+    /// The partition is on its shard, or why not.
+    Moved(Result<(), CommandError>),
     /// The first id of a block of [`PRODUCER_ID_BLOCK`].
     ProducerIds(i64),
     /// Done.
@@ -202,8 +211,42 @@ pub fn evaluate(image: &ClusterImage, command: &Command, context: &mut Context<'
         Command::Format { cluster_id } => {
             (vec![MetadataRecord::ClusterFormatted { cluster_id: cluster_id.clone() }], Outcome::Done)
         }
+        Command::MovePartition { partition, to } => match may_move(image, *partition, *to) {
+            Ok(_) => {
+                let PartitionId { topic, index } = *partition;
+                (vec![MetadataRecord::PartitionPlaced { topic, index, shard: *to }], Outcome::Moved(Ok(())))
+            }
+            Err(error) => (Vec::new(), Outcome::Moved(Err(error))),
+        },
         Command::ChangeShards { shards } => (placement::replace_all(image, *shards), Outcome::Done),
     }
+}
+
+/// The shard that a partition would leave for `to`, if it may.
+///
+/// Partitions of internal topics stay: their coordinators would have to be loaded anew.
+///
+/// # Errors
+/// `UNKNOWN_TOPIC_OR_PARTITION`, `INVALID_TOPIC_EXCEPTION` (an internal topic), `INVALID_REQUEST` (no such shard, or it is there).
+pub fn may_move(image: &ClusterImage, partition: PartitionId, to: u16) -> Result<u16, CommandError> {
+    let topic = image.topic_by_id(partition.topic);
+    let Some((topic, found)) = topic.and_then(|topic| Some((topic, topic.partition(partition.index.0)?))) else {
+        let message = format!("partition {partition} does not exist");
+        return Err(CommandError::new(ErrorCode::UnknownTopicOrPartition, message));
+    };
+    if topic.internal {
+        let message = format!("{} is an internal topic: its partitions stay where their coordinators are", topic.name);
+        return Err(CommandError::new(ErrorCode::InvalidTopicException, message));
+    }
+    if to >= image.shards {
+        let message = format!("core {to} does not exist: expected 0 to {}", image.shards.saturating_sub(1));
+        return Err(CommandError::new(ErrorCode::InvalidRequest, message));
+    }
+    if found.shard == to {
+        let message = format!("{}-{} is on core {to} already", topic.name, partition.index);
+        return Err(CommandError::new(ErrorCode::InvalidRequest, message));
+    }
+    Ok(found.shard)
 }
 
 fn register(image: &ClusterImage, id: BrokerId, host: &str, port: u16) -> (Vec<MetadataRecord>, Outcome) {

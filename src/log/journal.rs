@@ -85,7 +85,7 @@ pub enum Entry {
         /// What a load need not read, if it is known.
         mark: Option<SegmentMark>,
     },
-    /// The partition was deleted: nothing before this counts.
+    /// The partition was deleted, or handed over to another shard: nothing before this counts.
     Deleted {
         /// Whose.
         partition: PartitionId,

@@ -54,6 +54,8 @@ pub enum ApiKey {
     CompactTopic = OWN_KEYS_FROM,
     /// Our own: see [`super::describe_latency`].
     DescribeLatency = OWN_KEYS_FROM + 1,
+    /// Our own: see [`super::move_partition`].
+    MovePartition = OWN_KEYS_FROM + 2,
 }
 
 impl ApiKey {
@@ -102,6 +104,7 @@ impl ApiKey {
             Self::DescribeTopicPartitions => "DescribeTopicPartitions",
             Self::CompactTopic => "CompactTopic",
             Self::DescribeLatency => "DescribeLatency",
+            Self::MovePartition => "MovePartition",
         }
     }
 
@@ -189,6 +192,7 @@ static APIS: &[Api] = &[
     api(ApiKey::DescribeTopicPartitions, 0, 0, 0, schema::DESCRIBE_TOPIC_PARTITIONS),
     api(ApiKey::CompactTopic, 0, 0, 1, schema::COMPACT_TOPIC),
     api(ApiKey::DescribeLatency, 0, 0, 1, schema::DESCRIBE_LATENCY),
+    api(ApiKey::MovePartition, 0, 0, 1, schema::MOVE_PARTITION),
 ];
 
 impl Api {

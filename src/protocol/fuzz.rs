@@ -69,6 +69,7 @@ fn decodes(request: &Request, body: BytesMut) -> bool {
         ApiKey::ListConfigResources => by_codec::<m::ListConfigResourcesRequest>(request, body),
         ApiKey::DescribeTopicPartitions => by_codec::<m::DescribeTopicPartitionsRequest>(request, body),
         ApiKey::CompactTopic => by_codec::<super::compact_topic::CompactTopicRequest>(request, body),
+        ApiKey::MovePartition => by_codec::<super::move_partition::MovePartitionRequest>(request, body),
         ApiKey::DescribeLatency => by_codec::<super::describe_latency::DescribeLatencyRequest>(request, body),
     }
 }

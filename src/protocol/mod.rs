@@ -12,6 +12,7 @@ pub mod fetch;
 pub mod fetch_session;
 pub mod frame;
 mod fuzz;
+pub mod move_partition;
 mod own;
 pub mod produce;
 pub mod schema;

@@ -488,6 +488,8 @@ pub(super) const DELETE_RECORDS: Schema = &[
 
 pub(super) const COMPACT_TOPIC: Schema = &[text("topic"), int32s("partitions"), int8("begin")];
 
+pub(super) const MOVE_PARTITION: Schema = &[text("topic"), int32("partition"), int32("to_core")];
+
 pub(super) const DESCRIBE_LATENCY: Schema = &[int8("since_start"), int8("by_shard"), int32("slowest")];
 
 pub(super) const OFFSET_FOR_LEADER_EPOCH: Schema = &[

@@ -5,6 +5,8 @@
 
 #[path = "start/metrics.rs"]
 mod metrics;
+#[path = "start/moves.rs"]
+mod moves;
 #[path = "start/steering.rs"]
 mod steering;
 

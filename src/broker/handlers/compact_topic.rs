@@ -9,6 +9,7 @@ use crate::protocol::compact_topic::{CompactTopicRequest, CompactTopicResponse, 
 use coreline_io::Runtime;
 
 pub(super) async fn handle<R: Runtime>(shard: &Shard<R>, request: CompactTopicRequest) -> CompactTopicResponse {
+    let _pass = shard.passage.enter_any().await;
     let image = shard.image();
     let Some(topic) = image.topic(&request.topic) else {
         let message = format!("topic {} does not exist", request.topic);

@@ -14,6 +14,7 @@ use kafka_protocol::messages::{DeleteRecordsRequest, DeleteRecordsResponse};
 const NO_LOW_WATERMARK: i64 = -1;
 
 pub(super) async fn handle<R: Runtime>(shard: &Shard<R>, request: DeleteRecordsRequest) -> DeleteRecordsResponse {
+    let _pass = shard.passage.enter_any().await;
     let image = shard.image();
     let partitions = request.topics.iter().flat_map(|topic| topic.partitions.iter().map(move |p| (&topic.name, p)));
     let asks = partitions.map(|(name, partition)| {

@@ -15,6 +15,7 @@ pub(super) async fn handle<R: Runtime>(
     shard: &Shard<R>,
     request: DescribeProducersRequest,
 ) -> DescribeProducersResponse {
+    let _pass = shard.passage.enter_any().await;
     let image = shard.image();
     let partitions =
         request.topics.iter().flat_map(|topic| topic.partition_indexes.iter().map(move |i| (&topic.name, i)));

@@ -4,6 +4,7 @@ use super::Handlers;
 use super::remote::{Ask, ReadOne, Told, scatter, stopping};
 use super::resolve::{Resolved, believed_epoch, led_partition};
 use crate::broker::connection::RequestContext;
+use crate::broker::passage::Pass;
 use crate::broker::pipeline::Close;
 use crate::broker::store::{Isolation, ReadError, ReadRequest, ReadResult};
 use crate::controller::ClusterImage;
@@ -155,7 +156,9 @@ impl<R: Runtime> Handlers<R> {
         let deadline = now.plus(bounds.max_wait);
         let mut due: BTreeSet<ShardId> = items.iter().filter_map(|i| i.target.map(|(shard, _)| shard)).collect();
         loop {
+            let pass = self.pass_reads(items, &mut due).await;
             let took = self.read(items, &due, bounds.max_bytes).await;
+            drop(pass);
             timeline.mark(Stage::Read, now.plus(took).nanos);
             now = runtime.now();
             timeline.mark(if due.iter().all(|id| *id == self.shard.id) { Stage::Read } else { Stage::Hop }, now.nanos);
@@ -184,6 +187,26 @@ impl<R: Runtime> Handlers<R> {
                 return;
             }
         }
+    }
+
+    /// Waits while a partition of these moves to another shard. Whichever has moved since it was found is read at its new one.
+    async fn pass_reads(&self, items: &mut [Item], due: &mut BTreeSet<ShardId>) -> Pass {
+        let passage = &self.shard.passage;
+        loop {
+            let mut ids = items.iter().filter_map(|item| item.target.map(|(_, read)| read.id));
+            let Some(moving) = ids.find(|id| passage.is_closed(*id)) else { break };
+            passage.opened(moving).await;
+        }
+        let image = self.shard.image();
+        for (shard, read) in items.iter_mut().filter_map(|item| item.target.as_mut()) {
+            let topic = image.topic_by_id(read.id.topic);
+            let now = topic.and_then(|t| t.partition(read.id.index.0)).map_or(*shard, |p| ShardId(p.shard));
+            if now != *shard {
+                *shard = now;
+                due.insert(now);
+            }
+        }
+        passage.enter()
     }
 
     /// Reads the partitions of the shards in `due`, and drops what is over the budget of all. How long that took on the

@@ -41,6 +41,7 @@ pub(super) async fn handle<R: Runtime>(
     let version = context.request.header.api_version;
     let isolation = if request.isolation_level == 1 { Isolation::ReadCommitted } else { Isolation::ReadUncommitted };
     let twice = twice(&request.topics);
+    let _pass = shard.passage.enter_any().await;
     let image = shard.image();
     let mut found: Vec<Found> = Vec::new();
     let (mut places, mut asks) = (Vec::new(), Vec::new());

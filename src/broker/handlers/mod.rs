@@ -43,6 +43,7 @@ mod list_offsets;
 mod list_transactions;
 pub(crate) mod markers;
 mod metadata;
+mod move_partition;
 mod offset_commit;
 mod offset_delete;
 mod offset_fetch;
@@ -65,6 +66,7 @@ use super::groups::{self, Groups};
 use super::messages::Event;
 use super::pipeline::{Answered, Close};
 use super::transactions::{self, Transactions};
+use crate::ids::PartitionId;
 use crate::latency::Stage;
 use crate::protocol::api::ApiKey;
 use crate::protocol::fetch_session::{FetchSessions, MovedSession};
@@ -118,6 +120,11 @@ impl<R: Runtime> Handlers<R> {
     #[must_use]
     pub fn shard(&self) -> &Rc<Shard<R>> {
         &self.shard
+    }
+
+    /// A partition is not on this shard any more: who waits for its records looks again.
+    pub(super) fn partition_left(&self, id: PartitionId) {
+        self.watches.left(id);
     }
 
     /// Milliseconds of the monotonic clock: for what must not jump.
@@ -225,6 +232,7 @@ impl<R: Runtime> Handlers<R> {
                 in_out.out(&describe_topic_partitions::handle(shard, in_out.decode()?).await)
             }
             ApiKey::CompactTopic => in_out.out(&compact_topic::handle(shard, in_out.decode()?).await),
+            ApiKey::MovePartition => in_out.out(&move_partition::handle(shard, in_out.decode()?).await),
             ApiKey::DescribeLatency => in_out.out(&describe_latency::handle(shard, in_out.decode()?).await),
             ApiKey::DescribeLogDirs => in_out.out(&describe_log_dirs::handle(shard, context, in_out.decode()?).await),
             ApiKey::Produce | ApiKey::OffsetCommit => unreachable!("answered later"),

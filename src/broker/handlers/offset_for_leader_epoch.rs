@@ -14,6 +14,7 @@ pub(super) async fn handle<R: Runtime>(
     shard: &Shard<R>,
     request: OffsetForLeaderEpochRequest,
 ) -> OffsetForLeaderEpochResponse {
+    let _pass = shard.passage.enter_any().await;
     let image = shard.image();
     let unknown = EpochEnd { leader_epoch: LeaderEpoch(-1), end_offset: Offset(-1) };
     let partitions = request.topics.iter().flat_map(|topic| topic.partitions.iter().map(move |p| (&topic.topic, p)));

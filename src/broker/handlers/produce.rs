@@ -11,6 +11,7 @@ use super::resolve::{Resolved, led_partition};
 use crate::broker::connection::{Answer, RequestContext};
 use crate::broker::messages::{Reply, Request as MeshRequest};
 use crate::broker::metrics::Meters;
+use crate::broker::passage::Pass;
 use crate::broker::pipeline::{Answered, Close};
 use crate::broker::shard::topic_config;
 use crate::broker::store::{Acks, AppendError, Appended, VerificationGuard};
@@ -68,6 +69,24 @@ pub(super) struct Route {
     pub(super) records: Vec<(PartitionId, BytesMut, Option<VerificationGuard>)>,
 }
 
+impl Routed {
+    /// By the shards of a newer image. What is not in it stays where it was, and is unknown there.
+    fn again(self, image: &ClusterImage) -> Self {
+        let mut routed = Self::default();
+        for (before, Route { places, records }) in self.by_shard {
+            for (place, record) in places.into_iter().zip(records) {
+                let topic = image.topic_by_id(record.0.topic);
+                let partition = topic.and_then(|topic| topic.partition(record.0.index.0));
+                let shard = partition.map_or(before, |partition| ShardId(partition.shard));
+                let route = routed.by_shard.entry(shard).or_default();
+                route.places.push(place);
+                route.records.push(record);
+            }
+        }
+        routed
+    }
+}
+
 /// The outcomes of one shard's records, and when they came back from another one.
 type Outcomes = Option<(Appending, Option<Monotonic>)>;
 pub(super) type Waiting = (Vec<(usize, usize)>, LocalBoxFuture<'static, Outcomes>);
@@ -80,6 +99,8 @@ impl<R: Runtime> Handlers<R> {
         let acks = asked.acks;
         let admin = request.header.client_id.as_deref() == Some(ADMIN_CLIENT_ID);
         let (mut outcomes, routed) = self.route(asked, transactional_id.is_some(), admin);
+        // Until all shards have what is theirs.
+        let (routed, _pass) = self.pass_records(routed).await;
         for (shard, route) in &routed.by_shard {
             session.borrow_mut().touched.add(*shard, route.places.len());
         }
@@ -92,6 +113,18 @@ impl<R: Runtime> Handlers<R> {
             None => self.enqueue(acks, routed, &mut timeline).await,
         };
         Ok(Answer::Later(Box::pin(finish(Rc::clone(&self.shard.meters), request, acks, outcomes, waiting, timeline))))
+    }
+
+    /// Waits while a partition of these moves to another shard, and finds it there. No other request of the connection is
+    /// read meanwhile: its order stays.
+    async fn pass_records(&self, mut routed: Routed) -> (Routed, Pass) {
+        let passage = &self.shard.passage;
+        loop {
+            let mut ids = routed.by_shard.values().flat_map(|route| route.records.iter().map(|(id, ..)| *id));
+            let Some(moving) = ids.find(|id| passage.is_closed(*id)) else { return (routed, passage.enter()) };
+            passage.opened(moving).await;
+            routed = routed.again(&self.shard.image());
+        }
     }
 
     /// Finds each partition's shard; what is refused has its outcome already.

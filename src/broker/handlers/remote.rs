@@ -351,11 +351,14 @@ impl<R: Runtime> Handlers<R> {
     /// Another shard asks. Records are in the log, in order, when this returns.
     pub fn on_ask(&self, ask: Ask, reply: ReplyTo<BrokerMesh>) {
         let runtime = &self.shard.runtime;
+        // A partition does not leave in the middle, also where whoever asked has gone.
+        let pass = self.shard.passage.answer();
         let _detached = match ask {
             Ask::Append(appends) => {
                 let wait = append(&self.shard, appends, runtime.now());
                 runtime.spawn(TaskGroup::Requests, "remote-append", async move {
                     reply.send(Reply::Data(Told::Appended(wait.await)));
+                    drop(pass);
                 })
             }
             ask => {
@@ -364,6 +367,7 @@ impl<R: Runtime> Handlers<R> {
                     let began = shard.runtime.now();
                     let told = answer(&shard, ask).await;
                     reply.send(Reply::Answered { told, took: shard.runtime.now().since(began) });
+                    drop(pass);
                 })
             }
         };

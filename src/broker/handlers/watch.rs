@@ -27,6 +27,14 @@ use std::time::Duration;
 /// What a fetch saw: it wants to know when the end for readers of its isolation is beyond.
 pub(crate) type Seen = (PartitionId, Offset, Isolation);
 
+/// The ends of a partition that is not here: news for everybody.
+const BEYOND: EndOffsets = EndOffsets {
+    log_start: Offset(0),
+    last_stable: Offset(i64::MAX),
+    high_watermark: Offset(i64::MAX),
+    log_end: Offset(i64::MAX),
+};
+
 /// Whose watch: ids are given by the shard that waits.
 type Key = (ShardId, u64);
 
@@ -71,7 +79,11 @@ impl Watches {
                 let _ = mesh.post(to, event).await;
             });
         };
-        let ends = move |id: PartitionId| store.end_offsets(id);
+        let ends = move |id: PartitionId| match store.end_offsets(id) {
+            // It has left for another shard, or was deleted: whoever waits here would wait in vain.
+            None if !store.has(id) => Some(BEYOND),
+            ends => ends,
+        };
         let watches = Rc::new(Self::with(shard.id, Box::new(post), Box::new(ends)));
         let hook = Rc::downgrade(&watches);
         shard.store.on_high_watermark(Rc::new(move |id, ends| {
@@ -174,6 +186,11 @@ impl Watches {
             self.forget(key);
             self.fire(key);
         }
+    }
+
+    /// A partition has left this shard.
+    pub(super) fn left(&self, id: PartitionId) {
+        self.moved(id, &BEYOND);
     }
 
     fn forget(&self, key: Key) {

@@ -49,7 +49,7 @@ pub(super) const RENAMES_MAX: usize = 64;
 
 impl<R: Runtime> LogStore<R> {
     pub(super) async fn delete_partition(self: &Rc<Self>, id: PartitionId) -> Result<(), StoreError> {
-        let Some(partition) = self.partitions.borrow_mut().remove(&id) else { return Ok(()) };
+        let Some(partition) = self.take_out(id).await else { return Ok(()) };
         // Nobody flushes it any more: a commit that waits for the ring must not wait for that.
         self.journal.release_all(id);
         if partition.with_phase(|phase| matches!(phase, Phase::Loading(_))) {
@@ -198,7 +198,7 @@ impl<R: Runtime> LogStore<R> {
     }
 
     /// Keeps commits, flushes and direct writes away from a partition. Undone by [`LogStore::let_go`].
-    async fn hold(&self, partition: &Rc<Partition>) {
+    pub(super) async fn hold(&self, partition: &Rc<Partition>) {
         loop {
             let changed = partition.changed.notified();
             let idle = partition.with(|log| {
@@ -214,11 +214,14 @@ impl<R: Runtime> LogStore<R> {
         }
     }
 
-    fn let_go(&self, partition: &Rc<Partition>) {
-        partition.with(|log| {
-            log.held = false;
-            log.flushing = false;
-        });
+    pub(super) fn let_go(&self, partition: &Rc<Partition>) {
+        partition.with(|log| log.flushing = false);
+        self.let_commit(partition);
+    }
+
+    /// Who held a partition has left its segments to others already.
+    pub(super) fn let_commit(&self, partition: &Rc<Partition>) {
+        partition.with(|log| log.held = false);
         partition.changed.notify_all();
         self.queue_commit(partition);
     }

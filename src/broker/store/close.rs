@@ -97,8 +97,8 @@ impl<R: Runtime> LogStore<R> {
     async fn close_partition(self: &Rc<Self>, partition: Rc<Partition>) -> Result<(), StoreError> {
         let context = || format!("close {}", partition.dir_name());
         let flushed = self.flush_partition(&partition).await;
-        if self.partition(partition.id).is_none() {
-            // Deleted since the list was made: its directory may be gone in the middle of a load.
+        if self.resident(partition.id).is_none() {
+            // It has left, or was deleted since the list was made: its directory may be gone in the middle of a load.
             return Ok(());
         }
         flushed.map_err(|e| StoreError::io(context())(e))?;

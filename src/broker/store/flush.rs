@@ -130,7 +130,7 @@ impl<R: Runtime> LogStore<R> {
 
     pub(super) fn queue_flush_all(&self, ids: Vec<PartitionId>) {
         for id in ids {
-            if let Some(partition) = self.partition(id) {
+            if let Some(partition) = self.resident(id) {
                 self.queue_flush(&partition);
             }
         }

@@ -117,6 +117,14 @@ impl<R: Runtime> LogStore<R> {
         }
         if let Entry::Deleted { partition } = entry {
             self.state_ends(partition).await.map_err(|_| ErrorCode::KafkaStorageError)?;
+            if self.state.get() != StoreState::Open {
+                return Err(ErrorCode::KafkaStorageError);
+            }
+        }
+        if let Entry::LogStart { partition, .. } = entry
+            && let Some(partition) = self.resident(partition)
+        {
+            partition.starts_under_way.set(partition.starts_under_way.get() + 1);
         }
         let (done, receiver) = oneshot();
         self.writer.control.borrow_mut().push_back(Control { entry, done });
@@ -200,7 +208,7 @@ impl<R: Runtime> LogStore<R> {
         }
         let mut control = self.writer.control.borrow_mut();
         if !group.frame.is_empty() || !control.is_empty() {
-            let now = |id| self.partition(id)?.with(|log| (log.synced_end, mark_of(log)));
+            let now = |id| self.resident(id)?.with(|log| (log.synced_end, mark_of(log)));
             self.writer.tell_flushed(&mut group.frame, self.options.group_bytes_max / FLUSHED_PART, now);
         }
         for control in control.drain(..) {
@@ -298,6 +306,7 @@ impl<R: Runtime> LogStore<R> {
         }
         self.refuse_joined(&error);
         for control in group.control {
+            self.start_is_settled(&control.entry);
             control.done.send(Err(ErrorCode::KafkaStorageError));
         }
     }
@@ -331,6 +340,7 @@ impl<R: Runtime> LogStore<R> {
         }
         for control in group.control {
             self.note_control(&control.entry);
+            self.start_is_settled(&control.entry);
             control.done.send(Ok(()));
         }
         self.arm_age_flush();
@@ -345,15 +355,23 @@ impl<R: Runtime> LogStore<R> {
     fn note_control(&self, entry: &Entry) {
         match entry {
             Entry::LogStart { partition, start } => {
+                // Of one that is not here any more nobody would flush it, and the lap would never be free.
+                let Some(found) = self.resident(*partition) else { return };
                 self.journal.note(*partition, Live { end: 0, log_start: true });
                 // At once: a flush that ends now must not let go of the lap before the start is in its file.
-                if let Some(partition) = self.partition(*partition) {
-                    partition.with(|log| log.move_start(start.0));
-                }
+                found.with(|log| log.move_start(start.0));
             }
             Entry::Truncate { partition, to } => self.journal.cut(*partition, to.0),
             _ => {}
         }
+    }
+
+    /// A move of a log's start is in the log, or refused: who hands it over has waited for that.
+    fn start_is_settled(&self, entry: &Entry) {
+        let Entry::LogStart { partition, .. } = entry else { return };
+        let Some(partition) = self.resident(*partition) else { return };
+        partition.starts_under_way.set(partition.starts_under_way.get().saturating_sub(1));
+        partition.changed.notify_all();
     }
 
     fn note_unsynced(&self, partition: &Rc<Partition>, now: Monotonic) {

@@ -161,6 +161,9 @@ impl<R: Runtime> LogStore<R> {
         let Some(queued) = queued else { return };
         match result {
             Ok(mut log) => {
+                if let Some(handed) = self.arriving.borrow_mut().remove(&partition.id) {
+                    handed.put_into(&mut log);
+                }
                 log.generation = self.next_generation();
                 log.jitter_salt = partition.id.topic.0.as_u128() as u32 ^ partition.id.index.0 as u32;
                 self.unflushed.set(self.unflushed.get() + log.journaled_bytes);
@@ -213,6 +216,10 @@ impl<R: Runtime> LogStore<R> {
         // Nothing is known of its files any more: only another process may touch them.
         if self.state.get() == StoreState::Dead {
             return Err(StoreError::Stopped);
+        }
+        if self.arriving.borrow().contains_key(&partition.id) {
+            // It may have been here before, and what was open then is of files that are others now.
+            self.forget_files(&self.dir(partition));
         }
         let on_disk = match self.known_log(partition) {
             Some(known) => known,

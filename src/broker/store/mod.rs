@@ -17,6 +17,7 @@
 //! | `alter`, `retention` | delete, move the start, cut the end; what grows old |
 //! | `compaction` | the cleaner: compacted topics keep the last record of each key |
 //! | `survey` | what metrics show |
+//! | `hand_over` | a partition leaves for another shard |
 //! | `close`, `space`, `files`, `index_cache` | shutdown and core-count changes, a full disk, open files, cached indexes |
 //!
 //! The promise and the order of writes it stands on: `src/docs/durability.md`.
@@ -30,6 +31,7 @@ mod files;
 mod flush;
 mod flush_round;
 mod gather;
+mod hand_over;
 mod index_builder;
 mod index_cache;
 mod index_check;
@@ -69,6 +71,7 @@ use coreline_io::{Runtime, TaskGroup};
 use files::FileCache;
 use flush::FlushQueue;
 use gather::Gather;
+pub use hand_over::{Handed, Withdrawn};
 use index_cache::IndexCache;
 use journal_files::JournalFiles;
 use journal_writer::WriterQueue;
@@ -124,6 +127,10 @@ pub struct LogStore<R: Runtime> {
     recovered: RefCell<IdMap<Recovered>>,
     /// What the journal was told of their flushes.
     told: RefCell<IdMap<Told>>,
+    /// Handed over to another shard, and the metadata does not say so yet.
+    departed: RefCell<IdMap<Rc<Partition>>>,
+    /// What came along with partitions that are not loaded yet.
+    arriving: RefCell<IdMap<Handed>>,
     journal: Rc<JournalFiles<R>>,
     writer: WriterQueue,
     flusher: FlushQueue,
@@ -192,6 +199,8 @@ impl<R: Runtime> LogStore<R> {
             is_recovered: Cell::new(replay.heard.recovered.is_empty()),
             recovered: RefCell::new(replay.heard.recovered),
             told: RefCell::new(replay.heard.told),
+            departed: RefCell::default(),
+            arriving: RefCell::default(),
             journal: Rc::new(replay.files),
             writer: WriterQueue::default(),
             flusher: FlushQueue::default(),
@@ -253,7 +262,7 @@ impl<R: Runtime> LogStore<R> {
         if spec.config.compacted {
             self.cleaner.try_again(id);
         }
-        if let Some(known) = self.partition(id) {
+        if let Some(known) = self.resident(id) {
             *known.spec.borrow_mut() = spec;
             return;
         }
@@ -286,7 +295,7 @@ impl<R: Runtime> LogStore<R> {
 
     /// Changes a partition's settings from the next append on.
     pub fn reconfigure(&self, id: PartitionId, config: Arc<LogConfig>) {
-        if let Some(partition) = self.partition(id) {
+        if let Some(partition) = self.resident(id) {
             if config.compacted {
                 self.cleaner.try_again(id);
             }
@@ -500,7 +509,14 @@ impl<R: Runtime> LogStore<R> {
         self.close(Some(time)).await
     }
 
+    /// As requests find it: not when it is on its way to another shard.
     fn partition(&self, id: PartitionId) -> Option<Rc<Partition>> {
+        self.resident(id).filter(|partition| !partition.leaving.get())
+    }
+
+    /// As the journal and flushes find it: until it has left, or was deleted. Who waits for room in the journal may wait for a
+    /// partition that is leaving, and that for the journal.
+    fn resident(&self, id: PartitionId) -> Option<Rc<Partition>> {
         self.partitions.borrow().get(&id).cloned()
     }
 

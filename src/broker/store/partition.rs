@@ -45,6 +45,10 @@ pub(super) struct Partition {
     pub(super) commit_queued: Cell<bool>,
     /// The [states](super::states) may say something of its files.
     pub(super) stated: Cell<bool>,
+    /// On its way to another shard: requests do not find it, whoever flushes does, until it has left.
+    pub(super) leaving: Cell<bool>,
+    /// Moves of the log's start that the journal was asked for, and that are not done.
+    pub(super) starts_under_way: Cell<u32>,
 }
 
 #[derive(Debug)]
@@ -91,6 +95,8 @@ impl Partition {
             flush_queued: Cell::new(false),
             commit_queued: Cell::new(false),
             stated: Cell::new(false),
+            leaving: Cell::new(false),
+            starts_under_way: Cell::new(0),
         }
     }
 

@@ -17,6 +17,7 @@ use super::alter::shrink;
 use super::flush::Limit;
 use super::partition::{Log, Partition, Phase};
 use super::types::{PartitionSpec, StoreError};
+use crate::error_code::ErrorCode;
 use crate::ids::Offset;
 use crate::log::batch;
 use crate::log::index::{TIME_ENTRY_LEN, TimeEntry};
@@ -57,11 +58,11 @@ impl<R: Runtime> LogStore<R> {
     /// One pass over all partitions.
     pub(super) async fn retain_all(self: &Rc<Self>) {
         let partitions: Vec<_> = self.partitions.borrow().values().cloned().collect();
-        for partition in partitions {
+        for partition in partitions.iter().filter(|partition| !partition.leaving.get()) {
             if !self.is_running() {
                 return;
             }
-            if let Err(error) = self.retain(&partition).await {
+            if let Err(error) = self.retain(partition).await {
                 tracing::warn!(partition = %partition.dir_name(), %error, "retention is tried again at the next check");
             }
             if self.rt.should_yield() {
@@ -96,6 +97,8 @@ impl<R: Runtime> LogStore<R> {
             };
             match plan {
                 Plan::Keep { .. } => return Ok(()),
+                // It goes on where the partition goes.
+                _ if partition.leaving.get() => return Ok(()),
                 // Its age is in an index that is being made.
                 Plan::Read { base } if is_rebuilding(partition, base) => return Ok(()),
                 Plan::Read { base } => {
@@ -167,6 +170,9 @@ impl<R: Runtime> LogStore<R> {
     /// Moves the log's start, durably, and lets go of the segments before it.
     pub(super) async fn begin_at(self: &Rc<Self>, partition: &Rc<Partition>, start: i64) -> Result<(), StoreError> {
         if partition.with(|log| log.log_start < start) == Some(true) {
+            if partition.leaving.get() {
+                return Err(StoreError::Refused(ErrorCode::NotLeaderOrFollower));
+            }
             let entry = Entry::LogStart { partition: partition.id, start: Offset(start) };
             self.journal_entry(entry).await.map_err(StoreError::Refused)?;
         }

@@ -350,7 +350,9 @@ impl<R: Runtime> LogStore<R> {
         for partition in partitions {
             let plain = {
                 let config = &partition.spec.borrow().config;
-                config.durability == Durability::Durable && !config.compacted && !self.states.closed.get()
+                // Of one that is leaving nothing may be said once its state has ended: its files become another shard's.
+                let stays = !partition.leaving.get() && !self.states.closed.get();
+                config.durability == Durability::Durable && !config.compacted && stays
             };
             let producers = self.states.producers.borrow_mut().remove(&partition.id);
             let state = partition.with(|log| {

@@ -56,7 +56,7 @@ impl<R: Runtime> LogStore<R> {
         let ids: Vec<PartitionId> = self.partitions.borrow().keys().copied().collect();
         let mut survey = Survey { partitions: ids.len() as u64, ..Survey::default() };
         for id in ids {
-            if let Some(partition) = self.partition(id) {
+            if let Some(partition) = self.resident(id) {
                 survey.failed += u64::from(partition.load_error.borrow().is_some());
                 partition.with(|log| survey.look_at(&partition, log, late_before_ms));
             }
@@ -87,7 +87,7 @@ impl<R: Runtime> LogStore<R> {
     /// Partitions that cannot be compacted, at most so many.
     #[must_use]
     pub fn uncleanable(&self, most: usize) -> Vec<(Arc<str>, i32)> {
-        let named = |id| self.partition(id).map(|p| (p.spec.borrow().topic.clone(), p.id.index.0));
+        let named = |id| self.resident(id).map(|p| (p.spec.borrow().topic.clone(), p.id.index.0));
         self.cleaner.aside_ids(most).into_iter().filter_map(named).collect()
     }
 

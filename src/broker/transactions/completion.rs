@@ -174,6 +174,10 @@ async fn write_round<R: Runtime>(
     for (mut ordered, places) in round.into_iter().zip(places) {
         let failed = places.into_iter().filter(|(partition, at)| match &written[*at] {
             Ok(_) => false,
+            // One that moved to another shard meanwhile is unknown where it was, and there still.
+            Err(error) if error.code == ErrorCode::UnknownTopicOrPartition => {
+                shard.image().topic(&partition.0).is_some_and(|topic| topic.partition(partition.1).is_some())
+            }
             Err(error) => must_try_again(&ordered.order, partition, error.code),
         });
         ordered.order.partitions = failed.map(|(partition, _)| partition).collect();
@@ -201,7 +205,6 @@ fn marker(order: &Order, partition: PartitionId) -> TxnMarker {
 
 fn must_try_again(order: &Order, (topic, index): &TopicPartition, code: ErrorCode) -> bool {
     match code {
-        ErrorCode::UnknownTopicOrPartition => false,
         // The partition has seen a later epoch of the producer or coordinator: whoever that was has ended the transaction.
         ErrorCode::InvalidProducerEpoch | ErrorCode::TransactionCoordinatorFenced => {
             tracing::warn!(id = &*order.id, "{topic}-{index} took no marker: {code}");

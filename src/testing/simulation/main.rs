@@ -27,6 +27,7 @@ mod consumer_member;
 mod groups;
 mod history;
 mod ledger;
+mod mover;
 mod nemesis;
 mod oracle;
 mod producer;

@@ -7,6 +7,7 @@ use crate::broker::{Host, PORT};
 use crate::committed;
 use crate::consumer::{Consumer, Until};
 use crate::groups;
+use crate::mover;
 use crate::nemesis::Nemesis;
 use crate::producer::Producer;
 use crate::scenario::{Bias, Scenario};
@@ -131,6 +132,10 @@ async fn play(world: &Rc<World>, book: &Rc<RefCell<Book>>, nemesis: &mut Nemesis
             }
             spawn(Box::pin(auditor::audit(world.clone())));
             transactions::start(&world, &book, spawn);
+            if let Some(pause_us_max) = world.scenario.moves_us_max {
+                world.doing("mover", "starting");
+                spawn(Box::pin(mover::moves(world.clone(), pause_us_max)));
+            }
         }
     };
     world.doing("admin", "starting");

@@ -155,6 +155,8 @@ pub(crate) struct Scenario {
     pub(crate) last_crash: bool,
     pub(crate) net_delay_us_max: u64,
     pub(crate) transactions: TransactionPlan,
+    /// Partitions move between cores, with such pauses at most.
+    pub(crate) moves_us_max: Option<u64>,
 }
 
 fn pick<T: Copy>(rng: &SimRng, of: &[T]) -> T {
@@ -195,6 +197,7 @@ impl Scenario {
             last_crash: rng.one_in(2),
             net_delay_us_max: pick(rng, &[100, 300, 300, 5000]),
             transactions: transactions(rng),
+            moves_us_max: pick(rng, &[None, Some(500), Some(5000), Some(50_000)]),
         }
     }
 }

@@ -20,7 +20,7 @@ const ENOUGH: i64 = 1500;
 /// And a connection that moved once moves again after so long.
 const LONG_ENOUGH: Duration = Duration::from_millis(250);
 
-fn request(id: i32, partition: i32, value: &str) -> Bytes {
+pub(super) fn request(id: i32, partition: i32, value: &str) -> Bytes {
     let mut batch = BatchBuilder::default();
     batch.push(1000, None, Some(value.as_bytes()));
     let batch = batch.build(Offset(0), LeaderEpoch(-1)).into();
@@ -40,7 +40,7 @@ fn request(id: i32, partition: i32, value: &str) -> Bytes {
 }
 
 /// The next answer: its id, error and offset.
-fn answer(stream: &mut TcpStream) -> (i32, i16, i64) {
+pub(super) fn answer(stream: &mut TcpStream) -> (i32, i16, i64) {
     let mut size = [0; 4];
     stream.read_exact(&mut size).expect("an answer");
     let mut frame = vec![0; u32::from_be_bytes(size) as usize];

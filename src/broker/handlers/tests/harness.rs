@@ -11,6 +11,7 @@ use crate::broker::messages::{BrokerMesh, Event, Reply, Request};
 use crate::broker::metadata::ControllerHandle;
 use crate::broker::metrics::Meters;
 use crate::broker::moving::{Arrivals, Steer, SteerCounts};
+use crate::broker::passage::Passage;
 use crate::broker::shard::topic_config;
 use crate::broker::steering::SteeringRules;
 use crate::broker::store::{LogStore, PartitionSpec, StoreOptions};
@@ -20,6 +21,7 @@ use crate::ids::{BrokerId, LeaderEpoch, Offset, ProducerEpoch, ProducerId};
 use crate::log::batch::BatchBuilder;
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 use coreline_io::sim::{SimNode, SimOptions, SimRuntime, SimWorld};
+use coreline_io::sync::Semaphore;
 use coreline_io::{Clock as _, Entropy, ListenOptions, Net, Stream, TaskGroup, Tasks};
 use coreline_shards::{Mesh, MeshHandler, ReplyTo, ShardId};
 use futures_util::future::LocalBoxFuture;
@@ -192,6 +194,8 @@ impl Node {
                     shutdown: ctx.shutdown.clone(),
                     latencies: Rc::clone(&latencies),
                     meters: Rc::clone(&meters),
+                    passage: Passage::default(),
+                    moves: Semaphore::new(1),
                 });
                 own.set(Rc::clone(&shard)).expect("once");
                 let handlers = Handlers::new(shard);

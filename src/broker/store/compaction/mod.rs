@@ -50,6 +50,9 @@ pub(super) struct Cleaner {
     /// Partitions that are compacted because somebody asked for it, up to where.
     asked: RefCell<BTreeMap<PartitionId, i64>>,
     pub(super) wake: Notify,
+    /// The partition whose segments are being written anew.
+    cleaning: Cell<Option<PartitionId>>,
+    cleaned: Notify,
     /// Bytes read and written may go on at this time: the throttle.
     free_at: Cell<Monotonic>,
 }
@@ -62,6 +65,8 @@ impl Cleaner {
             aside: RefCell::default(),
             asked: RefCell::default(),
             wake: Notify::default(),
+            cleaning: Cell::new(None),
+            cleaned: Notify::default(),
             free_at: Cell::default(),
         }
     }
@@ -100,6 +105,16 @@ impl Cleaner {
         if asked.get(&id).is_some_and(|wanted| *wanted <= target) {
             asked.remove(&id);
         }
+    }
+
+    /// Waits until nothing of a partition that is gone is written any more, and forgets it.
+    pub(super) async fn has_left(&self, id: PartitionId) {
+        while self.cleaning.get() == Some(id) {
+            self.cleaned.notified().await;
+        }
+        self.due.borrow_mut().remove(&id);
+        self.aside.borrow_mut().remove(&id);
+        self.asked.borrow_mut().remove(&id);
     }
 
     pub(super) fn aside_len(&self) -> usize {
@@ -193,7 +208,11 @@ impl<R: Runtime> LogStore<R> {
             self.cleaner.mark(partition.id);
         }
         let Some(((partition, generation), found)) = choose(candidates) else { return false };
-        if let Err(error) = self.clean(&partition, &found, generation).await {
+        self.cleaner.cleaning.set(Some(partition.id));
+        let cleaned = self.clean(&partition, &found, generation).await;
+        self.cleaner.cleaning.set(None);
+        self.cleaner.cleaned.notify_all();
+        if let Err(error) = cleaned {
             self.give_up(&partition, error);
         }
         self.state.get() == StoreState::Open

@@ -15,6 +15,7 @@ mod harness;
 mod indexes;
 mod joined;
 mod marks;
+mod moves;
 mod reading;
 mod retention;
 mod sealed_indexes;
