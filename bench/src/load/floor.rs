@@ -1,5 +1,9 @@
 //! One record at a time, durable, beside what no broker can do without: one write of a block with its flush, and one
-//! message there and back. The three take turns, so that each sees the same machine.
+//! message there and back. They take turns, so that each sees the same machine.
+//!
+//! The flush and the other side of the echo are on the broker's first core, if its pid is given: how far a core is from the
+//! device's interrupt, and whether its sleep is deep, is the machine's doing. The flush from the core of the load is
+//! measured, too.
 
 use super::batch::BatchBuilder;
 use super::connection::Connection;
@@ -16,6 +20,8 @@ use std::io::{self, Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+use std::sync::mpsc::{Receiver, Sender, channel};
+use std::time::Instant;
 
 const PRODUCE: i16 = 9;
 /// Of each of the three in its turn.
@@ -29,14 +35,20 @@ pub(super) fn run(workload: &Workload, shares: &[Share]) -> Result<RunResult, Lo
     let dir = workload.floor_dir.as_deref().ok_or_else(|| {
         LoadError::Workload("floor needs --floor-dir DIR, on the file system of the broker's data".to_owned())
     })?;
-    let mut disk = Disk::open(dir, workload.record_size).map_err(|(path, cause)| {
-        LoadError::Workload(format!("{}: {cause} (a file system with direct I/O is needed)", path.display()))
-    })?;
+    let core = workload.broker_pid.and_then(process::first_core);
+    let open = |name| {
+        Disk::open(dir, name, workload.record_size).map_err(|(path, cause)| {
+            LoadError::Workload(format!("{}: {cause} (a file system with direct I/O is needed)", path.display()))
+        })
+    };
+    let flusher = Flusher::start(open("there")?, core);
+    let mut disk = open("here")?;
+    let unwritten = |cause: io::Error| LoadError::Workload(format!("{}: {cause}", dir.display()));
     let socket = |cause| LoadError::Connection { address: "the echo of this program".to_owned(), cause };
-    let mut echo = Echo::start(workload).map_err(socket)?;
+    let mut echo = Echo::start(workload.record_size, core).map_err(socket)?;
     let mut producer = Producer::open(workload, &shares[0])?;
     let phases = Phases::new(workload);
-    let [mut acked, mut flushed, mut echoed] = [(); 3].map(|()| Latencies::new());
+    let [mut acked, mut flushed, mut flushed_here, mut echoed] = [(); 4].map(|()| Latencies::new());
     let (mut records, mut before) = (0_u64, None);
     let sample = || workload.broker_pid.and_then(process::sample);
     while phases.now() < phases.end {
@@ -55,8 +67,14 @@ pub(super) fn run(workload: &Workload, shares: &[Share]) -> Result<RunResult, Lo
             Ok::<_, LoadError>(())
         };
         timed(&mut acked, &mut || producer.produce())?;
-        timed(&mut flushed, &mut || disk.flush().map_err(|e| LoadError::Workload(format!("{}: {e}", dir.display()))))?;
+        timed(&mut flushed_here, &mut || disk.flush().map_err(unwritten))?;
         timed(&mut echoed, &mut || echo.there_and_back().map_err(socket))?;
+        let at = phases.now();
+        for nanos in flusher.turn().map_err(unwritten)? {
+            if measured {
+                flushed.record(at, nanos);
+            }
+        }
         records += if measured { TURN as u64 } else { 0 };
     }
     let measured = Measured {
@@ -65,7 +83,15 @@ pub(super) fn run(workload: &Workload, shares: &[Share]) -> Result<RunResult, Lo
         latency: Some(acked.report("from send to ack, one at a time")),
         broker: before.flatten().zip(sample()),
     };
-    let floor = Floor { flush: flushed.report("one write + fdatasync"), echo: echoed.report("one echo") };
+    let floor = Floor {
+        flush: flushed.report(if core.is_some() {
+            "one write + fdatasync, on the broker's core"
+        } else {
+            "one write + fdatasync"
+        }),
+        echo: echoed.report("one echo"),
+        flush_from_load: Some(flushed_here.report("the flush from the load's core")),
+    };
     Ok(RunResult { floor: Some(floor), ..RunResult::new(workload, measured) })
 }
 
@@ -112,8 +138,8 @@ struct Disk {
 }
 
 impl Disk {
-    fn open(dir: &Path, bytes: usize) -> Result<Self, (PathBuf, io::Error)> {
-        let path = dir.join(format!("coreline-bench-floor-{}", std::process::id()));
+    fn open(dir: &Path, name: &str, bytes: usize) -> Result<Self, (PathBuf, io::Error)> {
+        let path = dir.join(format!("coreline-bench-floor-{}-{name}", std::process::id()));
         let failed = |cause| (path.clone(), cause);
         let mut options = OpenOptions::new();
         options.write(true).create_new(true).custom_flags(libc::O_DIRECT);
@@ -149,23 +175,60 @@ impl Drop for Disk {
     }
 }
 
-/// A thread that sends back what it receives, on the cores of the broker if they are known.
+/// A thread that writes and flushes when it is asked to, on the core of the broker if that is known, and looks at the clock
+/// itself: that it is woken is not the disk's time.
+struct Flusher {
+    turns: Sender<()>,
+    found: Receiver<io::Result<Vec<u64>>>,
+}
+
+impl Flusher {
+    fn start(mut disk: Disk, core: Option<usize>) -> Self {
+        let (turns, asked) = channel();
+        let (give, found) = channel();
+        std::thread::spawn(move || {
+            go_to(core);
+            // Until the other side is gone.
+            while asked.recv().is_ok() {
+                let flush = |_| {
+                    let began = Instant::now();
+                    disk.flush().map(|()| began.elapsed().as_nanos() as u64)
+                };
+                if give.send((0..TURN).map(flush).collect()).is_err() {
+                    return;
+                }
+            }
+        });
+        Self { turns, found }
+    }
+
+    /// Nanoseconds of each.
+    fn turn(&self) -> io::Result<Vec<u64>> {
+        let gone = |_| io::Error::other("the thread that flushes has ended");
+        self.turns.send(()).map_err(|_| gone(()))?;
+        self.found.recv().map_err(|_| gone(()))?
+    }
+}
+
+fn go_to(core: Option<usize>) {
+    if let Some(id) = core {
+        core_affinity::set_for_current(core_affinity::CoreId { id });
+    }
+}
+
+/// A thread that sends back what it receives, on the core of the broker if that is known.
 struct Echo {
     stream: TcpStream,
     message: Vec<u8>,
 }
 
 impl Echo {
-    fn start(workload: &Workload) -> io::Result<Self> {
+    fn start(len: usize, core: Option<usize>) -> io::Result<Self> {
         let listener = TcpListener::bind("127.0.0.1:0")?;
         let stream = TcpStream::connect(listener.local_addr()?)?;
         let (mut peer, _) = listener.accept()?;
-        let len = workload.record_size;
-        let core = workload.broker_pid.and_then(process::first_core);
         std::thread::spawn(move || {
-            if let Some(id) = core {
-                core_affinity::set_for_current(core_affinity::CoreId { id });
-            }
+            go_to(core);
             let mut message = vec![0; len];
             // Until the other side is closed.
             while peer.read_exact(&mut message).and_then(|()| peer.write_all(&message)).is_ok() {}

@@ -78,10 +78,13 @@ impl Latency {
 /// What a durable record and its ack cannot do without.
 #[derive(Clone, Debug, Default, serde::Serialize, serde::Deserialize)]
 pub struct Floor {
-    /// One write of the block and its `fdatasync`.
+    /// One write of the block and its `fdatasync`, on the broker's core where that is known.
     pub flush: Latency,
     /// One message of the same size there and back.
     pub echo: Latency,
+    /// As `flush`, from the core of the load.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub flush_from_load: Option<Latency>,
 }
 
 impl Floor {
@@ -202,13 +205,13 @@ impl RunResult {
             let _ = writeln!(text, ", max {} ({} values)", latency.max_us, latency.count);
         }
         if let (Some(floor), Some(latency)) = (&self.floor, &self.latency) {
-            for part in [&floor.flush, &floor.echo] {
+            for part in [Some(&floor.flush), Some(&floor.echo), floor.flush_from_load.as_ref()].into_iter().flatten() {
                 let at = |percent| part.at(percent).unwrap_or_default();
                 let (p50, p99) = (at(50.0), at(99.0));
                 let _ = writeln!(text, "  {}: mean {:.0} µs, p50 {p50}, p99 {p99}", part.of, part.mean_us);
             }
             let times = floor.times(latency).unwrap_or_default();
-            let _ = writeln!(text, "  p50 to ack is {times:.2} × the sum of these two");
+            let _ = writeln!(text, "  p50 to ack is {times:.2} × the sum of the first two");
         }
         if let (Some(cpu), Some(rss)) = (self.broker_cpu_seconds, self.broker_rss_bytes) {
             let core = 100.0 * cpu / self.seconds.max(1e-9);
@@ -365,7 +368,8 @@ mod tests {
     #[test]
     fn a_floor_says_how_far_above_it_the_broker_is() {
         let at = |of: &str, p50| Latency { of: of.to_owned(), percentiles_us: vec![(50.0, p50)], ..Latency::default() };
-        let floor = Floor { flush: at("one flush", 80), echo: at("one echo", 20) };
+        let floor =
+            Floor { flush: at("one flush", 80), echo: at("one echo", 20), flush_from_load: Some(at("from afar", 900)) };
         let result = RunResult { latency: Some(at("to ack", 145)), floor: Some(floor), ..run("one", 1) };
         assert!(result.text().contains("p50 to ack is 1.45 × the sum"), "{}", result.text());
     }
