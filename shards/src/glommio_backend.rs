@@ -1,17 +1,15 @@
 //! Shards on glommio: a thread pinned to each chosen core, an executor on it.
 
 use crate::context::{Running, ShardContext, run_main};
-use crate::mesh::link::{LinkReceiver, LinkSender, PeerBell};
+use crate::mesh::link::{LinkReceiver, LinkSender};
+use crate::mesh::ring::{RingReceiver, RingSender, ring};
 use crate::mesh::{MeshProtocol, Pace, Packet, RING_CAPACITY};
 use crate::panics::AbortOnPanic;
 use crate::shutdown::{Latch, Shutdown, ShutdownHandle};
 use crate::{CoreError, CoreSelection, ShardId, mesh, signals};
-use coreline_io::uring::{Doorbell, UringOptions, UringRuntime, io_memory_per_shard};
-use futures_util::future::join;
-use futures_util::future::join_all;
-use glommio::channels::shared_channel::{SharedReceiver, SharedSender, new_bounded};
+use coreline_io::uring::{UringOptions, UringRuntime, io_memory_per_shard};
 use glommio::{LocalExecutor, LocalExecutorBuilder, Placement};
-use std::sync::{Arc, OnceLock, mpsc};
+use std::sync::mpsc;
 use std::time::Duration;
 
 /// How to start the shards.
@@ -99,12 +97,11 @@ where
     let mut seeds = Vec::with_capacity(cores.len());
     let mut threads = Vec::with_capacity(cores.len());
     let mut failed = None;
-    let bells: Bells = cores.iter().map(|_| OnceLock::new()).collect();
     for ((index, &core), ends) in cores.iter().enumerate().zip(rings::<P>(cores.len())) {
         let shard = ShardId::from_index(index);
         let running = Running { holder: holder.clone(), none: none.clone() };
         let (go, may_go) = mpsc::channel();
-        let (options, main, report, bells) = (options.clone(), main.clone(), report.clone(), Arc::clone(&bells));
+        let (options, main, report) = (options.clone(), main.clone(), report.clone());
         let thread = std::thread::Builder::new().name(format!("coreline-shard-{shard}")).spawn(move || {
             let _abort = AbortOnPanic;
             signals::block_in_this_thread();
@@ -120,7 +117,7 @@ where
             if may_go.recv().is_err() {
                 return Ok(());
             }
-            executor.run(shard_main(shard, ends, bells, running, options, main))
+            executor.run(shard_main(shard, ends, running, options, main))
         });
         match thread {
             Ok(thread) => threads.push((shard, thread)),
@@ -154,9 +151,6 @@ where
 /// tasks ready. The runtime has slices of its own (`coreline-io`, `uring/slice.rs`).
 const PREEMPT_TIMER: Duration = Duration::from_secs(10);
 
-/// The bell of each shard, hung when it starts.
-type Bells = Arc<[OnceLock<Doorbell>]>;
-
 type StartFailure = (ShardId, usize, String);
 
 fn executor(
@@ -179,7 +173,6 @@ fn executor(
 async fn shard_main<P, F, Fut, E>(
     shard: ShardId,
     ends: Vec<Option<Ends<P>>>,
-    bells: Bells,
     running: Running,
     options: ShardsOptions,
     main: F,
@@ -190,20 +183,13 @@ where
     Fut: Future<Output = Result<(), E>>,
 {
     let runtime = UringRuntime::new(options.runtime.clone());
-    // Before the rings are connected, so that whoever sends finds it.
-    assert!(bells[shard.index()].set(runtime.doorbell()).is_ok(), "a shard starts once");
     let attended = async {
         let shards = ends.len();
-        // All at once: each handshake waits for the peer's, which comes in the peer's order.
-        let links = join_all(ends.into_iter().enumerate().map(|(peer, ends)| {
-            let bell = PeerBell(Arc::clone(&bells), peer);
-            async move {
-                let (sender, receiver) = ends?;
-                let (sender, receiver) = join(sender.connect(), receiver.connect()).await;
-                Some((LinkSender::Ring(sender, bell), LinkReceiver::Ring(receiver)))
-            }
-        }))
-        .await;
+        let links = ends.into_iter().map(|ends| {
+            let (sender, receiver) = ends?;
+            Some((LinkSender::Ring(sender), LinkReceiver::Ring(receiver)))
+        });
+        let links = links.collect();
         let mesh = mesh::start(&runtime, shard, links, Pace::Real);
         let shutdown = Shutdown::start(&runtime, options.shutdown);
         let context = ShardContext { shard, shards, runtime: runtime.clone(), mesh, shutdown };
@@ -216,7 +202,7 @@ where
 }
 
 /// The ends, on one shard, of the two rings between it and a peer.
-type Ends<P> = (SharedSender<Packet<P>>, SharedReceiver<Packet<P>>);
+type Ends<P> = (RingSender<Packet<P>>, RingReceiver<Packet<P>>);
 
 /// For each shard its ends of the rings to each other shard, None for itself.
 fn rings<P: MeshProtocol>(count: usize) -> Vec<Vec<Option<Ends<P>>>> {
@@ -224,7 +210,7 @@ fn rings<P: MeshProtocol>(count: usize) -> Vec<Vec<Option<Ends<P>>>> {
     let mut senders: Vec<Vec<_>> = (0..count).map(|_| Vec::with_capacity(count)).collect();
     for (from, senders) in senders.iter_mut().enumerate() {
         for (to, receivers) in receivers.iter_mut().enumerate() {
-            let (sender, receiver) = (from != to).then(|| new_bounded(RING_CAPACITY)).unzip();
+            let (sender, receiver) = (from != to).then(|| ring(RING_CAPACITY)).unzip();
             senders.push(sender);
             receivers.push(receiver);
         }

@@ -1,41 +1,26 @@
 //! One direction between two shards, whatever the backend: a bounded ring with one producer and one consumer.
 
+#[cfg(feature = "uring")]
+use super::ring::{RingReceiver, RingSender};
 use std::cell::RefCell;
 use std::collections::VecDeque;
 use std::rc::Rc;
 use std::task::{Context, Poll, Waker};
 
-/// Tells a peer that there is a packet: it may nap, and then does not look at its rings.
-#[cfg(feature = "uring")]
-pub(crate) struct PeerBell(
-    pub(crate) std::sync::Arc<[std::sync::OnceLock<coreline_io::uring::Doorbell>]>,
-    pub(crate) usize,
-);
-
-#[cfg(feature = "uring")]
-impl PeerBell {
-    fn ring(&self) {
-        // A peer whose bell is not hung yet does not sleep so.
-        if let Some(bell) = self.0[self.1].get() {
-            bell.ring();
-        }
-    }
-}
-
 /// Where packets go in.
 pub(crate) enum LinkSender<T: Send> {
     /// Both ends on one thread: to oneself, or simulated.
     Queue(QueueSender<T>),
-    /// glommio's ring between two executors.
+    /// Between two threads.
     #[cfg(feature = "uring")]
-    Ring(glommio::channels::shared_channel::ConnectedSender<T>, PeerBell),
+    Ring(RingSender<T>),
 }
 
 /// Where they come out.
 pub(crate) enum LinkReceiver<T: Send> {
     Queue(QueueReceiver<T>),
     #[cfg(feature = "uring")]
-    Ring(glommio::channels::shared_channel::ConnectedReceiver<T>),
+    Ring(RingReceiver<T>),
 }
 
 /// The other end is gone.
@@ -48,26 +33,18 @@ impl<T: Send> LinkSender<T> {
         match self {
             Self::Queue(sender) => sender.send(packet),
             #[cfg(feature = "uring")]
-            Self::Ring(sender, bell) => match sender.try_send(packet) {
-                Ok(()) => {
-                    bell.ring();
-                    Ok(())
-                }
-                Err(glommio::GlommioError::WouldBlock(_)) => panic!("a ring of the mesh is full in spite of credits"),
-                Err(_) => Err(LinkClosed),
-            },
+            Self::Ring(sender) => sender.send(packet),
         }
     }
 }
 
 impl<T: Send> LinkReceiver<T> {
-    /// The next packet; None when the other end is gone. Each pending poll registers the task once more with glommio, so
-    /// the caller polls when it was woken and not to pass the time.
+    /// The next packet; None when the other end is gone.
     pub(crate) fn poll_recv(&mut self, cx: &mut Context<'_>) -> Poll<Option<T>> {
         match self {
             Self::Queue(receiver) => receiver.poll_recv(cx),
             #[cfg(feature = "uring")]
-            Self::Ring(receiver) => futures_util::Stream::poll_next(std::pin::Pin::new(receiver), cx),
+            Self::Ring(receiver) => receiver.poll_recv(cx),
         }
     }
 }

@@ -17,6 +17,8 @@
 mod driver;
 mod inner;
 pub(crate) mod link;
+#[cfg(feature = "uring")]
+pub(crate) mod ring;
 
 use crate::ShardId;
 use coreline_io::sync::OneshotReceiver;
