@@ -4,7 +4,7 @@
 //! ```text
 //! whole in memory ─queue─ its turn ─parse─ ┬─(hop)─(intake)─ in the log ─journal─ group commit ─device─(hop)─┐
 //!                                          ├─ read ─(hop)─ too little: wait ─ read …                         ├─ready─ its turn ─send─ out
-//!                                          └─ handle ─(hop)─ handle ──────────────────────────────────────────┘
+//!                                          └─ handle ─(hop)─ handle ─(journal)─(device)─(hop)─ handle ───────┘
 //! ```
 //! [`Timeline`] travels with a request and gathers the stages, [`Book`] keeps what became of all of them.
 
@@ -30,7 +30,8 @@ pub enum Stage {
     Journal = 4,
     /// The write and its flush.
     Device = 5,
-    /// The work of an API that is not Produce or Fetch, on whatever shard; what it asks of coordinators included.
+    /// The work of an API that is not Produce or Fetch, on whatever shard; that of coordinators included. What their records
+    /// wait for is [`Stage::Journal`] and [`Stage::Device`].
     Handle = 7,
     /// Fetch: records read, from memory or the device.
     Read = 8,

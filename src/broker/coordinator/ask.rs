@@ -3,11 +3,14 @@
 
 use super::kind::{Kind, Question};
 use super::{Coordinators, Told};
+use crate::broker::handlers::Way;
+use crate::broker::store::CommitTimes;
 use crate::coordinator::{Client, Token};
 use crate::error_code::ErrorCode;
 use crate::ids::PartitionId;
+use crate::latency::{Flush, Stage, Timeline};
 use coreline_io::sync::{OneshotReceiver, OneshotSender, oneshot};
-use coreline_io::{Runtime, TaskGroup};
+use coreline_io::{Monotonic, Runtime, TaskGroup};
 use coreline_shards::ShardId;
 use std::rc::Rc;
 
@@ -34,9 +37,22 @@ pub enum CoordinatorEvent<Q, A> {
     Told {
         /// As in `Ask`.
         token: Token,
-        /// The answer, or why there is none.
-        told: Box<Result<A, ErrorCode>>,
+        /// The answer.
+        given: Box<Given<A>>,
     },
+}
+
+/// What a coordinator said, and when it came to that.
+#[derive(Debug)]
+pub struct Given<A> {
+    /// The answer, or why there is none.
+    pub told: Result<A, ErrorCode>,
+    /// The question came to the coordinator's shard, if that is not the asker's.
+    pub arrived: Monotonic,
+    /// What the answer waited for in the coordinator's partition; all zero if for nothing.
+    pub commit: CommitTimes,
+    /// The answer went back to the asker's shard, if that is another.
+    pub left: Monotonic,
 }
 
 /// A handler of this shard that appends to partitions of this shard what follows from its answer.
@@ -59,11 +75,11 @@ impl<A> std::fmt::Debug for Early<A> {
 #[derive(Debug)]
 pub(super) enum Asker<A> {
     /// To a handler of this shard.
-    Here(OneshotSender<Result<A, ErrorCode>>),
+    Here(OneshotSender<Given<A>>),
     /// … which may have it before it is committed, if what it does then is joined to that.
     Early(Early<A>),
-    /// To another shard.
-    There(ShardId),
+    /// To another shard; the question came at this time.
+    There(ShardId, Monotonic),
 }
 
 impl<R: Runtime, K: Kind> Coordinators<R, K> {
@@ -141,17 +157,20 @@ impl<R: Runtime, K: Kind> Coordinators<R, K> {
         }
         let token = self.take_token();
         let (sender, receiver) = oneshot();
+        let way = self.shard.meters.way();
         let wanted = Wanted { coordinators: Rc::clone(self), token, partition, shard, answered: false };
+        let mut hopped = None;
         if shard == self.shard.id {
             self.submit(partition, token, Asker::Here(sender), (client.clone(), request));
         } else {
+            hopped = Some(self.shard.runtime.now());
             self.waiting.borrow_mut().insert(token, sender);
             let ask = CoordinatorEvent::Ask { token, partition, question: Box::new((client.clone(), request)) };
             if self.shard.mesh.post(shard, K::mesh(ask)).await.is_err() {
                 return Err(ErrorCode::NotCoordinator);
             }
         }
-        Ok(Asked { receiver, wanted })
+        Ok(Asked { receiver, wanted, way, hopped })
     }
 
     /// A token that no shard has given before.
@@ -165,12 +184,13 @@ impl<R: Runtime, K: Kind> Coordinators<R, K> {
     pub(crate) fn on_event(self: &Rc<Self>, from: ShardId, event: CoordinatorEvent<Question<K>, K::Response>) {
         match event {
             CoordinatorEvent::Ask { token, partition, question } => {
-                self.submit(partition, token, Asker::There(from), *question);
+                let asker = Asker::There(from, self.shard.runtime.now());
+                self.submit(partition, token, asker, *question);
             }
             CoordinatorEvent::Gone { token, partition } => self.gone(partition, token),
-            CoordinatorEvent::Told { token, told } => {
+            CoordinatorEvent::Told { token, given } => {
                 if let Some(sender) = self.waiting.borrow_mut().remove(&token) {
-                    sender.send(*told);
+                    sender.send(*given);
                 }
             }
         }
@@ -179,10 +199,10 @@ impl<R: Runtime, K: Kind> Coordinators<R, K> {
     fn submit(self: &Rc<Self>, partition: PartitionId, token: Token, asker: Asker<K::Response>, question: Question<K>) {
         self.catch_up();
         let hosted = self.hosted.borrow().get(&partition).cloned();
-        let Some(hosted) = hosted else { return self.answer(token, asker, Err(ErrorCode::NotCoordinator)) };
+        let Some(hosted) = hosted else { return self.refuse_one(token, asker, ErrorCode::NotCoordinator) };
         match hosted.wait(token, asker) {
             Ok(()) => self.step(&hosted, K::request(token, question)),
-            Err((asker, code)) => self.answer(token, asker, Err(code)),
+            Err((asker, code)) => self.refuse_one(token, asker, code),
         }
     }
 
@@ -195,11 +215,20 @@ impl<R: Runtime, K: Kind> Coordinators<R, K> {
         }
     }
 
-    pub(super) fn answer(&self, token: Token, asker: Asker<K::Response>, told: Told<K>) {
+    pub(super) fn refuse_one(&self, token: Token, asker: Asker<K::Response>, code: ErrorCode) {
+        self.answer(token, asker, Err(code), CommitTimes::default());
+    }
+
+    /// `commit`: what the answer has waited for.
+    pub(super) fn answer(&self, token: Token, asker: Asker<K::Response>, told: Told<K>, commit: CommitTimes) {
+        let given = |told, arrived, left| Given { told, arrived, commit, left };
         match asker {
-            Asker::Here(sender) => sender.send(told),
+            Asker::Here(sender) => sender.send(given(told, Monotonic::default(), Monotonic::default())),
             Asker::Early(early) => (early.then)(told),
-            Asker::There(shard) => self.post(shard, CoordinatorEvent::Told { token, told: Box::new(told) }),
+            Asker::There(shard, arrived) => {
+                let given = Box::new(given(told, arrived, self.shard.runtime.now()));
+                self.post(shard, CoordinatorEvent::Told { token, given });
+            }
         }
     }
 
@@ -214,8 +243,12 @@ impl<R: Runtime, K: Kind> Coordinators<R, K> {
 
 /// A question that the coordinator has, or will have before those put after it.
 pub(crate) struct Asked<R: Runtime, K: Kind> {
-    receiver: OneshotReceiver<Told<K>>,
+    receiver: OneshotReceiver<Given<K::Response>>,
     wanted: Wanted<R, K>,
+    /// Of the request whose handler asks.
+    way: Option<Rc<Way>>,
+    /// When it went to another shard.
+    hopped: Option<Monotonic>,
 }
 
 impl<R: Runtime, K: Kind> Asked<R, K> {
@@ -224,11 +257,61 @@ impl<R: Runtime, K: Kind> Asked<R, K> {
     /// # Errors
     /// As [`Coordinators::ask`].
     pub(crate) async fn answer(self) -> Told<K> {
-        let Self { receiver, mut wanted } = self;
-        let told = receiver.await;
+        let way = self.way.clone();
+        let (told, stages) = self.timed_answer().await;
+        if let (Some(way), Some(stages)) = (way, stages) {
+            way.asked(&stages);
+        }
+        told
+    }
+
+    /// … and says where the time went, if it was given.
+    pub(crate) async fn timed_answer(self) -> (Told<K>, Option<AskStages>) {
+        let Self { receiver, mut wanted, way: _, hopped } = self;
+        let given = receiver.await;
         wanted.answered = true;
         // Nobody answers when the node stops.
-        told.unwrap_or(Err(ErrorCode::NotCoordinator))
+        let Some(Given { told, arrived, commit, left }) = given else { return (Err(ErrorCode::NotCoordinator), None) };
+        let hop = hopped.map(|asked| Hop { asked, arrived, left, back: wanted.coordinators.shard.runtime.now() });
+        (told, Some(AskStages { hop, commit, shard: wanted.shard }))
+    }
+}
+
+/// Where the time went between a question and its answer.
+pub(crate) struct AskStages {
+    hop: Option<Hop>,
+    commit: CommitTimes,
+    /// The coordinator's.
+    shard: ShardId,
+}
+
+struct Hop {
+    asked: Monotonic,
+    arrived: Monotonic,
+    left: Monotonic,
+    back: Monotonic,
+}
+
+impl AskStages {
+    /// Writes them into a request's timeline; what is none of them is `work`. Of several that were asked at a time the
+    /// slowest counts.
+    pub(crate) fn mark(&self, timeline: &mut Timeline, work: Stage) {
+        if let Some(Hop { asked, arrived, .. }) = &self.hop {
+            timeline.mark(work, asked.nanos);
+            timeline.mark(Stage::Hop, arrived.nanos);
+        }
+        let CommitTimes { entered, began, done, group, partitions, bytes } = self.commit;
+        if done > began {
+            timeline.mark(work, entered.nanos);
+            timeline.mark(Stage::Journal, began.nanos);
+            timeline.mark(Stage::Device, done.nanos);
+            let nanos = done.nanos - began.nanos;
+            timeline.waited_on(Flush { shard: self.shard.0, group, partitions, bytes, nanos });
+        }
+        if let Some(Hop { left, back, .. }) = &self.hop {
+            timeline.mark(work, left.nanos);
+            timeline.mark(Stage::Hop, back.nanos);
+        }
     }
 }
 

@@ -35,13 +35,13 @@ pub(crate) mod kind;
 mod load;
 pub mod placement;
 
-pub(crate) use ask::Asked;
-pub use ask::CoordinatorEvent;
+pub(crate) use ask::{AskStages, Asked};
+pub use ask::{CoordinatorEvent, Given};
 
 use super::Shard;
 use super::handlers::resolve::led_partition;
 use super::shard::topic_config;
-use super::store::{Acks, AppendError, AppendOrigin, Appended, TxnAppend};
+use super::store::{Acks, AppendError, AppendOrigin, CommitTimes, TxnAppend};
 use crate::coordinator::{Now, Token};
 use crate::error_code::ErrorCode;
 use crate::ids::PartitionId;
@@ -77,7 +77,7 @@ pub(crate) struct Coordinators<R: Runtime, K: Kind> {
     /// By partition: those of the topic that this shard owns in the image that the kind has seen.
     hosted: RefCell<BTreeMap<PartitionId, Rc<Hosted<K>>>>,
     /// Who waits on this shard for the answer of another one, in the order that they asked.
-    waiting: RefCell<BTreeMap<Token, OneshotSender<Told<K>>>>,
+    waiting: RefCell<BTreeMap<Token, OneshotSender<Given<K::Response>>>>,
     next_token: Cell<u64>,
     loads: Rc<Semaphore>,
     on_order: RefCell<Option<OnOrder<K>>>,
@@ -234,7 +234,7 @@ impl<R: Runtime, K: Kind> Coordinators<R, K> {
     }
 
     fn send_on(self: &Rc<Self>, hosted: &Rc<Hosted<K>>, stepped: Stepped<K>) {
-        self.let_out(hosted, stepped.ready);
+        self.let_out(hosted, stepped.ready, CommitTimes::default());
         if stepped.write {
             let write = Rc::clone(self).write(Rc::clone(hosted));
             drop(self.shard.runtime.spawn(TaskGroup::Requests, "coordinator records", write));
@@ -242,10 +242,11 @@ impl<R: Runtime, K: Kind> Coordinators<R, K> {
         self.arm(hosted.deadline());
     }
 
-    fn let_out(&self, hosted: &Hosted<K>, ready: Vec<Ready<K>>) {
+    /// `commit`: what all this has waited for.
+    fn let_out(&self, hosted: &Hosted<K>, ready: Vec<Ready<K>>, commit: CommitTimes) {
         for ready in ready {
             match ready {
-                Ready::Answer(token, asker, response) => self.answer(token, asker, Ok(response)),
+                Ready::Answer(token, asker, response) => self.answer(token, asker, Ok(response), commit),
                 Ready::Order(order) => {
                     if let Some(on_order) = &*self.on_order.borrow() {
                         on_order(hosted.id, order);
@@ -267,7 +268,7 @@ impl<R: Runtime, K: Kind> Coordinators<R, K> {
             let mut refused = None;
             for wait in waits {
                 match wait.await {
-                    Ok(_) => self.let_out(&hosted, hosted.committed()),
+                    Ok(commit) => self.let_out(&hosted, hosted.committed(), commit),
                     Err(error) => {
                         let askers = hosted.unload();
                         self.refuse(askers.unwrap_or_default(), refusal(error.code));
@@ -284,11 +285,12 @@ impl<R: Runtime, K: Kind> Coordinators<R, K> {
         }
     }
 
-    /// Gives the log the next batches, and in the same call what may follow them without waiting for their commit.
+    /// Gives the log the next batches, and in the same call what may follow them without waiting for their commit. Each
+    /// says when it was where.
     fn give(
         self: &Rc<Self>,
         hosted: &Rc<Hosted<K>>,
-    ) -> Vec<impl Future<Output = Result<Appended, AppendError>> + 'static> {
+    ) -> Vec<impl Future<Output = Result<CommitTimes, AppendError>> + 'static> {
         let store = &self.shard.store;
         let origin = AppendOrigin { acks: Acks::Local, now_ms: self.shard.runtime.wall_ms() };
         let mut waits = Vec::new();
@@ -298,7 +300,11 @@ impl<R: Runtime, K: Kind> Coordinators<R, K> {
             for write in writes {
                 let guard = write.transaction.and_then(|of| of.guard);
                 let txn = TxnAppend { guard, by_coordinator: true };
-                waits.push(store.append_transactional(hosted.id, write.records, origin, txn));
+                let (given, wait) =
+                    (self.shard.runtime.now(), store.append_timed(hosted.id, write.records, origin, txn));
+                waits.push(async move {
+                    wait.await.map(|(_, times)| CommitTimes { entered: times.entered.max(given), ..times })
+                });
             }
             let taken = before.is_some() && store.appended_end(hosted.id) > before;
             if count != 1 || !taken || !self.join_behind(hosted) {
@@ -339,7 +345,7 @@ impl<R: Runtime, K: Kind> Coordinators<R, K> {
 
     fn refuse(&self, askers: Vec<(Token, Asker<K::Response>)>, code: ErrorCode) {
         for (token, asker) in askers {
-            self.answer(token, asker, Err(code));
+            self.refuse_one(token, asker, code);
         }
     }
 
@@ -400,9 +406,8 @@ impl<R: Runtime, K: Kind> Coordinators<R, K> {
         }
         // Those who wait for other shards.
         let waiting = std::mem::take(&mut *self.waiting.borrow_mut());
-        for sender in waiting.into_values() {
-            sender.send(Err(ErrorCode::NotCoordinator));
-        }
+        // Nothing is sent: they know what that means.
+        drop(waiting);
     }
 }
 

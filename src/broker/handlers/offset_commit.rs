@@ -11,7 +11,7 @@ use crate::controller::ClusterImage;
 use crate::error_code::ErrorCode;
 use crate::groups::Request;
 use crate::ids::TopicId;
-use crate::latency::Stage;
+use crate::latency::{Stage, Timeline};
 use crate::protocol::by_topic_id::{BY_TOPIC_ID, ByTopicId};
 use crate::protocol::codec;
 use bytes::BytesMut;
@@ -31,7 +31,7 @@ impl<R: Runtime> Handlers<R> {
         let RequestContext { request, mut timeline, .. } = context;
         let clock = self.shard.runtime.clone();
         Ok(Answer::Later(Box::pin(async move {
-            let response = committing.answer().await;
+            let response = committing.answer(&mut timeline).await;
             timeline.mark_now(Stage::Handle, || clock.now().nanos);
             Ok(Answered { frame: codec::encode(&request, &response), timeline })
         })))
@@ -89,9 +89,13 @@ async fn begin<R: Runtime>(
 }
 
 impl<R: Runtime> Committing<R> {
-    async fn answer(self) -> OffsetCommitResponse {
+    async fn answer(self, timeline: &mut Timeline) -> OffsetCommitResponse {
         let told = match self.asked {
-            Some(Ok(asked)) => of_kind!(asked.answer().await, OffsetCommit),
+            Some(Ok(asked)) => {
+                let (told, stages) = asked.timed_answer().await;
+                stages.iter().for_each(|stages| stages.mark(timeline, Stage::Handle));
+                of_kind!(told, OffsetCommit)
+            }
             Some(Err(code)) => Err(code),
             None => Ok(OffsetCommitResponse::default()),
         };

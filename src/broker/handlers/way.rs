@@ -1,6 +1,7 @@
 //! The timeline of a request while its handler runs: what the handler asks of other shards stamps it, too, wherever in the
 //! handler that is.
 
+use crate::broker::coordinator::AskStages;
 use crate::broker::metrics::Meters;
 use crate::latency::{Stage, Timeline};
 use coreline_io::Monotonic;
@@ -40,6 +41,13 @@ impl Way {
         timeline.mark(self.work, now.nanos);
         self.timeline.set(timeline);
     }
+
+    /// A coordinator was asked and has answered.
+    pub(crate) fn asked(&self, stages: &AskStages) {
+        let mut timeline = self.timeline.get();
+        stages.mark(&mut timeline, self.work);
+        self.timeline.set(timeline);
+    }
 }
 
 impl Meters {
@@ -55,7 +63,7 @@ impl Meters {
     }
 
     /// The request whose handler runs now.
-    pub(super) fn way(&self) -> Option<Rc<Way>> {
+    pub(crate) fn way(&self) -> Option<Rc<Way>> {
         self.way.borrow().clone()
     }
 }

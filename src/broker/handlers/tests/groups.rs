@@ -30,7 +30,7 @@ use uuid::Uuid;
 const NO_DELAY: &[(&str, &str)] = &[("group.initial.rebalance.delay.ms", "0")];
 
 /// Makes the topic of the groups, and waits until every coordinator answers.
-async fn ready(node: &Node) -> Client {
+pub(super) async fn ready(node: &Node) -> Client {
     let mut client = node.connect().await;
     let request = FindCoordinatorRequest::default().with_key(text("g"));
     assert_eq!(client.ask(0, &request).await.error_code, 0);
@@ -44,7 +44,7 @@ fn group(name: &str) -> GroupId {
     GroupId(text(name))
 }
 
-fn commit(group_name: &str, partitions: &[(&str, i32, i64, &str)]) -> OffsetCommitRequest {
+pub(super) fn commit(group_name: &str, partitions: &[(&str, i32, i64, &str)]) -> OffsetCommitRequest {
     let topics = partitions.iter().map(|(topic, index, offset, metadata)| {
         let partition = OffsetCommitRequestPartition::default().with_partition_index(*index);
         let partition = partition.with_committed_offset(*offset).with_committed_metadata(Some(text(metadata)));
@@ -54,7 +54,7 @@ fn commit(group_name: &str, partitions: &[(&str, i32, i64, &str)]) -> OffsetComm
     request.with_generation_id_or_member_epoch(-1)
 }
 
-async fn commit_codes(client: &mut Client, version: i16, request: &OffsetCommitRequest) -> Vec<i16> {
+pub(super) async fn commit_codes(client: &mut Client, version: i16, request: &OffsetCommitRequest) -> Vec<i16> {
     let response = client.ask(version, request).await;
     response.topics.iter().flat_map(|t| t.partitions.iter().map(|p| p.error_code)).collect()
 }

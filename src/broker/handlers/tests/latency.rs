@@ -1,5 +1,6 @@
 //! Where the time of requests goes, by the simulator's clock: it stands while anything is computed.
 
+use super::groups::{commit, commit_codes, ready};
 use super::harness::*;
 use super::producing::{produce, topic_data};
 use crate::latency::Stage;
@@ -9,7 +10,7 @@ use crate::protocol::describe_latency::{DescribeLatencyRequest, DescribeLatencyR
 use coreline_io::sim::DiskOp;
 use kafka_protocol::messages::fetch_request::{FetchPartition, FetchTopic};
 use kafka_protocol::messages::list_offsets_request::{ListOffsetsPartition, ListOffsetsTopic};
-use kafka_protocol::messages::{BrokerId, FetchRequest, ListOffsetsRequest, MetadataRequest};
+use kafka_protocol::messages::{BrokerId, FetchRequest, HeartbeatRequest, ListOffsetsRequest, MetadataRequest};
 use std::rc::Rc;
 use std::time::Duration;
 use uuid::Uuid;
@@ -154,5 +155,42 @@ fn other_apis_have_their_hops_too() {
             let stages: i64 = slow.stages.iter().map(|(_, nanos)| nanos).sum();
             assert!(spent(slow, Stage::Hop) <= stages, "{slow:?}");
         }
+    });
+}
+
+#[test]
+fn what_a_coordinator_waits_for_is_told_apart() {
+    let node = Node::start(5, &[]);
+    node.world.block_on(async {
+        node.create("t", 1, &[]).await;
+        let mut client = ready(&node).await;
+        // Groups on every shard; the connection is on one.
+        let names: Vec<String> = (0..30).map(|n| format!("group {n}")).collect();
+        for name in &names {
+            assert_eq!(commit_codes(&mut client, 9, &commit(name, &[("t", 0, 1, "")])).await, [0]);
+        }
+        node.node.disk_faults(|faults| faults.slow(DiskOp::Sync, "journal", SLOW));
+        for name in &names {
+            assert_eq!(commit_codes(&mut client, 9, &commit(name, &[("t", 0, 2, "")])).await, [0]);
+            client.ask(4, &HeartbeatRequest::default().with_group_id(text(name).into())).await;
+        }
+        let found = ask(&node, false).await;
+        let slowed = slow(&found, ApiKey::OffsetCommit);
+        let slowed: Vec<_> = slowed.into_iter().filter(|slow| spent(slow, Stage::Device) > 0).take(30).collect();
+        let hops = slowed.iter().filter(|slow| {
+            let flush = slow.flush.as_ref().expect("the flush is named");
+            assert!(spent(slow, Stage::Device) >= nanos(SLOW) && flush.nanos >= nanos(SLOW), "{slow:?}");
+            assert!(spent(slow, Stage::Handle) < nanos(SLOW) / 2, "{slow:?}");
+            assert!(flush.shard != slow.shard || spent(slow, Stage::Hop) == 0, "{slow:?}");
+            flush.shard != slow.shard
+        });
+        let hops = hops.count();
+        assert!(slowed.len() == 30 && 0 < hops && hops < 30, "{hops} of {}", slowed.len());
+        let (count, longest) = row(&found, -1, ApiKey::OffsetCommit, Stage::Hop as i8);
+        assert!(count > 0 && longest > 0, "{found:?}");
+        // A heartbeat writes nothing.
+        let (count, _) = row(&found, -1, ApiKey::Heartbeat, Stage::Device as i8);
+        let (hopped, _) = row(&found, -1, ApiKey::Heartbeat, Stage::Hop as i8);
+        assert!(count == 0 && 0 < hopped && hopped < 30, "{found:?}");
     });
 }
