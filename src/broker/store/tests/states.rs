@@ -7,8 +7,10 @@ use crate::ids::Offset;
 use crate::log::journal::{Entry, FRAME_HEADER_LEN, FrameBuilder, Lap};
 use crate::log::segment::{FileKind, file_name};
 use coreline_io::Clock;
-use coreline_io::sim::{CrashKind, SimNode, SimWorld};
+use coreline_io::sim::{CrashKind, DiskOp, SimNode, SimWorld};
+use futures_util::FutureExt;
 use std::path::PathBuf;
+use std::time::Duration;
 
 fn segment(base: i64) -> PathBuf {
     PathBuf::from(SimNode::DATA_DIR).join("topic0-0").join(file_name(base, FileKind::Log))
@@ -199,7 +201,7 @@ fn the_file_is_written_anew() {
 fn what_is_idle_is_noted() {
     let (world, node) = world(36);
     let noted = async |store: &Store| {
-        node.runtime().sleep(std::time::Duration::from_secs(61)).await;
+        node.runtime().sleep(Duration::from_secs(61)).await;
         store.partition(id(0)).expect("assigned").stated.get()
     };
     with_store(&world, &node, async |store| {
@@ -265,5 +267,37 @@ fn what_follows_a_torn_frame_is_found() {
         let known = store.states.found.borrow().get(&id(0)).map(|(to, _)| *to);
         assert_eq!(known, Some(4), "the journal may have let go of all before it");
         assert_eq!(numbers(&store, 0).await, [0, 1, 2, 3]);
+    });
+}
+
+/// ```text
+/// state  [ 0 ][ 1 ]        straight to the segment, not answered  [ 2 ][ 3 ][ 4 ]…
+/// then   [ 0 ][ 1 ][ n ]   as long as 2 was: 3 and 4 must not follow it
+/// ```
+#[test]
+fn what_was_written_straight_and_not_answered_follows_nothing() {
+    let (world, node) = world(39);
+    with_store(&world, &node, async |store| {
+        append(&store, (0..2).map(|n| batch_of(&[n], 100))).await;
+        flush(&store).await;
+        node.disk_faults(|f| f.stuck(DiskOp::Sync, ".log"));
+        let batches: Vec<u8> = (2..302).flat_map(|n| batch_of(&[n], 100)).collect();
+        let unanswered = store.append(id(0), bytes::BytesMut::from(&batches[..]), LOCAL);
+        store.rt.sleep(Duration::from_secs(1)).await;
+        assert!(unanswered.now_or_never().is_none(), "its sync is not done");
+    });
+    node.disk_faults(|f| f.clear());
+    die(&node, CrashKind::Kill);
+    let at = with_store(&world, &node, async |store| {
+        let at = store.append(id(0), batch_of(&[900], 100), LOCAL).await.expect("acked").base_offset;
+        flush(&store).await;
+        at
+    });
+    die(&node, CrashKind::Kill);
+    // Whatever is in the segment is found.
+    remove_states(&node);
+    with_store(&world, &node, async |store| {
+        let found = numbers(&store, 0).await;
+        assert_eq!((found.len() as i64, found.last()), (at.0 + 1, Some(&900)));
     });
 }
