@@ -17,7 +17,7 @@ use crate::log::partition_metadata;
 use crate::log::segment::{FileKind, file_name, parse_file_name};
 use coreline_io::{File, IoErrorKind, OpenOptions, Runtime, TaskGroup};
 use std::cell::{Cell, RefCell};
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::time::Duration;
@@ -313,6 +313,11 @@ impl<R: Runtime> LogStore<R> {
         for base in later.into_iter().rev() {
             gone.extend(FileKind::SEGMENT.into_iter().rev().map(|k| dir.join(file_name(base, k))));
         }
+        // A load that looked at no directory may not know all of them.
+        let found = self.rt.list_dir(&dir).await.map_err(super::read::read_failed)?;
+        let found = found.iter().filter_map(|e| parse_file_name(&e.name));
+        let found = found.filter(|(at, kind)| *kind == FileKind::Snapshot && *at > offset).map(|(at, _)| at);
+        let snapshots: BTreeSet<i64> = snapshots.into_iter().chain(found).collect();
         gone.extend(snapshots.into_iter().map(|s| dir.join(file_name(s, FileKind::Snapshot))));
         gone.extend([FileKind::OffsetIndex, FileKind::TimeIndex].map(|k| dir.join(file_name(segment, k))));
         // What it holds of transactions that ended before the newest snapshot that is left stays true; a load takes that.

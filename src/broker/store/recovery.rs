@@ -299,7 +299,8 @@ pub(super) async fn write_again<R: Runtime>(rt: &R, file: &R::File, from: u64, t
         let len = bytes.len();
         let padding = Bytes::from_static(&ZEROS[..len.next_multiple_of(BLOCK) - len]);
         file.write_at(at, &[bytes, padding]).await?;
-        at += len as u64;
+        // Of a file that a crash has cut the rest of the block is there now.
+        at += len.next_multiple_of(BLOCK) as u64;
         if rt.should_yield() {
             rt.yield_now().await;
         }
@@ -335,7 +336,12 @@ pub(super) struct FrameReader<'a, R: Runtime> {
 
 impl<'a, R: Runtime> FrameReader<'a, R> {
     pub(super) fn new(file: &'a R::File) -> Self {
-        Self { file, position: 0, buffer: Bytes::new() }
+        Self::at(file, 0)
+    }
+
+    /// From `position` on.
+    pub(super) fn at(file: &'a R::File, position: u64) -> Self {
+        Self { file, position, buffer: Bytes::new() }
     }
 
     /// Where the next frame begins.

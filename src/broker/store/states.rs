@@ -17,6 +17,8 @@
 //! a sync that failed: what is behind the state is written again, what is before it was synced. The index files of the
 //! active segment are not: they are written again when it is full.
 //!
+//! Only the last frame may be torn: where a whole one follows a broken one the file is damaged, and says nothing at all.
+//!
 //! The file holds frames as the journal's ([`crate::log::journal`]), without a ring: it is written anew when half of it is old.
 //! A store that opens it writes it again, since its last sync may be what failed; one that is closed begins with removing it.
 
@@ -29,13 +31,15 @@ use super::retention::DELETED_FILE_SUFFIX;
 use super::types::{FatalReason, StoreError};
 use super::{IdMap, LogStore};
 use crate::ids::{Offset, PartitionId};
-use crate::log::journal::{Entry, FrameBuilder, Lap};
+use crate::log::journal::{Entry, FrameBuilder, FrameHeader, Lap};
 use crate::log::log_config::Durability;
 use crate::log::partition_state::PartitionState;
 use crate::log::producer_state::ProducerStates;
 use bytes::Bytes;
 use coreline_io::sync::oneshot;
-use coreline_io::{DirContents, File, IoError, IoErrorKind, IoResult, OpenOptions, Runtime, TaskGroup, WriteSyncError};
+use coreline_io::{
+    BLOCK, DirContents, File, IoError, IoErrorKind, IoResult, OpenOptions, Runtime, TaskGroup, WriteSyncError,
+};
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
@@ -119,19 +123,29 @@ impl<R: Runtime> States<R> {
             sweeps: RefCell::default(),
         };
         if is_there && clean {
-            rt.remove_file(&states.path).await.map_err(StoreError::io("remove the partitions' states"))?;
-            rt.sync_dir(dir).await.map_err(StoreError::io("remove the partitions' states"))?;
+            states.remove(rt).await?;
         } else if is_there {
             states.read_again(rt).await?;
         }
         Ok(states)
     }
 
+    /// There is nothing to be believed.
+    async fn remove(&self, rt: &R) -> Result<(), StoreError> {
+        rt.remove_file(&self.path).await.map_err(StoreError::io("remove the partitions' states"))?;
+        let dir = self.path.parent().expect("a file in a directory");
+        rt.sync_dir(dir).await.map_err(StoreError::io("remove the partitions' states"))
+    }
+
     /// Reads the file, and makes sure that what is read is on the device: the last sync may be what failed.
     async fn read_again(&self, rt: &R) -> Result<(), StoreError> {
         let file = rt.open(&self.path, OpenOptions::default()).await;
         let file = file.map_err(StoreError::io("read the partitions' states"))?;
-        let (found, position, sequence) = read_states::<R>(rt, &file).await?;
+        let Words { states: found, position, sequence, damaged } = read_states::<R>(rt, &file).await?;
+        if damaged {
+            tracing::warn!(path = %self.path.display(), at = position, "damaged: each partition's directory is looked at");
+            return self.remove(rt).await;
+        }
         // In place, which needs no room.
         write_again(rt, &file, 0, position).await.map_err(StoreError::io("write the partitions' states again"))?;
         file.sync_data().await.map_err(StoreError::io("write the partitions' states again"))?;
@@ -214,14 +228,26 @@ impl<R: Runtime> States<R> {
     }
 }
 
-/// The last word on each partition, none on those that were touched; where the next frame goes, and its number.
-async fn read_states<R: Runtime>(rt: &R, file: &R::File) -> Result<(IdMap<(i64, Bytes)>, u64, u64), StoreError> {
+/// What the file says.
+struct Words {
+    /// The last word on each partition, none on those that were touched.
+    states: IdMap<(i64, Bytes)>,
+    /// Where the next frame goes.
+    position: u64,
+    /// … and its number.
+    sequence: u64,
+    /// There are frames behind one that is not whole: what they say of it is not known.
+    damaged: bool,
+}
+
+async fn read_states<R: Runtime>(rt: &R, file: &R::File) -> Result<Words, StoreError> {
     let mut reader = FrameReader::<R>::new(file);
     let (mut sequence, mut position, mut states) = (0, 0, IdMap::default());
     while let Some((_, entries)) = reader.next(Some((LAP, sequence))).await? {
         sequence += 1;
         // Behind the last good frame: the reader may be behind a torn one, and nobody would find what comes after that.
-        position = reader.position();
+        // A crash may have cut the padding.
+        position = reader.position().next_multiple_of(BLOCK as u64);
         for entry in entries {
             match entry {
                 Entry::State { partition, to, state } => drop(states.insert(partition, (to.0, state))),
@@ -233,7 +259,30 @@ async fn read_states<R: Runtime>(rt: &R, file: &R::File) -> Result<(IdMap<(i64, 
             rt.yield_now().await;
         }
     }
-    Ok((states, position, sequence))
+    let damaged = goes_on::<R>(file, position, sequence).await?;
+    Ok(Words { states, position, sequence, damaged })
+}
+
+/// There is a frame of a later number at `from` or behind it. A crash leaves none: each frame is synced before the next one is
+/// written.
+async fn goes_on<R: Runtime>(file: &R::File, from: u64, sequence: u64) -> Result<bool, StoreError> {
+    let size = file.size().await.map_err(StoreError::io("read the partitions' states"))?;
+    let mut at = from;
+    while at < size {
+        let bytes = file.read_at(at, FRAME_BYTES).await.map_err(StoreError::io("read the partitions' states"))?;
+        for block in (0..bytes.len()).step_by(BLOCK) {
+            let header = FrameHeader::parse(&bytes[block..]);
+            if header.is_none_or(|header| header.lap != LAP || header.sequence <= sequence) {
+                continue;
+            }
+            let mut reader = FrameReader::<R>::at(file, at + block as u64);
+            if reader.next(None).await?.is_some() {
+                return Ok(true);
+            }
+        }
+        at += FRAME_BYTES as u64;
+    }
+    Ok(false)
 }
 
 /// What the files of a partition hold now, if all of it is synced and can be said in a few words.
@@ -488,14 +537,26 @@ impl<R: Runtime> LogStore<R> {
     /// Writes the file anew, without what is old.
     async fn compact_states(&self) -> IoResult<()> {
         let file = self.rt.open(&self.states.path, OpenOptions::default()).await?;
-        let states = read_states::<R>(&self.rt, &file).await;
-        let (mut states, ..) = states.map_err(|e| IoError::new("read states", std::io::Error::other(e.to_string())))?;
+        let words = read_states::<R>(&self.rt, &file).await.map_err(unreadable)?;
+        if words.damaged {
+            return Err(unreadable("a frame in the middle is not whole"));
+        }
+        let mut states = words.states;
         {
             let partitions = self.partitions.borrow();
             states.retain(|id, _| partitions.contains_key(id));
             self.states.strangers.borrow_mut().retain(|id| partitions.contains_key(id));
         }
-        self.states.write_anew(&self.rt, &states).await
+        let written = self.states.write_anew(&self.rt, &states).await;
+        if written.is_err() {
+            // Either file may be in place now, and the one that is open may have no name.
+            self.states.file.take();
+            let file = self.rt.open(&self.states.path, OpenOptions::default()).await?;
+            let words = read_states::<R>(&self.rt, &file).await.map_err(unreadable)?;
+            self.states.position.set(words.position);
+            self.states.sequence.set(words.sequence);
+        }
+        written
     }
 
     /// Before a store is closed: its partitions' files become others, and the next start has no use for the states.
@@ -508,7 +569,11 @@ impl<R: Runtime> LogStore<R> {
         match self.rt.remove_file(&states.path).await {
             Err(error) if error.kind == IoErrorKind::NotFound => {}
             Err(error) => return Err(error),
-            Ok(()) => self.rt.sync_dir(states.path.parent().expect("a file in a directory")).await?,
+            Ok(()) => {
+                let dir = states.path.parent().expect("a file in a directory");
+                // A power loss may bring it back, and nothing can be added to it any more.
+                self.rt.sync_dir(dir).await.map_err(|e| self.sync_failed(e))?;
+            }
         }
         states.closed.set(true);
         Ok(())
@@ -532,6 +597,10 @@ impl<R: Runtime> LogStore<R> {
             }
         }));
     }
+}
+
+fn unreadable(why: impl ToString) -> IoError {
+    IoError::new("read the partitions' states", std::io::Error::other(why.to_string()))
 }
 
 /// What each who waits is told.

@@ -91,8 +91,9 @@ fn a_full_disk_refuses_writes_serves_reads_and_resumes() {
 }
 
 /// What is written, each for itself, when the disk fills up in the middle of it.
-const WRITTEN: [&str; 11] = [
+const WRITTEN: [&str; 12] = [
     "journal",
+    "/states",
     ".log",
     ".index",
     ".timeindex",

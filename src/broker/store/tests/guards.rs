@@ -12,7 +12,7 @@ use std::rc::Rc;
 use std::time::Duration;
 
 /// A batch of one record that fills a block.
-fn block(number: u64) -> bytes::BytesMut {
+pub(super) fn block(number: u64) -> bytes::BytesMut {
     let size = (1..=BLOCK).rev().find(|size| batch_of(&[number], *size).len() == BLOCK);
     batch_of(&[number], size.expect("some size fills a block"))
 }

@@ -1,13 +1,15 @@
 //! What is known of a partition's files without a look at them, and when it is not to be believed.
 
+use super::guards::block;
 use super::harness::*;
 use crate::broker::store::flush::Limit;
 use crate::broker::store::*;
 use crate::ids::Offset;
 use crate::log::journal::{Entry, FRAME_HEADER_LEN, FrameBuilder, Lap};
+use crate::log::log_config::LogConfig;
 use crate::log::segment::{FileKind, file_name};
-use coreline_io::Clock;
 use coreline_io::sim::{CrashKind, DiskOp, SimNode, SimWorld};
+use coreline_io::{Clock, TaskGroup, Tasks};
 use futures_util::FutureExt;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -271,17 +273,17 @@ fn what_follows_a_torn_frame_is_found() {
 }
 
 /// ```text
-/// state  [ 0 ][ 1 ]        straight to the segment, not answered  [ 2 ][ 3 ][ 4 ]…
-/// then   [ 0 ][ 1 ][ n ]   as long as 2 was: 3 and 4 must not follow it
+/// state  [ 0 ][ 1 ]        straight to the segment, not answered  [ 2 ][ 3 ][ 4 ]…   a block each
+/// then   [ 0 ][ 1 ][ n ]   3 and 4 must not follow it
 /// ```
 #[test]
 fn what_was_written_straight_and_not_answered_follows_nothing() {
     let (world, node) = world(39);
     with_store(&world, &node, async |store| {
-        append(&store, (0..2).map(|n| batch_of(&[n], 100))).await;
+        append(&store, (0..2).map(block)).await;
         flush(&store).await;
         node.disk_faults(|f| f.stuck(DiskOp::Sync, ".log"));
-        let batches: Vec<u8> = (2..302).flat_map(|n| batch_of(&[n], 100)).collect();
+        let batches: Vec<u8> = (2..12).flat_map(block).collect();
         let unanswered = store.append(id(0), bytes::BytesMut::from(&batches[..]), LOCAL);
         store.rt.sleep(Duration::from_secs(1)).await;
         assert!(unanswered.now_or_never().is_none(), "its sync is not done");
@@ -289,7 +291,7 @@ fn what_was_written_straight_and_not_answered_follows_nothing() {
     node.disk_faults(|f| f.clear());
     die(&node, CrashKind::Kill);
     let at = with_store(&world, &node, async |store| {
-        let at = store.append(id(0), batch_of(&[900], 100), LOCAL).await.expect("acked").base_offset;
+        let at = store.append(id(0), block(900), LOCAL).await.expect("acked").base_offset;
         flush(&store).await;
         at
     });
@@ -300,4 +302,240 @@ fn what_was_written_straight_and_not_answered_follows_nothing() {
         let found = numbers(&store, 0).await;
         assert_eq!((found.len() as i64, found.last()), (at.0 + 1, Some(&900)));
     });
+}
+
+/// Goes on until the ring has been used several times over: nothing of other partitions that is flushed is in the journal then.
+async fn wrap_journal(node: &SimNode, world: &SimWorld, store: &Store) {
+    let store = store.clone();
+    drop(node.runtime().spawn(TaskGroup::Requests, "wrap", async move {
+        for n in 0..300 {
+            if store.append(id(1), batch_of(&[n], 4_000), LOCAL).await.is_err() {
+                return;
+            }
+        }
+    }));
+    world.handle().sleep(Duration::from_secs(60)).await;
+}
+
+/// ```text
+/// state of 0 and 1;   2 and 3: flushed, the note of it is not written;   the ring has no room for more than it must keep
+/// ```
+#[test]
+fn what_is_not_noted_stays_in_the_journal() {
+    let (world, node) = world(45);
+    with_store(&world, &node, async |store| {
+        append(&store, (0..2).map(|n| batch_of(&[n], 100))).await;
+        flush(&store).await;
+        append(&store, (2..4).map(|n| batch_of(&[n], 100))).await;
+        node.disk_faults(|f| f.stuck(DiskOp::Write, states::STATES_FILE));
+        let flushing = store.clone();
+        drop(node.runtime().spawn(TaskGroup::Flush, "flush", async move { flush(&flushing).await }));
+        wrap_journal(&node, &world, &store).await;
+    });
+    node.disk_faults(|f| f.clear());
+    die(&node, CrashKind::Kill);
+    with_store(&world, &node, async |store| assert_eq!(numbers(&store, 0).await, [0, 1, 2, 3]));
+}
+
+/// A start within a segment is in the state once the journal has forgotten it.
+#[test]
+fn where_the_log_begins_is_known() {
+    for how in [CrashKind::Kill, CrashKind::PowerLoss] {
+        let (world, node) = world(46);
+        with_store(&world, &node, async |store| {
+            append(&store, (0..4).map(|n| batch_of(&[n], 100))).await;
+            flush(&store).await;
+            store.delete_records(id(0), Offset(2)).await.expect("deleted");
+            flush(&store).await;
+            assert!(store.partition(id(0)).expect("assigned").stated.get());
+            wrap_journal(&node, &world, &store).await;
+        });
+        die(&node, how);
+        with_store(&world, &node, async |store| {
+            assert!(store.recovered.borrow().get(&id(0)).is_none(), "the journal knows nothing of it");
+            let ends = store.load_end_offsets(id(0)).await.expect("loads");
+            assert_eq!((ends.log_start, ends.log_end), (Offset(2), Offset(4)));
+            assert!(store.partition(id(0)).expect("assigned").stated.get(), "its directory was not looked at");
+        });
+    }
+}
+
+/// ```text
+/// state     000.log [ 0 ][ 1 ]
+/// then      000.log [ 0 ][ 1 ][ 2 ]…   0nn.log [ n ]…     not noted; the journal has all from 2 on
+/// again     000.log [ 0 ][ 1 ][ 2 ]… [ n ]…               segments are longer now: nobody may find 0nn.log behind it
+/// ```
+#[test]
+fn a_segment_that_was_begun_and_not_noted_is_not_forgotten() {
+    let (world, node) = world(47);
+    with_store(&world, &node, async |store| {
+        append(&store, (0..2).map(|n| batch_of(&[n], 4_000))).await;
+        flush(&store).await;
+        let partition = store.partition(id(0)).expect("assigned");
+        partition.with(|log| log.flushing = true);
+        append(&store, (2..30).map(|n| batch_of(&[n], 4_000))).await;
+        partition.with(|log| log.flushing = false);
+        node.disk_faults(|f| f.stuck(DiskOp::Write, states::STATES_FILE));
+        drop(node.runtime().spawn(TaskGroup::Flush, "flush", async move { flush(&store).await }));
+        world.handle().sleep(Duration::from_secs(1)).await;
+    });
+    node.disk_faults(|f| f.clear());
+    for round in 0..2 {
+        die(&node, CrashKind::Kill);
+        world.block_on(async {
+            let options = dying_options(0, &Fatals::default());
+            let store = LogStore::open(node.runtime(), options).await.expect("the store opens");
+            store.assign(spec(0, 0, LogConfig { segment_bytes: 1 << 20, ..small_config() }));
+            store.assign(spec(1, 0, small_config()));
+            store.assignments_complete();
+            if round == 0 {
+                append(&store, [batch_of(&[30], 4_000)].into_iter()).await;
+                flush(&store).await;
+                wrap_journal(&node, &world, &store).await;
+            }
+            let wanted: Vec<u64> = (0..31).collect();
+            assert_eq!(numbers(&store, 0).await, wanted);
+        });
+        remove_states(&node);
+    }
+}
+
+/// The file of states and what is in it.
+fn file_of_states(node: &SimNode) -> (PathBuf, Vec<u8>) {
+    let (path, _) = node.files().into_iter().find(|f| f.0.ends_with(states::STATES_FILE)).expect("a flush has noted");
+    let bytes = node.file_contents(&path).expect("it is there");
+    (path, bytes)
+}
+
+/// ```text
+/// states  [ state of 0 ][ 0 is touched: damaged ][ state of 1 ]      2 went straight to the segment of 0
+/// ```
+#[test]
+fn a_frame_that_is_damaged_in_the_middle_says_that_nothing_is_known() {
+    let (world, node) = world(40);
+    let (mut first, mut second) = (0, 0);
+    let path = with_store(&world, &node, async |store| {
+        append(&store, (0..2).map(|n| batch_of(&[n], 100))).await;
+        flush(&store).await;
+        first = file_of_states(&node).1.len();
+        append(&store, [batch_of(&[2], 30_000)].into_iter()).await;
+        second = file_of_states(&node).1.len();
+        store.append(id(1), batch_of(&[0], 100), LOCAL).await.expect("acked");
+        let other = store.partition(id(1)).expect("assigned");
+        store.flush_partition(&other).await.expect("flushed");
+        file_of_states(&node).0
+    });
+    assert!(first < second && second < file_of_states(&node).1.len(), "three frames");
+    die(&node, CrashKind::Kill);
+    let mut bytes = file_of_states(&node).1;
+    bytes[first + FRAME_HEADER_LEN] ^= 1;
+    node.put_file(&path, &bytes);
+    for _ in 0..2 {
+        with_store(&world, &node, async |store| {
+            assert!(store.states.found.borrow().is_empty());
+            assert_eq!(numbers(&store, 0).await, [0, 1, 2]);
+            store.load_end_offsets(id(1)).await.expect("loads");
+            assert_eq!(read_all(&store, id(1), 0, 10_000).await, [(0, 0)]);
+        });
+        die(&node, CrashKind::PowerLoss);
+    }
+}
+
+/// A crash may leave a file of any length: the next frame begins where one is looked for.
+#[test]
+fn what_follows_a_frame_without_its_padding_is_found() {
+    let (world, node) = world(41);
+    with_store(&world, &node, async |store| {
+        append(&store, (0..2).map(|n| batch_of(&[n], 100))).await;
+        flush(&store).await;
+    });
+    die(&node, CrashKind::Kill);
+    let (path, bytes) = file_of_states(&node);
+    node.put_file(&path, &bytes[..bytes.len() - 512]);
+    with_store(&world, &node, async |store| {
+        assert_eq!(store.states.found.borrow().len(), 1);
+        append(&store, [batch_of(&[2], 30_000)].into_iter()).await;
+    });
+    die(&node, CrashKind::PowerLoss);
+    with_store(&world, &node, async |store| assert_eq!(numbers(&store, 0).await, [0, 1, 2]));
+}
+
+/// ```text
+/// written anew: states.tmp ─▶ sync ─▶ renamed ─▶ its name is not durable, for want of room     what comes next has a file with a name
+/// ```
+#[test]
+fn what_follows_a_rename_that_found_no_room_is_found() {
+    let (world, node) = world(42);
+    let last = with_store(&world, &node, async |store| {
+        let partition = store.partition(id(0)).expect("assigned");
+        let mut next = 0;
+        loop {
+            append(&store, [batch_of(&[next], 100)].into_iter()).await;
+            // A note is one sync in that directory; writing the file anew is two, and the note.
+            node.disk_faults(|f| f.no_room_after(DiskOp::Sync, "shard-0000", 1));
+            let flushed = store.flush_partition(&partition).await;
+            node.disk_faults(|f| f.clear());
+            next += 1;
+            if flushed.is_err() {
+                break;
+            }
+            assert!(next < 100, "the file is written anew once in a while");
+        }
+        // The store lives, and what it says now counts, also while there is no room for a new file.
+        node.disk_faults(|f| f.no_room(DiskOp::Write, "states.tmp"));
+        append(&store, [batch_of(&[next], 30_000)].into_iter()).await;
+        next
+    });
+    die(&node, CrashKind::Kill);
+    with_store(&world, &node, async |store| {
+        assert_eq!(numbers(&store, 0).await, (0..=last).collect::<Vec<_>>());
+    });
+}
+
+/// A flush that did not come to its note may have written down what producers had sent by then.
+#[test]
+fn a_cut_takes_snapshots_that_are_not_known() {
+    let (world, node) = world(43);
+    with_store(&world, &node, async |store| {
+        append(&store, (0..4).map(|n| batch_of(&[n], 100))).await;
+        flush(&store).await;
+    });
+    die(&node, CrashKind::Kill);
+    let snapshot = segment(0).with_file_name(file_name(3, FileKind::Snapshot));
+    node.put_file(&snapshot, &crate::log::producer_state::ProducerStates::default().encode_snapshot());
+    with_store(&world, &node, async |store| {
+        store.load_end_offsets(id(0)).await.expect("loads");
+        assert!(store.partition(id(0)).expect("assigned").stated.get(), "its directory was not looked at");
+        store.truncate(id(0), Offset(2)).await.expect("cut");
+    });
+    die(&node, CrashKind::Kill);
+    with_store(&world, &node, async |store| assert_eq!(numbers(&store, 0).await, [0, 1]));
+}
+
+/// The note is of a file that cannot be synced, or be written: the process ends, and nothing was let go of.
+#[test]
+fn a_note_that_fails_ends_the_process() {
+    for op in [DiskOp::Sync, DiskOp::Write] {
+        for how in [CrashKind::Kill, CrashKind::PowerLoss] {
+            let (world, node) = world(44);
+            let fatals = Fatals::default();
+            world.block_on(async {
+                let store = open(&node, &fatals, 2, 0).await;
+                append(&store, (0..2).map(|n| batch_of(&[n], 100))).await;
+                flush(&store).await;
+                append(&store, (2..4).map(|n| batch_of(&[n], 100))).await;
+                node.disk_faults(|f| f.fail_next(op, states::STATES_FILE));
+                drop(node.runtime().spawn(TaskGroup::Requests, "flush", async move { flush(&store).await }));
+                world.handle().sleep(Duration::from_secs(1)).await;
+            });
+            assert_eq!(fatals.borrow().len(), 1, "{op:?}");
+            die(&node, how);
+            for _ in 0..2 {
+                with_store(&world, &node, async |store| {
+                    assert_eq!(numbers(&store, 0).await, [0, 1, 2, 3], "{op:?} {how:?}")
+                });
+                die(&node, how);
+            }
+        }
+    }
 }
