@@ -319,25 +319,10 @@ fn decode_entry(rest: &mut Bytes) -> Option<Entry> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::log::index::TimeEntry;
     use proptest::prelude::*;
 
     fn partition(n: u128) -> PartitionId {
         PartitionId { topic: TopicId(Uuid::from_u128(n)), index: PartitionIndex(n as i32) }
-    }
-
-    fn mark() -> SegmentMark {
-        SegmentMark {
-            base: 4,
-            position: 300,
-            last_batch: 200,
-            first_timestamp: 5,
-            max: TimeEntry { timestamp: 9, offset: 11 },
-            bytes_since_snapshot: 300,
-            index_bytes: (8, 0),
-            offsets: vec![1; 16],
-            times: vec![2; 12],
-        }
     }
 
     fn sample() -> Vec<Entry> {
@@ -351,7 +336,7 @@ mod tests {
             Entry::LogStart { partition: partition(3), start: Offset(9) },
             Entry::HighWatermark { partition: partition(4), offset: Offset(10) },
             Entry::Flushed { partition: partition(5), to: Offset(11), mark: None },
-            Entry::Flushed { partition: partition(5), to: Offset(12), mark: Some(mark()) },
+            Entry::Flushed { partition: partition(5), to: Offset(12), mark: Some(SegmentMark::example(4)) },
             Entry::State { partition: partition(6), to: Offset(12), state: Bytes::from_static(b"a state") },
             Entry::Touched { partition: partition(6) },
             Entry::Deleted { partition: partition(6) },

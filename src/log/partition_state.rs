@@ -124,20 +124,6 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    fn mark(base: i64) -> SegmentMark {
-        SegmentMark {
-            base,
-            position: 300,
-            last_batch: 200,
-            first_timestamp: 5,
-            max: TimeEntry { timestamp: 9, offset: 11 },
-            bytes_since_snapshot: 300,
-            index_bytes: (8, 0),
-            offsets: vec![1; 16],
-            times: vec![2; 12],
-        }
-    }
-
     fn state(sealed: usize, epochs: usize, snapshots: usize, producers: usize, log_start: i64) -> PartitionState {
         let mut known = LeaderEpochs::default();
         for n in 0..epochs {
@@ -145,7 +131,7 @@ mod tests {
         }
         PartitionState {
             log_start,
-            mark: mark(sealed as i64 * 10),
+            mark: SegmentMark::example(sealed as i64 * 10),
             last_offset: (sealed > 1).then_some(OffsetEntry { offset: 7, position: 9 }),
             last_time: (epochs > 1).then_some(TimeEntry { timestamp: 3, offset: 4 }),
             sealed: (0..sealed).map(|n| (n as i64 * 10, 100 + n as u64)).collect(),

@@ -108,6 +108,24 @@ impl SegmentMark {
 }
 
 #[cfg(test)]
+impl SegmentMark {
+    /// A mark for tests.
+    pub(crate) fn example(base: i64) -> Self {
+        Self {
+            base,
+            position: 300,
+            last_batch: 200,
+            first_timestamp: 5,
+            max: TimeEntry { timestamp: 9, offset: 11 },
+            bytes_since_snapshot: 300,
+            index_bytes: (8, 0),
+            offsets: vec![1; 2 * OFFSET_ENTRY_LEN],
+            times: vec![2; TIME_ENTRY_LEN],
+        }
+    }
+}
+
+#[cfg(test)]
 mod tests {
     use super::*;
     use proptest::prelude::*;
