@@ -113,7 +113,7 @@ impl Host {
         // Quick to move connections: runs are short.
         let (stay_min, stay_max) = (Duration::from_millis(1), Duration::from_millis(50));
         let quick = SteeringRules { requests_min: 4, window: 16, stay_min, stay_max, ..SteeringRules::default() };
-        node.steering = Some(quick);
+        node.steering = scenario.steering.then_some(quick);
         let shards = start::<BrokerMesh, _, _, _>(&self.node, self.shards, move |ctx| run_shard(ctx, node.clone()));
         let shutdown = shards.shutdown.clone();
         let ended: Ended = Rc::default();

@@ -157,6 +157,8 @@ pub(crate) struct Scenario {
     pub(crate) transactions: TransactionPlan,
     /// Partitions move between cores, with such pauses at most.
     pub(crate) moves_us_max: Option<u64>,
+    /// Connections move to the core that has what they use.
+    pub(crate) steering: bool,
 }
 
 fn pick<T: Copy>(rng: &SimRng, of: &[T]) -> T {
@@ -198,6 +200,7 @@ impl Scenario {
             net_delay_us_max: pick(rng, &[100, 300, 300, 5000]),
             transactions: transactions(rng),
             moves_us_max: pick(rng, &[None, Some(500), Some(5000), Some(50_000)]),
+            steering: !rng.one_in(4),
         }
     }
 }
