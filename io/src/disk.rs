@@ -60,7 +60,8 @@ pub trait File: 'static {
     fn write_at(&self, offset: u64, parts: &[Bytes]) -> impl Future<Output = IoResult<()>>;
 
     /// [`File::write_at`], then [`File::sync_data`]: durable when it returns, with all that was written before. For a file
-    /// of which each write waits for the one before it. The error tells which of the two failed.
+    /// of which each write waits for the one before it. The error tells which of the two failed. One part that begins on a
+    /// block in memory is written from where it is.
     fn write_and_sync(&self, offset: u64, parts: &[Bytes]) -> impl Future<Output = Result<(), WriteSyncError>> {
         async move {
             self.write_at(offset, parts).await.map_err(WriteSyncError::Write)?;

@@ -117,6 +117,17 @@ impl AppendBuf {
         start..self.len
     }
 
+    /// What is written.
+    #[must_use]
+    pub fn written(&self) -> &[u8] {
+        // SAFETY: the bytes below `len` are initialised, never written again while `&self` is held or after it, and live
+        // as long as `memory`.
+        #[allow(unsafe_code)]
+        unsafe {
+            std::slice::from_raw_parts(self.memory.start.as_ptr(), self.len)
+        }
+    }
+
     /// A view of written bytes, no copy, good on any core. The range must be inside the written part (asserted).
     #[must_use]
     pub fn slice(&self, range: Range<usize>) -> Bytes {

@@ -29,7 +29,7 @@ fn frame() -> Vec<u8> {
     builder.push(&Entry::Batches { partition: PARTITION, base_offset: Offset(42), bytes: batch().into() });
     builder.push(&Entry::LogStart { partition: PARTITION, start: Offset(12) });
     builder.push(&Entry::LiveFrom { lap: Lap((6 << 32) | 0x1b2c_3d4e) });
-    builder.finish(Lap((6 << 32) | 0x1b2c_3d4e).next(0x5e6f_7081), 0).parts.concat()
+    builder.finish(Lap((6 << 32) | 0x1b2c_3d4e).next(0x5e6f_7081), 0).bytes.to_vec()
 }
 
 /// Lines of `position  bytes  meaning`; the fields must add up to all of `bytes`.

@@ -28,7 +28,6 @@ pub const FRAME_BYTES_MAX: usize = 64 << 20;
 /// The first bytes of a frame: "CLJ1".
 pub const MAGIC: u32 = 0x434c_4a31;
 const CRC_START: usize = 8;
-static ZEROS: [u8; BLOCK] = [0; BLOCK];
 const _: () = assert!(FRAME_BYTES_MAX.is_multiple_of(BLOCK));
 
 /// The number of one use of a journal file.
@@ -121,28 +120,52 @@ const LIVE_FROM: u8 = 7;
 const STATE: u8 = 8;
 const TOUCHED: u8 = 9;
 
-/// Collects the entries of one group commit; record bytes are not copied.
+/// Builds the frame of one group commit, in memory that begins on a block, so that direct I/O can write it from where it is:
+/// record bytes are copied once.
 #[derive(Debug, Default)]
 pub struct FrameBuilder {
-    parts: Vec<Bytes>,
-    bytes: usize,
+    /// The frame so far, room for its header included; empty without an entry.
+    frame: BytesMut,
     entries: u32,
 }
 
-/// A frame ready for one gathered write.
+/// A frame ready to be written.
 #[derive(Debug)]
 pub struct EncodedFrame {
-    /// Back to back they are the frame, padding included.
-    pub parts: Vec<Bytes>,
-    /// Their total length, a multiple of [`BLOCK`].
-    pub len: usize,
+    /// All of it, padding included: a multiple of [`BLOCK`], which begins on a block in memory, too.
+    pub bytes: Bytes,
+}
+
+/// Memory for `capacity` bytes that begins on a block.
+fn block_memory(capacity: usize) -> BytesMut {
+    let mut memory = BytesMut::with_capacity(capacity + BLOCK);
+    let skip = memory.as_ptr().align_offset(BLOCK);
+    memory.put_bytes(0, skip);
+    memory.advance(skip);
+    memory
+}
+
+impl EncodedFrame {
+    /// Its memory, for the next frame; none while somebody else holds it.
+    #[must_use]
+    pub fn into_memory(self) -> Option<BytesMut> {
+        let mut memory = self.bytes.try_into_mut().ok()?;
+        memory.clear();
+        Some(memory)
+    }
 }
 
 impl FrameBuilder {
+    /// A frame in the memory of one before it.
+    #[must_use]
+    pub fn reusing(memory: BytesMut) -> Self {
+        Self { frame: memory, entries: 0 }
+    }
+
     /// Bytes of entries so far.
     #[must_use]
-    pub const fn bytes(&self) -> usize {
-        self.bytes
+    pub fn bytes(&self) -> usize {
+        self.frame.len().saturating_sub(FRAME_HEADER_LEN)
     }
 
     /// True without an entry.
@@ -151,85 +174,98 @@ impl FrameBuilder {
         self.entries == 0
     }
 
-    /// Adds batches whose bytes are in `parts`.
-    pub fn batches(&mut self, partition: PartitionId, base_offset: Offset, parts: &[Bytes]) {
-        let length = parts.iter().map(Bytes::len).sum::<usize>();
-        self.entry(BATCHES, partition, base_offset.0, length);
-        self.parts.extend(parts.iter().cloned());
-        self.bytes += length;
+    /// Adds batches, whose bytes `fill` puts down, `length` in all (asserted).
+    pub fn batches(
+        &mut self,
+        partition: PartitionId,
+        base_offset: Offset,
+        length: usize,
+        fill: impl FnOnce(&mut BytesMut),
+    ) {
+        self.entry(BATCHES, partition, base_offset.0, length, fill);
     }
 
     /// Adds any entry.
     pub fn push(&mut self, entry: &Entry) {
+        let mut put = |kind, partition: &PartitionId, offset, data: &[u8]| {
+            self.entry(kind, *partition, offset, data.len(), |frame| frame.put_slice(data));
+        };
         match entry {
-            Entry::Batches { partition, base_offset, bytes } => {
-                self.batches(*partition, *base_offset, std::slice::from_ref(bytes));
-            }
-            Entry::Truncate { partition, to } => self.entry(TRUNCATE, *partition, to.0, 0),
-            Entry::LogStart { partition, start } => self.entry(LOG_START, *partition, start.0, 0),
-            Entry::HighWatermark { partition, offset } => self.entry(HIGH_WATERMARK, *partition, offset.0, 0),
+            Entry::Batches { partition, base_offset, bytes } => put(BATCHES, partition, base_offset.0, bytes),
+            Entry::Truncate { partition, to } => put(TRUNCATE, partition, to.0, &[]),
+            Entry::LogStart { partition, start } => put(LOG_START, partition, start.0, &[]),
+            Entry::HighWatermark { partition, offset } => put(HIGH_WATERMARK, partition, offset.0, &[]),
             Entry::Flushed { partition, to, mark } => {
                 let data = mark.as_ref().map(SegmentMark::encode).unwrap_or_default();
-                self.entry(FLUSHED, *partition, to.0, data.len());
-                self.bytes += data.len();
-                self.parts.extend((!data.is_empty()).then(|| Bytes::from(data)));
+                put(FLUSHED, partition, to.0, &data);
             }
-            Entry::Deleted { partition } => self.entry(DELETED, *partition, 0, 0),
-            Entry::State { partition, to, state } => {
-                self.entry(STATE, *partition, to.0, state.len());
-                self.bytes += state.len();
-                self.parts.push(state.clone());
-            }
-            Entry::Touched { partition } => self.entry(TOUCHED, *partition, 0, 0),
-            Entry::LiveFrom { lap } => self.entry(LIVE_FROM, PartitionId::default(), lap.0 as i64, 0),
+            Entry::Deleted { partition } => put(DELETED, partition, 0, &[]),
+            Entry::State { partition, to, state } => put(STATE, partition, to.0, state),
+            Entry::Touched { partition } => put(TOUCHED, partition, 0, &[]),
+            Entry::LiveFrom { lap } => put(LIVE_FROM, &PartitionId::default(), lap.0 as i64, &[]),
         }
     }
 
-    fn entry(&mut self, kind: u8, partition: PartitionId, offset: i64, length: usize) {
-        let mut header = BytesMut::with_capacity(ENTRY_HEADER_LEN);
-        header.put_u8(kind);
-        header.put_bytes(0, 3);
-        header.put_u32(u32::try_from(length).expect("an entry is smaller than a frame"));
-        header.put_slice(partition.topic.0.as_bytes());
-        header.put_i32(partition.index.0);
-        header.put_i64(offset);
-        self.parts.push(header.freeze());
-        self.bytes += ENTRY_HEADER_LEN;
+    fn entry(
+        &mut self,
+        kind: u8,
+        partition: PartitionId,
+        offset: i64,
+        length: usize,
+        fill: impl FnOnce(&mut BytesMut),
+    ) {
+        self.make_room(ENTRY_HEADER_LEN + length);
+        let frame = &mut self.frame;
+        frame.put_u8(kind);
+        frame.put_bytes(0, 3);
+        frame.put_u32(u32::try_from(length).expect("an entry is smaller than a frame"));
+        frame.put_slice(partition.topic.0.as_bytes());
+        frame.put_i32(partition.index.0);
+        frame.put_i64(offset);
+        let end = frame.len() + length;
+        fill(frame);
+        assert_eq!(frame.len(), end, "an entry is as long as it says");
         self.entries += 1;
+    }
+
+    /// Room for an entry of `length` bytes, and for what may have to pad it.
+    fn make_room(&mut self, length: usize) {
+        let used = self.frame.len().max(FRAME_HEADER_LEN);
+        let needed = (used + length).next_multiple_of(BLOCK);
+        if self.frame.capacity() < needed || !self.frame.as_ptr().addr().is_multiple_of(BLOCK) {
+            let mut larger = block_memory(needed.next_power_of_two());
+            larger.put_slice(&self.frame);
+            self.frame = larger;
+        }
+        if self.frame.is_empty() {
+            self.frame.put_bytes(0, FRAME_HEADER_LEN);
+        }
     }
 
     /// Bytes that the frame will take, padding included.
     #[must_use]
-    pub const fn encoded_len(&self) -> usize {
-        (FRAME_HEADER_LEN + self.bytes).next_multiple_of(BLOCK)
+    pub fn encoded_len(&self) -> usize {
+        (FRAME_HEADER_LEN + self.bytes()).next_multiple_of(BLOCK)
     }
 
     /// The frame, as number `sequence` of `lap`.
     #[must_use]
-    pub fn finish(self, lap: Lap, sequence: u64) -> EncodedFrame {
-        let len = self.encoded_len();
+    pub fn finish(mut self, lap: Lap, sequence: u64) -> EncodedFrame {
+        self.make_room(0);
+        let (len, bytes) = (self.encoded_len(), self.bytes());
         assert!(len <= FRAME_BYTES_MAX, "a frame of {len} bytes");
-        let mut rest = BytesMut::with_capacity(FRAME_HEADER_LEN - CRC_START);
-        rest.put_u64(lap.0);
-        rest.put_u64(sequence);
-        rest.put_u32(self.bytes as u32);
-        rest.put_u32(self.entries);
-        let mut crc = crc32c::crc32c(&rest);
-        for part in &self.parts {
-            crc = crc32c::crc32c_append(crc, part);
-        }
-        let mut header = BytesMut::with_capacity(FRAME_HEADER_LEN);
+        let mut frame = self.frame;
+        let mut header = &mut frame[CRC_START..FRAME_HEADER_LEN];
+        header.put_u64(lap.0);
+        header.put_u64(sequence);
+        header.put_u32(bytes as u32);
+        header.put_u32(self.entries);
+        let crc = crc32c::crc32c(&frame[CRC_START..]);
+        let mut header = &mut frame[..CRC_START];
         header.put_u32(MAGIC);
         header.put_u32(crc);
-        header.put_slice(&rest);
-        let mut parts = Vec::with_capacity(self.parts.len() + 2);
-        parts.push(header.freeze());
-        parts.extend(self.parts);
-        let padding = len - FRAME_HEADER_LEN - self.bytes;
-        if padding > 0 {
-            parts.push(Bytes::from_static(&ZEROS[..padding]));
-        }
-        EncodedFrame { parts, len }
+        frame.put_bytes(0, len - frame.len());
+        EncodedFrame { bytes: frame.freeze() }
     }
 }
 
@@ -348,10 +384,35 @@ mod tests {
         let mut builder = FrameBuilder::default();
         entries.iter().for_each(|e| builder.push(e));
         let frame = builder.finish(lap, sequence);
-        let bytes = Bytes::from(frame.parts.concat());
-        assert_eq!(bytes.len(), frame.len);
-        assert_eq!(frame.len % BLOCK, 0);
-        bytes
+        assert!(frame.bytes.as_ptr().addr().is_multiple_of(BLOCK) && frame.bytes.len().is_multiple_of(BLOCK));
+        frame.bytes
+    }
+
+    #[test]
+    fn a_frame_in_the_memory_of_another_is_the_same() {
+        let batches = |size: u8| Entry::Batches {
+            partition: partition(1),
+            base_offset: Offset(0),
+            bytes: Bytes::from(vec![size; usize::from(size) * 100]),
+        };
+        let mut memory = BytesMut::new();
+        // Smaller, as large, larger than what was there.
+        for size in [100, 3, 3, 255] {
+            let mut builder = FrameBuilder::reusing(memory);
+            let (entry, fits) = (batches(size), size == 3);
+            let held = builder.frame.as_ptr();
+            builder.push(&entry);
+            assert!(!fits || builder.frame.as_ptr() == held, "what fits stays where it is");
+            let frame = builder.finish(Lap(1), 5);
+            assert_eq!(frame.bytes, encode(&[entry], Lap(1), 5), "size {size}");
+            assert!(frame.bytes.as_ptr().addr().is_multiple_of(BLOCK));
+            memory = frame.into_memory().expect("nobody else holds it");
+        }
+        let mut builder = FrameBuilder::reusing(memory);
+        builder.push(&batches(1));
+        let frame = builder.finish(Lap(1), 6);
+        let held = frame.bytes.clone();
+        assert!(frame.into_memory().is_none(), "somebody still reads it: {} bytes", held.len());
     }
 
     #[test]

@@ -53,17 +53,32 @@ enum Failure {
     Sync(io::Error),
 }
 
+/// What is written: from where it is, or copied.
+#[derive(Debug)]
+enum Blocks {
+    Lent(Bytes),
+    Copied(BlockBuffer, usize),
+}
+
+impl Blocks {
+    fn bytes(&self) -> &[u8] {
+        match self {
+            Self::Lent(bytes) => bytes,
+            Self::Copied(buffer, len) => buffer.bytes(*len),
+        }
+    }
+}
+
 struct Job {
     file: Arc<File>,
     offset: u64,
-    buffer: BlockBuffer,
-    len: usize,
+    blocks: Blocks,
     answer: Arc<Answer>,
 }
 
 impl Job {
     fn run(&self) -> Result<(), Failure> {
-        self.file.write_all_at(self.buffer.bytes(self.len), self.offset).map_err(Failure::Write)?;
+        self.file.write_all_at(self.blocks.bytes(), self.offset).map_err(Failure::Write)?;
         self.file.sync_data().map_err(Failure::Sync)
     }
 }
@@ -75,7 +90,7 @@ struct Answer(Mutex<(Option<Done>, Option<Waker>)>);
 #[derive(Debug)]
 struct Done {
     result: Result<(), Failure>,
-    buffer: BlockBuffer,
+    blocks: Blocks,
 }
 
 impl Answer {
@@ -128,8 +143,8 @@ impl DurableWriter {
             go_first();
             for job in queue {
                 let result = job.run();
-                let Job { buffer, answer, .. } = job;
-                answer.give(Done { result, buffer });
+                let Job { blocks, answer, .. } = job;
+                answer.give(Done { result, blocks });
             }
         })?;
         Ok(Self { jobs, spare: BlockBuffer::default() })
@@ -165,17 +180,24 @@ impl UringRuntime {
             Some(writer) => writer,
             None => slot.insert(DurableWriter::start()?),
         };
-        let mut buffer = std::mem::take(&mut writer.spare);
-        Parts::new(parts).copy_to(buffer.bytes_mut(len));
+        let blocks = match parts {
+            [whole] if whole.as_ptr().addr().is_multiple_of(BLOCK) => Blocks::Lent(whole.clone()),
+            parts => {
+                let mut buffer = std::mem::take(&mut writer.spare);
+                Parts::new(parts).copy_to(buffer.bytes_mut(len));
+                Blocks::Copied(buffer, len)
+            }
+        };
         let answer = Arc::new(Answer::default());
-        let job = Job { file, offset, buffer, len, answer: answer.clone() };
+        let job = Job { file, offset, blocks, answer: answer.clone() };
         let gone = |_| io::Error::other("the thread that writes has ended");
         writer.jobs.send(job).map_err(gone)?;
         Ok(Waiting(answer))
     }
 
-    fn keep(&self, buffer: BlockBuffer) {
-        if buffer.memory.len() <= KEEP_BYTES + BLOCK
+    fn keep(&self, blocks: Blocks) {
+        if let Blocks::Copied(buffer, _) = blocks
+            && buffer.memory.len() <= KEEP_BYTES + BLOCK
             && let Some(writer) = &mut *self.0.durable.borrow_mut()
         {
             writer.spare = buffer;
@@ -205,8 +227,8 @@ impl UringFile {
         let _helped = runtime.0.nap.helped();
         let submitted = self.shared().and_then(|file| runtime.submit(file, offset, parts, len));
         let waiting = submitted.map_err(|cause| WriteSyncError::Write(failed("write", cause)))?;
-        let Done { result, buffer } = waiting.await;
-        runtime.keep(buffer);
+        let Done { result, blocks } = waiting.await;
+        runtime.keep(blocks);
         let counters = &runtime.0.counters;
         add(&counters.writes, 1);
         add(&counters.write_bytes, len);

@@ -12,7 +12,7 @@
 use super::IdMap;
 use super::types::{JournalSync, StoreError, StoreOptions};
 use crate::ids::PartitionId;
-use crate::log::journal::{EncodedFrame, Lap};
+use crate::log::journal::Lap;
 use bytes::Bytes;
 use coreline_io::sync::Notify;
 use coreline_io::{BLOCK, File, IoError, IoErrorKind, IoResult, OpenOptions, Runtime, TaskGroup, WriteSyncError};
@@ -251,7 +251,7 @@ impl<R: Runtime> JournalFiles<R> {
     }
 
     /// Writes the next frame; durable when it returns, if `sync`.
-    pub(super) async fn write(&self, frame: &EncodedFrame, sync: bool) -> Result<(), WriteSyncError> {
+    pub(super) async fn write(&self, frame: &Bytes, sync: bool) -> Result<(), WriteSyncError> {
         let current = self.current().expect("make_room came before");
         let result = self.write_at_end(&current, frame, sync).await;
         if let Err(WriteSyncError::Write(error)) = &result
@@ -273,24 +273,19 @@ impl<R: Runtime> JournalFiles<R> {
         }
     }
 
-    async fn write_at_end(
-        &self,
-        current: &Current<R::File>,
-        frame: &EncodedFrame,
-        sync: bool,
-    ) -> Result<(), WriteSyncError> {
+    async fn write_at_end(&self, current: &Current<R::File>, frame: &Bytes, sync: bool) -> Result<(), WriteSyncError> {
         let position = current.position.get();
-        let end = position + frame.len as u64;
+        let (end, frame) = (position + frame.len() as u64, std::slice::from_ref(frame));
         assert!(end <= self.file_bytes);
         self.wait_for_fill(current, end).await;
         current.writing.set(end);
         if !sync {
-            current.plain.write_at(position, &frame.parts).await.map_err(WriteSyncError::Write)?;
-            current.unsynced.set(current.unsynced.get() + frame.len as u64);
+            current.plain.write_at(position, frame).await.map_err(WriteSyncError::Write)?;
+            current.unsynced.set(current.unsynced.get() + (end - position));
         } else if self.sync == JournalSync::Dsync && end <= current.filled.get() && current.unsynced.get() == 0 {
-            current.dsync.write_at(position, &frame.parts).await.map_err(WriteSyncError::Write)?;
+            current.dsync.write_at(position, frame).await.map_err(WriteSyncError::Write)?;
         } else {
-            current.plain.write_and_sync(position, &frame.parts).await?;
+            current.plain.write_and_sync(position, frame).await?;
             current.filled.set(current.filled.get().max(end));
             current.unsynced.set(0);
         }

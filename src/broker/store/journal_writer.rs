@@ -7,13 +7,14 @@ use super::flush::Limit;
 use super::joined::Joined;
 use super::journal_files::Live;
 use super::marks::mark_of;
-use super::partition::{Commit, Partition};
+use super::partition::{Commit, Partition, Submitted};
 use super::types::{CommitTimes, FatalReason, StoreError};
 use super::{IdMap, LogStore, StoreState};
 use crate::error_code::ErrorCode;
 use crate::ids::{Offset, PartitionId};
-use crate::log::journal::{ENTRY_HEADER_LEN, Entry, FrameBuilder};
+use crate::log::journal::{ENTRY_HEADER_LEN, EncodedFrame, Entry, FrameBuilder};
 use crate::log::segment_mark::{MARK_LEN_MAX, SegmentMark};
+use bytes::{BufMut, BytesMut};
 use coreline_io::sync::{Notify, OneshotSender, oneshot};
 use coreline_io::{IoError, IoErrorKind, Monotonic, Runtime, TaskGroup, WriteSyncError};
 use futures_util::future::{Either, select};
@@ -25,6 +26,9 @@ use std::time::Duration;
 
 /// Bytes of a partition with `durability=written` that are in its segment, acknowledged and not synced, at most.
 const UNSYNCED_BYTES_MAX: u64 = 8 << 20;
+
+/// A frame's memory up to this size is kept for the next one.
+const FRAME_MEMORY_MAX: usize = 4 << 20;
 
 /// What was flushed takes so small a part of a group, at most.
 const FLUSHED_PART: usize = 8;
@@ -46,9 +50,18 @@ pub(super) struct WriterQueue {
     /// Up to where partitions were flushed, durably, since the journal was told last. It hears of it with the next group:
     /// recovery has less to settle, but nothing depends on it.
     flushed: RefCell<IdMap<i64>>,
+    /// Memory of the frame before, for the next one.
+    frame_memory: RefCell<BytesMut>,
 }
 
 impl WriterQueue {
+    /// The next frame may be where this one was.
+    fn keep(&self, frame: EncodedFrame) {
+        if let Some(memory) = frame.into_memory().filter(|memory| memory.capacity() <= FRAME_MEMORY_MAX) {
+            self.frame_memory.replace(memory);
+        }
+    }
+
     /// Everything of `id` below `end` is in segments, on the device.
     pub(super) fn note_flushed(&self, id: PartitionId, end: i64) {
         self.flushed.borrow_mut().insert(id, end);
@@ -190,7 +203,8 @@ impl<R: Runtime> LogStore<R> {
 
     /// Takes what waits: small amounts into one frame, large ones straight to their segments.
     fn take_group(self: &Rc<Self>) -> Group {
-        let mut group = Group::default();
+        let frame = FrameBuilder::reusing(self.writer.frame_memory.take());
+        let mut group = Group { frame, ..Group::default() };
         self.take_joined(&mut group);
         while group.frame.bytes() < self.options.group_bytes_max {
             let Some(partition) = self.writer.partitions.borrow_mut().pop_front() else { break };
@@ -227,13 +241,16 @@ impl<R: Runtime> LogStore<R> {
     pub(super) fn add_member(&self, group: &mut Group, partition: Rc<Partition>, limit: i64) {
         let spec = partition.spec.borrow().clone();
         let taken = partition.with(|log| {
-            let (base, gathered) = log.submit_to_journal(limit);
+            let Submitted { base, range, bytes } = log.submit_to_journal(limit);
+            let tail = &log.tail;
+            group.frame.batches(partition.id, Offset(base), bytes, |frame| {
+                tail.pieces(range, |piece| frame.put_slice(piece));
+            });
             group.sync |= log.needs_sync(&spec, log.submitted_end);
-            (base, gathered, log.submitted_end)
+            (bytes, log.submitted_end)
         });
-        let Some((base, gathered, end)) = taken else { return };
-        group.frame.batches(partition.id, Offset(base), &gathered.parts);
-        group.members.push(Member { partition, bytes: gathered.bytes, end });
+        let Some((bytes, end)) = taken else { return };
+        group.members.push(Member { partition, bytes, end });
     }
 
     async fn commit(self: &Rc<Self>, group: Group) {
@@ -247,14 +264,15 @@ impl<R: Runtime> LogStore<R> {
         }
         let (lap, sequence) = self.journal.next_frame();
         let frame = frame.finish(lap, sequence);
-        let began = self.rt.now();
-        let written = self.journal.write(&frame, sync).await;
+        let (began, len) = (self.rt.now(), frame.bytes.len() as u64);
+        let written = self.journal.write(&frame.bytes, sync).await;
+        self.writer.keep(frame);
         let times = CommitTimes {
             began,
             done: self.rt.now(),
             group: Some(self.stats.get().groups + 1),
             partitions: members.len() as u32,
-            bytes: frame.len as u64,
+            bytes: len,
             ..CommitTimes::default()
         };
         let group = Group { frame: FrameBuilder::default(), members, control, sync, times };
@@ -266,7 +284,7 @@ impl<R: Runtime> LogStore<R> {
         }
         self.count(|s| {
             s.groups += 1;
-            s.journal_bytes += frame.len as u64;
+            s.journal_bytes += len;
         });
         self.flush_times.borrow_mut().add(times.done.nanos.saturating_sub(times.began.nanos), 1);
         self.full.set(false);
@@ -529,7 +547,7 @@ impl<R: Runtime> LogStore<R> {
 
     fn moved(&self, id: PartitionId, ends: super::types::EndOffsets) {
         let hooks = self.hooks.borrow().clone();
-        for hook in hooks {
+        for hook in hooks.iter() {
             hook(id, ends);
         }
     }

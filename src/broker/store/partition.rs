@@ -4,7 +4,7 @@
 
 use super::index_builder::IndexBuilder;
 use super::read::Hints;
-use super::tail::{Gathered, RunRef, Tail, TailBatch};
+use super::tail::{RunRef, Tail, TailBatch};
 use super::take_in::Intakes;
 use super::types::{AppendError, AppendOrigin, Appended, CommitTimes, EndOffsets, PartitionSpec, TxnAppend, TxnMarker};
 use crate::error_code::ErrorCode;
@@ -21,6 +21,7 @@ use coreline_io::{BLOCK, Monotonic};
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
 use std::num::NonZeroI64;
+use std::ops::Range;
 
 /// Bytes in one write to a segment, at most (one batch more).
 const PIECE_BYTES_MAX: usize = 4 << 20;
@@ -307,6 +308,17 @@ pub(super) struct Log {
     waiters: VecDeque<Waiter>,
 }
 
+/// What goes into a group commit.
+#[derive(Debug)]
+pub(super) struct Submitted {
+    /// The offset of its first record.
+    pub(super) base: i64,
+    /// Which batches of the tail.
+    pub(super) range: Range<usize>,
+    /// Their bytes.
+    pub(super) bytes: usize,
+}
+
 /// One write to a segment.
 #[derive(Debug)]
 pub(super) struct Piece {
@@ -487,16 +499,15 @@ impl Log {
         if self.submitted_end == self.committed_end { self.waiting_bytes } else { 0 }
     }
 
-    /// What is from `submitted_end` to `limit`, for a group commit, and where it begins.
-    pub(super) fn submit_to_journal(&mut self, limit: i64) -> (i64, Gathered) {
+    /// What is from `submitted_end` to `limit` goes into a group commit.
+    pub(super) fn submit_to_journal(&mut self, limit: i64) -> Submitted {
         assert_eq!(self.commit, Commit::Idle);
         let limit = limit.min(self.log_end);
-        let from = self.tail.find(self.submitted_end).expect("what is not committed is resident");
-        let gathered = self.tail.gather(from, |batch, _| batch.last < limit);
+        let (range, bytes) = self.tail.between(self.submitted_end, limit).expect("what is not committed is resident");
         let base = self.submitted_end;
         self.submitted_end = limit;
         self.commit = Commit::Journal;
-        (base, gathered)
+        Submitted { base, range, bytes }
     }
 
     /// A group commit is done: everything submitted is committed.
@@ -659,8 +670,7 @@ impl Log {
 
     /// Bytes of resident batches in `from..to`.
     pub(super) fn bytes_between(&self, from: i64, to: i64) -> usize {
-        let Some(start) = self.tail.find(from) else { return 0 };
-        self.tail.gather(start, |b, _| b.last < to).bytes
+        self.tail.between(from, to).map_or(0, |(_, bytes)| bytes)
     }
 
     /// The segment that is full, wholly flushed, and not sealed yet.

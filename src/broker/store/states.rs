@@ -197,7 +197,7 @@ impl<R: Runtime> States<R> {
         let (mut bytes, mut sequence) = (Vec::new(), 0);
         let mut frame = FrameBuilder::default();
         let mut end_frame = |frame: FrameBuilder| {
-            frame.finish(LAP, sequence).parts.iter().for_each(|part| bytes.extend_from_slice(part));
+            bytes.extend_from_slice(&frame.finish(LAP, sequence).bytes);
             sequence += 1;
         };
         for (partition, (to, state)) in states {
@@ -518,15 +518,15 @@ impl<R: Runtime> LogStore<R> {
             });
         }
         gone.iter().for_each(|id| frame.push(&Entry::Touched { partition: *id }));
-        let frame = frame.finish(LAP, states.sequence.get());
+        let frame = frame.finish(LAP, states.sequence.get()).bytes;
         let file = states.file.take().expect("it was opened");
-        let written = file.write_and_sync(states.position.get(), &frame.parts).await;
+        let written = file.write_and_sync(states.position.get(), std::slice::from_ref(&frame)).await;
         states.file.replace(Some(file));
         written.map_err(|error| match error {
             WriteSyncError::Write(error) => failed(error, FatalReason::JournalWrite),
             WriteSyncError::Sync(error) => failed(error, FatalReason::JournalSync),
         })?;
-        states.position.set(states.position.get() + frame.len as u64);
+        states.position.set(states.position.get() + frame.len() as u64);
         states.sequence.set(states.sequence.get() + 1);
         for Note { partition, state } in notes {
             partition.stated.set(state.is_some());

@@ -7,11 +7,14 @@
 use bytes::Bytes;
 use coreline_io::tail::AppendBuf;
 use std::collections::VecDeque;
+use std::ops::Range;
 
 /// Batches of this size keep the buffer they came in; smaller ones are copied into a chunk.
 pub(super) const OWNED_BYTES_MIN: usize = 8 << 10;
 const CHUNK_BYTES_MIN: usize = 2 << 10;
 const CHUNK_BYTES_MAX: usize = 64 << 10;
+/// Batches at the end that are looked at before the others.
+const NEAR_THE_END: usize = 4;
 const _: () = assert!(OWNED_BYTES_MIN <= CHUNK_BYTES_MAX);
 
 /// One resident batch.
@@ -170,6 +173,11 @@ impl Tail {
         if offset < self.start()? {
             return None;
         }
+        // What commits ask for is nearly always one of the last: found without a search through memory that is cold.
+        let near = self.batches.iter().rev().take(NEAR_THE_END).take_while(|b| b.last >= offset).count();
+        if near < NEAR_THE_END {
+            return Some(self.batches.len() - near);
+        }
         Some(self.batches.partition_point(|b| b.last < offset))
     }
 
@@ -193,6 +201,39 @@ impl Tail {
         }
         gathered.parts.extend(open.map(|piece| self.piece(piece)));
         gathered
+    }
+
+    /// The batches from the one that holds `from`, or the first one after it, to the last that ends below `to`, and their
+    /// bytes; `None` when `from` is before the first resident batch or nothing is resident.
+    pub(super) fn between(&self, from: i64, to: i64) -> Option<(Range<usize>, usize)> {
+        let start = self.find(from)?;
+        let mut bytes = 0;
+        let whole = self.batches.range(start..).take_while(|b| b.last < to);
+        let count = whole.inspect(|b| bytes += b.len as usize).count();
+        Some((start..start + count, bytes))
+    }
+
+    /// Gives the bytes of the batches with these indexes, in their order, neighbours in one piece.
+    pub(super) fn pieces(&self, batches: Range<usize>, mut put: impl FnMut(&[u8])) {
+        let mut open: Option<(u64, u32, u32)> = None;
+        for batch in self.batches.range(batches) {
+            open = Some(match open {
+                Some((run, start, end)) if run == batch.run && end == batch.at => (run, start, batch.end_in_run()),
+                other => {
+                    other.into_iter().for_each(|piece| put(self.bytes_of(piece)));
+                    (batch.run, batch.at, batch.end_in_run())
+                }
+            });
+        }
+        open.into_iter().for_each(|piece| put(self.bytes_of(piece)));
+    }
+
+    fn bytes_of(&self, (run, from, to): (u64, u32, u32)) -> &[u8] {
+        let range = from as usize..to as usize;
+        match &self.runs[(run - self.first_run) as usize].data {
+            RunData::Chunk(chunk) => &chunk.written()[range],
+            RunData::Owned(bytes) => &bytes[range],
+        }
     }
 
     fn piece(&self, (run, from, to): (u64, u32, u32)) -> Bytes {
@@ -340,6 +381,29 @@ mod tests {
         assert_eq!(tail.find(10), Some(1));
         assert_eq!(tail.find(20), Some(2));
         assert_eq!(tail.find(-1), None);
+    }
+
+    #[test]
+    fn all_ways_to_find_agree() {
+        let tail = tail(&[100; 9]);
+        for offset in -1..95 {
+            let plain = tail.batches.iter().position(|b| b.last >= offset).or(Some(9)).filter(|_| offset >= 0);
+            assert_eq!(tail.find(offset), plain, "offset {offset}");
+        }
+    }
+
+    #[test]
+    fn pieces_are_what_gather_gives() {
+        let tail = tail(&[100, 200, 20_000, 300, 400]);
+        for (from, to) in [(0, 50), (0, 15), (10, 40), (20, 30), (30, 50), (41, 50), (45, 45)] {
+            let (range, bytes) = tail.between(from, to).expect("resident");
+            let mut pieces = Vec::new();
+            tail.pieces(range.clone(), |piece| pieces.push(piece.to_vec()));
+            let gathered = tail.gather(range.start, |b, _| b.last < to);
+            assert_eq!((pieces.concat(), bytes), (joined(&gathered.parts), gathered.bytes), "{from}..{to}");
+            assert_eq!(pieces.len(), gathered.parts.len(), "{from}..{to}: neighbours come in one piece");
+        }
+        assert_eq!(tail.between(-1, 50), None);
     }
 
     #[test]

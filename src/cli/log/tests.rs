@@ -110,7 +110,7 @@ fn a_journal_is_shown_up_to_the_end_of_its_lap() {
     let frame = |entry: &Entry, lap, sequence| {
         let mut builder = FrameBuilder::default();
         builder.push(entry);
-        builder.finish(lap, sequence).parts.concat()
+        builder.finish(lap, sequence).bytes.to_vec()
     };
     let (old, new) = (Lap::default().next(1), Lap::default().next(1).next(2));
     let batches = Entry::Batches { partition: PartitionId::default(), base_offset: Offset(7), bytes };

@@ -257,7 +257,7 @@ fn what_follows_a_torn_frame_is_found() {
     let mut frame = FrameBuilder::default();
     frame.push(&Entry::Touched { partition: id(0) });
     let end = bytes.len() + FRAME_HEADER_LEN;
-    frame.finish(Lap(1), sequence).parts.iter().for_each(|part| bytes.extend_from_slice(part));
+    bytes.extend_from_slice(&frame.finish(Lap(1), sequence).bytes);
     bytes[end] ^= 0xff;
     node.put_file(&path, &bytes);
     with_store(&world, &node, async |store| {

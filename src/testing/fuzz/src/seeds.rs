@@ -138,7 +138,7 @@ pub(crate) fn journal_frames() -> Vec<Vec<u8>> {
             let mut builder = FrameBuilder::default();
             entries.iter().for_each(|e| builder.push(e));
             let unpadded = 32 + builder.bytes();
-            let mut frame = builder.finish(Lap::default().next(0xabcd), 3).parts.concat();
+            let mut frame = builder.finish(Lap::default().next(0xabcd), 3).bytes.to_vec();
             frame.truncate(unpadded);
             frame
         })

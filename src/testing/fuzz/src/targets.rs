@@ -129,7 +129,7 @@ fn journal_frame(data: &[u8]) {
     let Some((header, entries)) = decode_frame(&frame.into()) else { return };
     let mut builder = FrameBuilder::default();
     entries.iter().for_each(|e| builder.push(e));
-    let again = Bytes::from(builder.finish(header.lap, header.sequence).parts.concat());
+    let again = builder.finish(header.lap, header.sequence).bytes;
     let (_, decoded) = decode_frame(&again).expect("a frame that was just encoded");
     assert!(decoded.iter().zip(&entries).all(|(a, b)| a == b || matches!(a, journal::Entry::Deleted { .. })));
     assert_eq!(decoded.len(), entries.len());
