@@ -83,7 +83,7 @@ impl Drop for Notified<'_> {
 #[must_use]
 pub fn oneshot<T>() -> (OneshotSender<T>, OneshotReceiver<T>) {
     let slot = Rc::new(Slot { value: RefCell::new(State::Empty), waker: RefCell::new(None) });
-    (OneshotSender(slot.clone()), OneshotReceiver(slot))
+    (OneshotSender(To::One(slot.clone())), OneshotReceiver(slot))
 }
 
 #[derive(Debug)]
@@ -101,7 +101,14 @@ struct Slot<T> {
 
 /// Sends the value; dropping it unsent closes the receiver.
 #[derive(Debug)]
-pub struct OneshotSender<T>(Rc<Slot<T>>);
+pub struct OneshotSender<T>(To<T>);
+
+#[derive(Debug)]
+enum To<T> {
+    One(Rc<Slot<T>>),
+    /// A place among others.
+    Gathered(Rc<Places<T>>, usize),
+}
 
 /// Waits for the value; `None` when the sender is gone.
 #[derive(Debug)]
@@ -110,27 +117,99 @@ pub struct OneshotReceiver<T>(Rc<Slot<T>>);
 impl<T> OneshotSender<T> {
     /// Delivers the value; lost if nobody waits any more.
     pub fn send(self, value: T) {
-        *self.0.value.borrow_mut() = State::Full(value);
+        match &self.0 {
+            To::One(slot) => *slot.value.borrow_mut() = State::Full(value),
+            To::Gathered(places, at) => places.values.borrow_mut()[*at] = Some(value),
+        }
     }
 
     /// True when the receiver is gone: nobody will see the value.
     #[must_use]
     pub fn is_closed(&self) -> bool {
-        Rc::strong_count(&self.0) == 1
+        match &self.0 {
+            To::One(slot) => Rc::strong_count(slot) == 1,
+            To::Gathered(places, _) => places.abandoned.get(),
+        }
     }
 }
 
 impl<T> Drop for OneshotSender<T> {
     fn drop(&mut self) {
-        let mut value = self.0.value.borrow_mut();
-        if matches!(*value, State::Empty) {
-            *value = State::Closed;
-        }
-        drop(value);
-        let waker = self.0.waker.borrow_mut().take();
+        let waker = match &self.0 {
+            To::One(slot) => {
+                let mut value = slot.value.borrow_mut();
+                if matches!(*value, State::Empty) {
+                    *value = State::Closed;
+                }
+                slot.waker.take()
+            }
+            To::Gathered(places, _) => {
+                let missing = places.missing.get() - 1;
+                places.missing.set(missing);
+                if missing > 0 {
+                    return;
+                }
+                places.waker.take()
+            }
+        };
         if let Some(waker) = waker {
             waker.wake();
         }
+    }
+}
+
+/// Values that are sent by one sender each, and awaited together: one wake-up, and no memory of its own for each.
+#[derive(Debug)]
+#[must_use = "nothing waits unless it is awaited"]
+pub struct Gathering<T>(Rc<Places<T>>);
+
+#[derive(Debug)]
+struct Places<T> {
+    values: RefCell<Vec<Option<T>>>,
+    /// Senders that are not gone.
+    missing: Cell<usize>,
+    abandoned: Cell<bool>,
+    waker: RefCell<Option<Waker>>,
+}
+
+impl<T> Gathering<T> {
+    /// Room for `count` values.
+    pub fn with_capacity(count: usize) -> Self {
+        let values = RefCell::new(Vec::with_capacity(count));
+        Self(Rc::new(Places {
+            values,
+            missing: Cell::default(),
+            abandoned: Cell::default(),
+            waker: RefCell::default(),
+        }))
+    }
+
+    /// The sender of the next value.
+    #[must_use]
+    pub fn sender(&mut self) -> OneshotSender<T> {
+        let mut values = self.0.values.borrow_mut();
+        values.push(None);
+        self.0.missing.set(self.0.missing.get() + 1);
+        OneshotSender(To::Gathered(Rc::clone(&self.0), values.len() - 1))
+    }
+}
+
+impl<T> Future for Gathering<T> {
+    /// In the order of the senders; `None` where one is gone that has sent nothing.
+    type Output = Vec<Option<T>>;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        if self.0.missing.get() == 0 {
+            return Poll::Ready(self.0.values.take());
+        }
+        self.0.waker.replace(Some(cx.waker().clone()));
+        Poll::Pending
+    }
+}
+
+impl<T> Drop for Gathering<T> {
+    fn drop(&mut self) {
+        self.0.abandoned.set(true);
     }
 }
 
@@ -326,6 +405,32 @@ mod tests {
         fn wake(self: Arc<Self>) {
             self.0.fetch_add(1, Ordering::Relaxed);
         }
+    }
+
+    #[test]
+    fn what_is_gathered_comes_in_the_order_of_its_senders_with_one_wake_up() {
+        let mut gathering = Gathering::with_capacity(3);
+        let (first, second, third) = (gathering.sender(), gathering.sender(), gathering.sender());
+        let count = Arc::new(Count::default());
+        let waker = Waker::from(Arc::clone(&count));
+        assert!(gathering.poll_unpin(&mut Context::from_waker(&waker)).is_pending());
+        third.send("c");
+        drop(second);
+        assert_eq!(count.0.load(Ordering::Relaxed), 0, "one is missing");
+        assert!(!first.is_closed());
+        first.send("a");
+        assert_eq!(count.0.load(Ordering::Relaxed), 1);
+        assert_eq!(poll(&mut gathering), Poll::Ready(vec![Some("a"), None, Some("c")]));
+    }
+
+    #[test]
+    fn senders_see_that_nobody_gathers() {
+        let mut gathering = Gathering::with_capacity(1);
+        let sender = gathering.sender();
+        drop(gathering);
+        assert!(sender.is_closed());
+        sender.send(1);
+        assert_eq!(poll(&mut Gathering::<u8>::with_capacity(0)), Poll::Ready(Vec::new()), "nothing to wait for");
     }
 
     #[test]

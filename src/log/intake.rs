@@ -16,6 +16,7 @@ use super::compression::{self, Compressor};
 use super::log_config::{Encoding, LogConfig, TimestampType};
 use crate::error_code::ErrorCode;
 use bytes::{Bytes, BytesMut};
+use smallvec::SmallVec;
 use std::borrow::Cow;
 use std::io::Write;
 use std::ops::Range;
@@ -59,7 +60,7 @@ pub struct Accepted {
     /// The batches, back to back.
     pub records: BytesMut,
     /// What each is, and where.
-    pub batches: Vec<(RecordBatchHeader, Range<usize>)>,
+    pub batches: SmallVec<[(RecordBatchHeader, Range<usize>); 1]>,
 }
 
 /// What batches are measured by.
@@ -93,7 +94,7 @@ impl Intake<'_> {
     /// The first thing that is wrong, with the records that are at fault.
     pub fn accept(&self, mut records: BytesMut) -> Result<Accepted, Refused> {
         let rules = self.rules();
-        let mut batches = Vec::with_capacity(1);
+        let mut batches = SmallVec::new();
         let mut anew: Option<Vec<u8>> = None;
         let mut at = 0;
         while at < records.len() {

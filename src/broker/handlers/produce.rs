@@ -144,10 +144,12 @@ impl<R: Runtime> Handlers<R> {
                 (image.topic(&name), ErrorCode::UnknownTopicOrPartition)
             };
             let mut outcome = TopicOutcome { name, id, partitions: Vec::with_capacity(partitions.len()) };
+            let needed = found.filter(|_| judge.acks == ACKS_ALL);
+            let needed = needed.map_or(0, |topic| self.min_in_sync.get(&self.shard.config, &image, topic));
             for (p, partition) in partitions.into_iter().enumerate() {
                 let judged = judge.records(partition.records).and_then(|records| {
                     let topic = found.ok_or((missing, None))?;
-                    Ok((self.place(&judge, &image, topic, partition.index)?, records))
+                    Ok((self.place(&judge, needed, topic, partition.index)?, records))
                 });
                 let (error, message) = match judged {
                     Ok((resolved, records)) => {
@@ -165,7 +167,8 @@ impl<R: Runtime> Handlers<R> {
         (outcomes, routed)
     }
 
-    fn place(&self, judge: &Judge, image: &ClusterImage, topic: &TopicImage, index: i32) -> Result<Resolved, Refusal> {
+    /// `needed`: `min.insync.replicas`, where it counts.
+    fn place(&self, judge: &Judge, needed: i32, topic: &TopicImage, index: i32) -> Result<Resolved, Refusal> {
         let (resolved, partition) = led_partition(&self.shard, topic, index).map_err(|code| (code, None))?;
         if topic.internal && !judge.admin {
             return Err((ErrorCode::InvalidTopicException, Some(format!("{} is an internal topic.", topic.name))));
@@ -173,8 +176,7 @@ impl<R: Runtime> Handlers<R> {
         if judge.acks == ACKS_ALL {
             // As Kafka: never more than the partition has replicas.
             let replicas = i32::try_from(partition.replicas.len()).unwrap_or(i32::MAX);
-            let needed = self.min_in_sync.get(&self.shard.config, image, topic).min(replicas);
-            let in_sync = partition.isr.len();
+            let (needed, in_sync) = (needed.min(replicas), partition.isr.len());
             if i64::from(needed) > in_sync as i64 {
                 let message = format!("min.insync.replicas={needed}, in sync: {in_sync}");
                 return Err((ErrorCode::NotEnoughReplicas, Some(message)));

@@ -162,19 +162,20 @@ pub(super) fn append<R: Runtime>(
 ) -> impl Future<Output = Appending> + 'static {
     let (store, shard) = (&shard.store, shard.id);
     let origin = AppendOrigin { acks: appends.acks, now_ms: appends.now_ms };
-    let one =
-        |(id, records, guard)| store.append_timed(id, records, origin, TxnAppend { guard, by_coordinator: false });
-    let waits: Vec<_> = appends.records.into_iter().map(one).collect();
+    let one = |(id, records, guard)| (id, records, TxnAppend { guard, by_coordinator: false });
+    let outcomes = store.append_each(appends.records.into_iter().map(one).collect(), origin);
     async move {
-        let (mut results, mut last) = (Vec::with_capacity(waits.len()), CommitTimes::default());
-        for wait in waits {
-            results.push(wait.await.map(|(appended, times)| {
+        let outcomes = outcomes.await;
+        let mut last = CommitTimes::default();
+        let mut results = Vec::with_capacity(outcomes.len());
+        results.extend(outcomes.into_iter().map(|outcome| {
+            outcome.map(|(appended, times)| {
                 if times.done >= last.done {
                     last = times;
                 }
                 appended
-            }));
-        }
+            })
+        }));
         Appending { results, shard, arrived, times: last }
     }
 }

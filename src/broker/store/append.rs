@@ -31,16 +31,27 @@ impl<R: Runtime> LogStore<R> {
         origin: AppendOrigin,
     ) -> OneshotReceiver<AppendResult> {
         let (sender, receiver) = oneshot();
+        self.enqueue_for(sender, id, payload, origin);
+        receiver
+    }
+
+    /// As [`Self::enqueue`]; the outcome is sent by `sender`.
+    pub(super) fn enqueue_for(
+        self: &Rc<Self>,
+        sender: OneshotSender<AppendResult>,
+        id: PartitionId,
+        payload: Payload<BytesMut>,
+        origin: AppendOrigin,
+    ) {
         let Some(partition) = self.partition(id) else {
             sender.send(Err(unknown_partition(id)));
-            return receiver;
+            return;
         };
         if self.state.get() != StoreState::Open {
             sender.send(Err(AppendError::new(ErrorCode::KafkaStorageError, "the store is stopping")));
-            return receiver;
+            return;
         }
         self.take_in(partition, payload, origin, sender);
-        receiver
     }
 
     /// Appends what was taken in, once the partition is loaded.
@@ -139,7 +150,7 @@ fn append_to_log(
     txn: TxnAppend,
     expiration_ms: i64,
 ) -> Result<Done, AppendError> {
-    let Accepted { records, batches } = accepted;
+    let Accepted { records, mut batches } = accepted;
     let bytes = records.len();
     let stamp = stamp_of(&spec.config, origin);
     let appended = |base: i64, start| Appended {
@@ -154,8 +165,8 @@ fn append_to_log(
         return Ok(Done { appended: done, end: original.last_offset.0 + 1, batches: 0, bytes: 0, copied: 0 });
     }
     let first = log.log_end;
-    let stamped = check_producers(log, &batches, stamp, txn)?;
-    add_all(log, spec, records, &stamped, stamp, origin, expiration_ms);
+    check_producers(log, &mut batches, stamp, txn)?;
+    add_all(log, spec, records, batches.iter().map(|(header, _)| header), stamp, origin, expiration_ms);
     log.assert_invariants();
     let copied = batches.iter().map(|(_, range)| range.len()).filter(|len| *len < OWNED_BYTES_MIN).sum();
     let (appended, end, batches) = (appended(first, log.log_start), log.log_end, batches.len() as u64);
@@ -173,21 +184,20 @@ pub(super) fn stamp_of(config: &LogConfig, origin: &AppendOrigin) -> Option<i64>
 /// Checks each batch with its producer, the ones before it in the request included, and gives each its offset.
 fn check_producers(
     log: &mut Log,
-    batches: &[(RecordBatchHeader, Range<usize>)],
+    batches: &mut [(RecordBatchHeader, Range<usize>)],
     stamp: Option<i64>,
     txn: TxnAppend,
-) -> Result<Vec<RecordBatchHeader>, AppendError> {
+) -> Result<(), AppendError> {
     let mut next = log.log_end;
     let mut undo = Vec::new();
-    let mut checked = Ok(Vec::with_capacity(batches.len()));
+    let mut checked = Ok(());
     for (header, _) in batches {
-        let mut header = *header;
         header.base_offset = Offset(next);
         header.max_timestamp = stamp.unwrap_or(header.max_timestamp);
         next = header.next_offset().0;
-        let refused = match log.producers.check(&header) {
+        let refused = match log.producers.check(header) {
             Ok(Check::Append) => {
-                let verified = log.verifications.check(&header, txn.guard, &log.producers);
+                let verified = log.verifications.check(header, txn.guard, &log.producers);
                 verified.err().map(|error| AppendError::new(error.code, error.message))
             }
             Ok(Check::Duplicate(_)) => {
@@ -200,19 +210,18 @@ fn check_producers(
             checked = Err(error);
             break;
         }
-        undo.extend(log.producers.update(&header));
-        checked.iter_mut().for_each(|c| c.push(header));
+        undo.extend(log.producers.update(header));
     }
     // Noted for good batch by batch, so that a snapshot at a roll holds exactly what is before it.
     undo.into_iter().rev().for_each(|u| log.producers.undo(u));
     checked
 }
 
-pub(super) fn add_all(
+pub(super) fn add_all<'a>(
     log: &mut Log,
     spec: &PartitionSpec,
     mut records: BytesMut,
-    headers: &[RecordBatchHeader],
+    headers: impl IntoIterator<Item = &'a RecordBatchHeader>,
     stamp: Option<i64>,
     origin: &AppendOrigin,
     expiration_ms: i64,

@@ -66,7 +66,7 @@ use alter::{Doomed, RENAMES_MAX};
 use budget::Budget;
 use bytes::BytesMut;
 use compaction::Cleaner;
-use coreline_io::sync::{Notify, Semaphore};
+use coreline_io::sync::{Gathering, Notify, Semaphore};
 use coreline_io::{Runtime, TaskGroup};
 use files::FileCache;
 use flush::FlushQueue;
@@ -162,7 +162,7 @@ pub struct LogStore<R: Runtime> {
     doomed: Doomed,
     removals: Removals,
     shared_reads: SharedReads,
-    hooks: RefCell<Vec<HighWatermarkHook>>,
+    hooks: RefCell<Rc<[HighWatermarkHook]>>,
     marker_hooks: RefCell<Vec<MarkerHook>>,
     stats: Cell<StoreStats>,
     /// How long group commits took.
@@ -221,7 +221,7 @@ impl<R: Runtime> LogStore<R> {
             doomed: Doomed::default(),
             removals: Removals::default(),
             shared_reads: SharedReads::default(),
-            hooks: RefCell::default(),
+            hooks: RefCell::new(Rc::from([])),
             marker_hooks: RefCell::default(),
             stats: Cell::default(),
             flush_times: RefCell::default(),
@@ -341,20 +341,24 @@ impl<R: Runtime> LogStore<R> {
         origin: AppendOrigin,
         txn: TxnAppend,
     ) -> impl Future<Output = Result<Appended, AppendError>> + 'static {
-        let appending = self.append_timed(id, records, origin, txn);
-        async move { appending.await.map(|(appended, _)| appended) }
+        let receiver = self.enqueue(id, Payload::Batches(records, txn), origin);
+        async move { receiver.await.unwrap_or_else(|| Err(txn::stopped())).map(|(appended, _)| appended) }
     }
 
-    /// As [`Self::append_transactional`]; says, too, when the append was where.
-    pub fn append_timed(
+    /// Appends to many partitions, in this order, each as [`Self::append_transactional`]; says, too, when each was where.
+    pub fn append_each(
         self: &Rc<Self>,
-        id: PartitionId,
-        records: BytesMut,
+        appends: Vec<(PartitionId, BytesMut, TxnAppend)>,
         origin: AppendOrigin,
-        txn: TxnAppend,
-    ) -> impl Future<Output = Result<(Appended, CommitTimes), AppendError>> + 'static {
-        let receiver = self.enqueue(id, Payload::Batches(records, txn), origin);
-        async move { receiver.await.unwrap_or_else(|| Err(txn::stopped())) }
+    ) -> impl Future<Output = Vec<Result<(Appended, CommitTimes), AppendError>>> + 'static {
+        let mut outcomes = Gathering::with_capacity(appends.len());
+        for (id, records, txn) in appends {
+            self.enqueue_for(outcomes.sender(), id, Payload::Batches(records, txn), origin);
+        }
+        async move {
+            let outcomes = outcomes.await.into_iter();
+            outcomes.map(|outcome| outcome.unwrap_or_else(|| Err(txn::stopped()))).collect()
+        }
     }
 
     /// Writes ends of transactions; in the log, in this order, when this returns (before the future is polled), durable
@@ -415,7 +419,8 @@ impl<R: Runtime> LogStore<R> {
     /// Adds a hook that is called whenever a high watermark moves: how fetches wait without polling. It must not
     /// call back into the store's `append`.
     pub fn on_high_watermark(&self, hook: HighWatermarkHook) {
-        self.hooks.borrow_mut().push(hook);
+        let mut hooks = self.hooks.borrow_mut();
+        *hooks = hooks.iter().cloned().chain([hook]).collect();
     }
 
     /// ListOffsets. `None`: no record qualifies. Of compressed batches an answer by timestamp is the batch's first
