@@ -20,6 +20,13 @@ struct Ring<T> {
 }
 
 impl<T> Ring<T> {
+    /// Not to wait for the other end: who waits for what is in them learns that nobody comes.
+    fn empty(&self) {
+        while let Some(packet) = self.packets.pop() {
+            drop(packet);
+        }
+    }
+
     fn broke(&self) {
         self.broken.store(true, Ordering::SeqCst);
         self.receiver.wake();
@@ -46,6 +53,11 @@ impl<T> RingSender<T> {
         }
         assert!(self.0.packets.push(packet).is_ok(), "a ring of the mesh is full in spite of credits");
         self.0.receiver.wake();
+        if self.0.broken.load(Ordering::SeqCst) {
+            // The other end may have emptied the ring before this was in it.
+            self.0.empty();
+            return Err(LinkClosed);
+        }
         Ok(())
     }
 }
@@ -76,10 +88,7 @@ impl<T> Drop for RingSender<T> {
 impl<T> Drop for RingReceiver<T> {
     fn drop(&mut self) {
         self.0.broke();
-        // Not to wait for the other end: who waits for what is in them learns that nobody comes.
-        while let Some(packet) = self.0.packets.pop() {
-            drop(packet);
-        }
+        self.0.empty();
     }
 }
 

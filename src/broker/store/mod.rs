@@ -341,11 +341,23 @@ impl<R: Runtime> LogStore<R> {
         origin: AppendOrigin,
         txn: TxnAppend,
     ) -> impl Future<Output = Result<Appended, AppendError>> + 'static {
-        let receiver = self.enqueue(id, Payload::Batches(records, txn), origin);
-        async move { receiver.await.unwrap_or_else(|| Err(txn::stopped())).map(|(appended, _)| appended) }
+        let appending = self.append_timed(id, records, origin, txn);
+        async move { appending.await.map(|(appended, _)| appended) }
     }
 
-    /// Appends to many partitions, in this order, each as [`Self::append_transactional`]; says, too, when each was where.
+    /// As [`Self::append_transactional`]; says, too, when the append was where.
+    pub fn append_timed(
+        self: &Rc<Self>,
+        id: PartitionId,
+        records: BytesMut,
+        origin: AppendOrigin,
+        txn: TxnAppend,
+    ) -> impl Future<Output = Result<(Appended, CommitTimes), AppendError>> + 'static {
+        let receiver = self.enqueue(id, Payload::Batches(records, txn), origin);
+        async move { receiver.await.unwrap_or_else(|| Err(txn::stopped())) }
+    }
+
+    /// Appends to many partitions, in this order, each as [`Self::append_timed`].
     pub fn append_each(
         self: &Rc<Self>,
         appends: Vec<(PartitionId, BytesMut, TxnAppend)>,
