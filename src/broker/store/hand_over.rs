@@ -158,7 +158,7 @@ impl<R: Runtime> LogStore<R> {
             match partition.with(|log| log.committed_end < log.log_end) {
                 _ if waits => self.rt.sleep(LOOK_AGAIN).await,
                 Some(true) => changed.await,
-                _ if partition.starts_under_way.get() > 0 => changed.await,
+                _ if self.writer.starts.borrow().contains(&partition.id) => changed.await,
                 _ => return Ok(()),
             }
         }

@@ -38,6 +38,8 @@ const FLUSHED_PART: usize = 8;
 pub(super) struct WriterQueue {
     partitions: RefCell<VecDeque<Rc<Partition>>>,
     control: RefCell<VecDeque<Control>>,
+    /// Moves of logs' starts that wait, or are in the group under way.
+    pub(super) starts: RefCell<Vec<PartitionId>>,
     /// What goes into the next group together.
     pub(super) joined: Joined,
     pub(super) wake: Notify,
@@ -134,10 +136,8 @@ impl<R: Runtime> LogStore<R> {
                 return Err(ErrorCode::KafkaStorageError);
             }
         }
-        if let Entry::LogStart { partition, .. } = entry
-            && let Some(partition) = self.resident(partition)
-        {
-            partition.starts_under_way.set(partition.starts_under_way.get() + 1);
+        if let Entry::LogStart { partition, .. } = entry {
+            self.writer.starts.borrow_mut().push(partition);
         }
         let (done, receiver) = oneshot();
         self.writer.control.borrow_mut().push_back(Control { entry, done });
@@ -387,9 +387,14 @@ impl<R: Runtime> LogStore<R> {
     /// A move of a log's start is in the log, or refused: who hands it over has waited for that.
     fn start_is_settled(&self, entry: &Entry) {
         let Entry::LogStart { partition, .. } = entry else { return };
-        let Some(partition) = self.resident(*partition) else { return };
-        partition.starts_under_way.set(partition.starts_under_way.get().saturating_sub(1));
-        partition.changed.notify_all();
+        let mut starts = self.writer.starts.borrow_mut();
+        if let Some(at) = starts.iter().position(|id| id == partition) {
+            starts.swap_remove(at);
+        }
+        drop(starts);
+        if let Some(partition) = self.resident(*partition) {
+            partition.changed.notify_all();
+        }
     }
 
     fn note_unsynced(&self, partition: &Rc<Partition>, now: Monotonic) {
