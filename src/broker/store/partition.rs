@@ -573,9 +573,12 @@ impl Log {
                 active.first_timestamp = None;
                 active.max_timestamp = Some(-1);
             }
-            // A segment of its own that nothing was written to: the roll is taken back, too.
+            // A segment of its own that nothing was written to: the roll is taken back, too. Not where all before it is flushed:
+            // that segment may be being completed just now, and then nothing is written to it any more.
+            let open = self.flushed_end < first.base;
             let before = self.segments.len().checked_sub(2).map(|i| &self.segments[i]);
-            if first.position == 0 && before.is_some_and(|s| s.index.is_some()) && !self.segments[segment].on_disk {
+            let open = open && before.is_some_and(|s| s.index.is_some());
+            if first.position == 0 && open && !self.segments[segment].on_disk {
                 self.segments.pop();
             }
         }

@@ -4,7 +4,7 @@ use super::harness::*;
 use crate::error_code::ErrorCode;
 use crate::ids::Offset;
 use crate::log::log_config::LogConfig;
-use coreline_io::sim::{SimNode, SimWorld};
+use coreline_io::sim::{DiskOp, SimNode, SimWorld};
 use coreline_io::{Clock, Disk};
 use std::sync::Arc;
 use std::time::Duration;
@@ -247,5 +247,33 @@ fn a_large_file_that_is_deleted_goes_in_steps() {
             rt.sleep(Duration::from_millis(1)).await;
         }
         assert!(seen.len() > 4 && seen.windows(2).all(|pair| pair[0] - pair[1] <= 16 << 10), "{seen:?}");
+    });
+}
+
+/// While a segment is completed that retention closed, a full disk refuses the batch behind it: what was begun for it stays.
+#[test]
+fn a_batch_that_is_refused_does_not_open_what_is_closed() {
+    in_world(79, async |_, node| {
+        let fatals = Fatals::default();
+        let store = open(node, &fatals, 1, 0).await;
+        store.append(id(0), batch_of(&[1], 1000), LOCAL).await.expect("acked");
+        let partition = store.partition(id(0)).expect("it is here");
+        node.disk_faults(|f| f.slow(DiskOp::Sync, ".index", Duration::from_millis(500)));
+        let refused = async {
+            while partition.with(|log| log.segments.len()) == Some(1) {
+                node.runtime().sleep(Duration::from_micros(10)).await;
+            }
+            node.disk_faults(|f| f.no_room(DiskOp::Write, "journal"));
+            store.append(id(0), batch_of(&[2], 1000), LOCAL).await.expect_err("there is no room");
+            assert_eq!(partition.with(|log| log.segments[0].index.is_some()), Some(true), "it is being completed");
+            node.disk_faults(|f| f.clear());
+        };
+        let (rolled, ()) = futures_util::join!(store.roll_at(&partition, 1), refused);
+        assert!(rolled.expect("is closed"));
+        store.append(id(0), batch_of(&[3], 1000), LOCAL).await.expect("acked");
+        store.flush_partition(&partition).await.expect("is flushed");
+        assert_eq!(files(node, ".log"), [0, 1]);
+        assert_eq!(read_all(&store, id(0), 0, 100_000).await, [(0, 1), (1, 3)]);
+        store.shutdown().await.expect("closes");
     });
 }
