@@ -7,6 +7,7 @@ use super::metrics::ShardReport;
 use super::relocation::{Step, Stepped};
 use super::store::Isolation;
 use super::transactions::TransactionEvent;
+use crate::controller::balance::PartitionLoad;
 use crate::controller::{ClusterImage, Command, CommandError, Outcome};
 use crate::ids::{Offset, PartitionId};
 use crate::latency::{Snapshot, Span};
@@ -52,6 +53,8 @@ pub enum Request {
         /// So many of the slowest.
         slowest: usize,
     },
+    /// What partitions of this shard did since this was asked last.
+    Activity,
     /// What metrics show of this shard.
     Report,
     /// About partitions of the shard that is asked.
@@ -78,6 +81,8 @@ pub enum Reply {
     LogSizes(Vec<(PartitionId, u64)>),
     /// To `Latencies`.
     Latencies(Snapshot),
+    /// To `Activity`: those that did anything.
+    Activity(Vec<(PartitionId, PartitionLoad)>),
     /// To `Report`.
     Report(Box<ShardReport>),
     /// To `Data`, where the answer has its times in it.

@@ -1,5 +1,6 @@
 //! The drivers: what one core runs, on any runtime of the io seam.
 
+mod balancing;
 pub mod connection;
 pub mod controller;
 pub mod coordinator;

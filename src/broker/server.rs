@@ -7,6 +7,7 @@
 //! all:     accept until asked to stop → stop accepting, finish what is under way → flush and close the log
 //! ```
 
+use super::balancing;
 use super::connection::ConnectionLimits;
 use super::controller::{Controller, ControllerError, apply_image};
 use super::core_nodes::CoreNodes;
@@ -26,6 +27,7 @@ use super::shard::{Shard, topic_config};
 use super::steering::SteeringRules;
 use super::store::{LogStore, PartitionSpec, StoreError, StoreOptions};
 use crate::config::BrokerConfig;
+use crate::controller::balance::BalanceRules;
 use crate::controller::{ClusterImage, Command, Outcome};
 use crate::ids::{BrokerId, PartitionId};
 use coreline_io::sync::{OneshotReceiver, OneshotSender, Semaphore, oneshot};
@@ -86,6 +88,8 @@ pub struct Node {
     pub helpers: Blocking,
     /// When connections move between shards; none: never.
     pub steering: Option<SteeringRules>,
+    /// When partitions move between shards by themselves; none: never.
+    pub balance: Option<BalanceRules>,
     /// What the process needs, for metrics; none in a simulation.
     pub process: Option<fn() -> ProcessUsage>,
     connections: ConnectionCount,
@@ -100,8 +104,9 @@ impl Node {
     pub fn new(config: Arc<BrokerConfig>, fatal: FatalHandler, on_ready: Arc<dyn Fn(&Ready) + Send + Sync>) -> Self {
         let connections = ConnectionCount::new(config.connections_max);
         let steering = config.steering.then(SteeringRules::default);
+        let balance = config.balance.map(BalanceRules::new);
         let (tune_store, helpers, process) = (None, Blocking::inline(), None);
-        Self { config, fatal, on_ready, tune_store, helpers, steering, process, connections }
+        Self { config, fatal, on_ready, tune_store, helpers, steering, balance, process, connections }
     }
 }
 
@@ -198,6 +203,9 @@ impl<R: Runtime> MeshHandler<BrokerMesh> for Door<R> {
                 self.runtime.spawn(TaskGroup::Requests, "log sizes", async move {
                     reply.send(Reply::LogSizes(shard.log_sizes(ids).await));
                 });
+            }
+            (Request::Activity, Some(handlers)) => {
+                reply.send(Reply::Activity(handlers.shard().store.take_activity()));
             }
             (Request::Latencies { span, slowest }, Some(handlers)) => {
                 reply.send(Reply::Latencies(handlers.shard().latencies.snapshot(span, slowest, self.runtime.now())));
@@ -315,6 +323,14 @@ async fn lead<R: Runtime>(ctx: ShardContext<R, BrokerMesh>, node: Node, door: &R
             rt.spawn(TaskGroup::Background, "metrics listener", async move {
                 let (serving, stopped) = (metrics.serve(listener), stop.requested());
                 futures_util::future::select(std::pin::pin!(serving), std::pin::pin!(stopped)).await;
+            });
+        }
+        if let Some(rules) = node.balance.clone() {
+            let shard = shard.clone();
+            rt.spawn(TaskGroup::Background, "balance", async move {
+                let stop = shard.shutdown.clone();
+                let (balancing, stopped) = (balancing::run(shard, rules), stop.requested());
+                futures_util::future::select(std::pin::pin!(balancing), std::pin::pin!(stopped)).await;
             });
         }
         let on_ready = node.on_ready.clone();
@@ -481,6 +497,7 @@ async fn open<R: Runtime>(
     let image = controller.image();
     apply_image(&ctx.runtime, &store, &node.config, ctx.shard, &ClusterImage::default(), &image).await;
     store.assignments_complete();
+    store.count_activity(node.balance.is_some());
     let latencies = Rc::new(Latencies::new(ctx.shard.0));
     latencies.stamp(node.config.latency);
     Ok(Rc::new(Shard {

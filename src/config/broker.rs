@@ -86,6 +86,8 @@ pub struct BrokerConfig {
     pub core_port: Option<u16>,
     /// `coreline.steering`.
     pub steering: bool,
+    /// `coreline.balance` and `coreline.balance.interval.ms`; none: partitions stay where they are.
+    pub balance: Option<Duration>,
     /// `coreline.poll`.
     pub poll: PollChoice,
     /// `coreline.durability`, the default of topics.
@@ -279,6 +281,8 @@ impl Reader<'_> {
             cores: self.cores()?,
             core_port: self.value("coreline.core.port").map(|_| self.integer("coreline.core.port") as u16),
             steering: self.text("coreline.steering").as_deref() == Some("on"),
+            balance: (self.text("coreline.balance").as_deref() == Some("on"))
+                .then(|| Duration::from_millis(self.integer("coreline.balance.interval.ms").unsigned_abs())),
             poll: match self.text("coreline.poll").as_deref() {
                 Some("adaptive") => PollChoice::Adaptive,
                 Some("dedicated") => PollChoice::Dedicated,

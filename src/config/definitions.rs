@@ -678,6 +678,22 @@ pub const BROKER_KEYS: &[Definition] = &[
         "Whether a connection moves to the core that owns nearly all of the partitions it uses: on or off. Clients do not notice.",
     ),
     key(
+        "coreline.balance",
+        Kind::String,
+        Some("off"),
+        ON_OFF,
+        false,
+        "Whether partitions move from a hot core to a cool one, live and one at a time: on or off. Their clients wait some milliseconds. What moves, and when: shards.md.",
+    ),
+    key(
+        "coreline.balance.interval.ms",
+        Kind::Long,
+        Some("10000"),
+        Rule::Between(100, 3_600_000),
+        false,
+        "With coreline.balance=on: how often the load of partitions is looked at. A core must be hot three times in a row, and a partition that was moved stays for sixty.",
+    ),
+    key(
         "coreline.poll",
         Kind::String,
         Some("never"),

@@ -3,6 +3,7 @@
 //! A [`Command`] is evaluated against the newest [`ClusterImage`] into [`MetadataRecord`]s; the records are committed
 //! through Raft, a quorum of one included; every node applies committed records in order to its image.
 
+pub mod balance;
 pub mod commands;
 mod cow_map;
 mod encoding;

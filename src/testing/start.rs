@@ -3,6 +3,8 @@
 //! Nothing here waits by the clock: the tests read the ready line, answers and exit codes. `PATIENCE` only turns a hang
 //! into a failure.
 
+#[path = "start/balance.rs"]
+mod balance;
 #[path = "start/metrics.rs"]
 mod metrics;
 #[path = "start/moves.rs"]

@@ -106,6 +106,7 @@ impl<R: Runtime> LogStore<R> {
                 if done.batches > 0 {
                     self.took_in(partition.id.topic, done.bytes, done.end - done.appended.base_offset.0);
                 }
+                self.was_used(partition.id, done.bytes, 0);
                 self.queue_commit(partition);
             }
         }

@@ -17,11 +17,13 @@
 //! | `alter`, `retention` | delete, move the start, cut the end; what grows old |
 //! | `compaction` | the cleaner: compacted topics keep the last record of each key |
 //! | `survey` | what metrics show |
+//! | `activity` | what partitions did lately |
 //! | `hand_over` | a partition leaves for another shard |
 //! | `close`, `space`, `files`, `index_cache` | shutdown and core-count changes, a full disk, open files, cached indexes |
 //!
 //! The promise and the order of writes it stands on: `src/docs/durability.md`.
 
+mod activity;
 mod alter;
 mod append;
 mod budget;
@@ -62,6 +64,7 @@ mod tests;
 use crate::ids::{LeaderEpoch, Offset, PartitionId, TopicId};
 use crate::log::log_config::LogConfig;
 use crate::metrics::Times;
+use activity::Activity;
 use alter::{Doomed, RENAMES_MAX};
 use budget::Budget;
 use bytes::BytesMut;
@@ -167,6 +170,7 @@ pub struct LogStore<R: Runtime> {
     stats: Cell<StoreStats>,
     /// How long group commits took.
     flush_times: RefCell<Times>,
+    activity: Activity,
     /// What was appended, by topic.
     intake: RefCell<HashMap<TopicId, TopicIntake, BuildHasherDefault<DefaultHasher>>>,
     generation: Cell<u64>,
@@ -225,6 +229,7 @@ impl<R: Runtime> LogStore<R> {
             marker_hooks: RefCell::default(),
             stats: Cell::default(),
             flush_times: RefCell::default(),
+            activity: Activity::default(),
             intake: RefCell::default(),
             generation: Cell::new(0),
         });
@@ -410,7 +415,9 @@ impl<R: Runtime> LogStore<R> {
     /// # Errors
     /// `OFFSET_OUT_OF_RANGE`, `FENCED_LEADER_EPOCH`, `UNKNOWN_LEADER_EPOCH`, `UNKNOWN_TOPIC_OR_PARTITION`, `KAFKA_STORAGE_ERROR`.
     pub async fn read(self: &Rc<Self>, id: PartitionId, request: ReadRequest) -> Result<ReadResult, ReadError> {
-        self.read_partition(id, &request).await
+        let result = self.read_partition(id, &request).await?;
+        self.was_read(id, &result);
+        Ok(result)
     }
 
     /// The ends of a partition that is loaded.

@@ -8,6 +8,7 @@ use coreline::broker::server::{Node, ServerError, run_shard};
 use coreline::broker::steering::SteeringRules;
 use coreline::broker::store::JournalSync;
 use coreline::config::BrokerConfig;
+use coreline::controller::balance::BalanceRules;
 use coreline::log::log_config::Durability;
 use coreline_io::sim::{CrashKind, NodeExit, SimNode, exit_node};
 use coreline_shards::ShutdownHandle;
@@ -114,6 +115,9 @@ impl Host {
         let (stay_min, stay_max) = (Duration::from_millis(1), Duration::from_millis(50));
         let quick = SteeringRules { requests_min: 4, window: 16, stay_min, stay_max, ..SteeringRules::default() };
         node.steering = scenario.steering.then_some(quick);
+        // Whatever a partition does is worth a move.
+        let (interval, stay, busy) = (Duration::from_millis(10), Duration::from_millis(50), Duration::ZERO);
+        node.balance = scenario.balances().then_some(BalanceRules { interval, stay, busy });
         let shards = start::<BrokerMesh, _, _, _>(&self.node, self.shards, move |ctx| run_shard(ctx, node.clone()));
         let shutdown = shards.shutdown.clone();
         let ended: Ended = Rc::default();

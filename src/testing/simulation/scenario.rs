@@ -205,6 +205,13 @@ impl Scenario {
     }
 }
 
+impl Scenario {
+    /// Partitions move to where there is less to do; only where nobody else moves any.
+    pub(crate) fn balances(&self) -> bool {
+        self.moves_us_max.is_none() && self.dsync
+    }
+}
+
 fn transactions(rng: &SimRng) -> TransactionPlan {
     let mut configs = Vec::new();
     if rng.one_in(2) {
