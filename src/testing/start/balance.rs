@@ -10,18 +10,21 @@ use std::sync::atomic::{AtomicBool, Ordering};
 /// Requests under way at a time: a debug build that has little of the machine is to be busy, too.
 const WINDOW: usize = 64;
 const VALUE_LEN: usize = 1000;
+/// Values for a partition, at most: a balancer that does nothing fails the test, and does not fill the disk.
+const VALUES_MOST: i32 = 500_000;
 
 fn value(partition: i32, n: i32) -> String {
     format!("{partition} {n:0VALUE_LEN$}")
 }
 
-/// Writes to a partition until `enough`: how many values, each answered with the offset that is next.
+/// Writes to a partition until `enough`, or [`VALUES_MOST`]: how many values, each answered with the offset that is next.
 fn write(address: &str, partition: i32, enough: &AtomicBool) -> i32 {
     let mut stream = TcpStream::connect(address).expect("the node listens");
     stream.set_nodelay(true).expect("a socket");
     let (mut owed, mut next_id, mut offset) = (VecDeque::new(), 0, 0);
-    while !enough.load(Ordering::SeqCst) || !owed.is_empty() {
-        if !enough.load(Ordering::SeqCst) && owed.len() < WINDOW {
+    let more = |next_id| next_id < VALUES_MOST && !enough.load(Ordering::SeqCst);
+    while more(next_id) || !owed.is_empty() {
+        if more(next_id) && owed.len() < WINDOW {
             stream.write_all(&request(next_id, partition, &value(partition, next_id))).expect("sent");
             owed.push_back(next_id);
             next_id += 1;
