@@ -38,7 +38,14 @@ pub trait Stream: 'static {
 
     /// Waits until bytes are there and reads what fits into `buf`'s spare capacity (which must not be empty: asserted),
     /// appending. Returns the number of bytes; 0 is the end of the stream.
-    fn read(&self, buf: &mut BytesMut) -> impl Future<Output = IoResult<usize>>;
+    fn read(&self, buf: &mut BytesMut) -> impl Future<Output = IoResult<usize>> {
+        self.read_at_least(buf, 1)
+    }
+
+    /// As [`Stream::read`], for who has no use for less than `least` bytes (at least 1, at most the spare capacity: asserted).
+    /// It may return less all the same; but where it waits, it is woken once for all of them, not for each packet
+    /// (`SO_RCVLOWAT`). Whoever asks for more than the peer sends waits until the stream ends.
+    fn read_at_least(&self, buf: &mut BytesMut, least: usize) -> impl Future<Output = IoResult<usize>>;
 
     /// Sends every part in order, without copying them in user space where the backend can, and removes what was sent.
     /// On an error an unknown prefix has gone: the stream is good for nothing but closing.

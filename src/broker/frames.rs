@@ -14,6 +14,10 @@ const QUIET_BUFFER: usize = 4 << 10;
 /// What a connection reads into while small frames come in numbers.
 const BUSY_BUFFER: usize = 64 << 10;
 
+/// A large frame is waited for in pieces of so many bytes, however many packets they come in: each time a core is woken
+/// costs as much as copying some 50 KiB.
+const LOW_WATER_MOST: usize = 256 << 10;
+
 /// A whole request without its size.
 #[derive(Debug)]
 pub struct Frame {
@@ -157,7 +161,8 @@ impl FrameReader {
         self.room = QUIET_BUFFER;
         while frame.len() < size {
             self.reads += 1;
-            if stream.read(&mut frame).await? == 0 {
+            let least = (size - frame.len()).min(LOW_WATER_MOST);
+            if stream.read_at_least(&mut frame, least).await? == 0 {
                 return Err(FrameError::Cut { read: frame.len(), size });
             }
         }

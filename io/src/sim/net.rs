@@ -578,9 +578,12 @@ impl Stream for SimStream {
         self.end.peer_address
     }
 
-    async fn read(&self, buf: &mut BytesMut) -> IoResult<usize> {
-        assert!(buf.capacity() > buf.len(), "read into a buffer without room");
+    async fn read_at_least(&self, buf: &mut BytesMut, least: usize) -> IoResult<usize> {
+        assert!((1..=buf.capacity() - buf.len()).contains(&least), "a read needs room for {least} bytes");
         let _forget = Forget { end: &self.end, reader: true };
+        // As a kernel does: what is there at the first try is taken; who waits is woken for all of it, or a full buffer.
+        let full = self.core.options.socket_buffer_bytes;
+        let mut enough = 1;
         std::future::poll_fn(|cx| {
             let mut state = self.end.state.borrow_mut();
             if state.closed {
@@ -589,10 +592,12 @@ impl Stream for SimStream {
             if state.shut || (state.arrived.is_empty() && state.ended) {
                 return Poll::Ready(Ok(0));
             }
-            if state.arrived.is_empty() {
-                if state.reset {
-                    return Poll::Ready(Err(self.broken("read", ErrorKind::ConnectionReset)));
-                }
+            if state.arrived.is_empty() && state.reset {
+                return Poll::Ready(Err(self.broken("read", ErrorKind::ConnectionReset)));
+            }
+            let arrived: usize = state.arrived.iter().map(Bytes::len).sum();
+            if arrived < enough && !state.ended && !state.reset {
+                enough = least.min(full);
                 state.reader = Some(cx.waker().clone());
                 return Poll::Pending;
             }

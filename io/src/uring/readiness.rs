@@ -404,6 +404,11 @@ impl Registered {
         self.fd().as_raw_fd()
     }
 
+    /// False if a read has to wait for an event.
+    pub(super) fn is_readable(&self) -> bool {
+        self.state.readable.ready.get()
+    }
+
     /// Waits until a read may succeed.
     pub(super) async fn readable(&self) {
         std::future::poll_fn(|cx| self.state.readable.poll(cx)).await;

@@ -8,6 +8,7 @@ use crate::net::{ListenOptions, Listener, Net, Stream};
 use crate::runtime::Tasks;
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 use socket2::{Domain, Protocol, SockRef, Socket, Type};
+use std::cell::Cell;
 use std::collections::VecDeque;
 use std::io::{self, ErrorKind};
 use std::mem::MaybeUninit;
@@ -25,6 +26,8 @@ pub struct UringStream {
     runtime: UringRuntime,
     socket: Registered,
     peer: SocketAddr,
+    /// What `SO_RCVLOWAT` was set to.
+    low_water: Cell<usize>,
 }
 
 /// A listening socket of the glommio backend.
@@ -44,7 +47,20 @@ pub struct UringParcel {
 
 impl UringStream {
     fn new(runtime: &UringRuntime, fd: OwnedFd, peer: SocketAddr) -> IoResult<Self> {
-        Ok(Self { runtime: runtime.clone(), socket: runtime.register(fd)?, peer })
+        Ok(Self { runtime: runtime.clone(), socket: runtime.register(fd)?, peer, low_water: Cell::new(1) })
+    }
+
+    /// From here on the socket is readable when that many bytes are there; at once, if they are.
+    fn set_low_water(&self, bytes: usize) {
+        if self.low_water.replace(bytes) == bytes {
+            return;
+        }
+        let value = libc::c_int::try_from(bytes).unwrap_or(libc::c_int::MAX);
+        let (pointer, len) = ((&raw const value).cast(), size_of::<libc::c_int>() as libc::socklen_t);
+        // SAFETY: pointer and length are those of a live integer, which the kernel only reads.
+        #[allow(unsafe_code)]
+        let set = unsafe { libc::setsockopt(self.socket.raw_fd(), libc::SOL_SOCKET, libc::SO_RCVLOWAT, pointer, len) };
+        assert_eq!(set, 0, "SO_RCVLOWAT of a stream socket: {}", io::Error::last_os_error());
     }
 
     /// Receives into the spare room of `buf`.
@@ -137,10 +153,13 @@ impl Stream for UringStream {
         self.peer
     }
 
-    async fn read(&self, buf: &mut BytesMut) -> IoResult<usize> {
-        assert!(buf.capacity() > buf.len(), "a read needs room");
+    async fn read_at_least(&self, buf: &mut BytesMut, least: usize) -> IoResult<usize> {
+        assert!((1..=buf.capacity() - buf.len()).contains(&least), "a read needs room for {least} bytes");
         self.be_fair().await;
         loop {
+            if !self.socket.is_readable() {
+                self.set_low_water(least);
+            }
             self.socket.readable().await;
             match self.receive(buf) {
                 Ok(got) => return Ok(got),
@@ -262,6 +281,7 @@ impl Net for UringRuntime {
 
     fn pack(&self, stream: UringStream) -> UringParcel {
         // By value, so no read or write can be under way: they borrow the stream.
+        stream.set_low_water(1);
         UringParcel { fd: stream.socket.into_fd(), peer: stream.peer }
     }
 

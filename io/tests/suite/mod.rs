@@ -49,7 +49,7 @@ macro_rules! for_each_case {
                 space_is_reported,
             ]
             net: [
-                echo, many_parts, the_end_of_a_stream, shutdown_wakes_a_reader, refused, addresses,
+                echo, many_parts, reads_of_at_least_so_much, the_end_of_a_stream, shutdown_wakes_a_reader, refused, addresses,
                 listening_twice, shared_port, handing_over, a_dropped_parcel_closes, flood_both_ways,
                 many_connections,
             ]

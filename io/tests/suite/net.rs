@@ -56,6 +56,44 @@ pub(crate) async fn many_parts<R: Runtime>(rt: R, env: Env) {
     assert_eq!(received, data);
 }
 
+pub(crate) async fn reads_of_at_least_so_much<R: Runtime>(rt: R, env: Env) {
+    let (client, server) = pair(&rt, &env).await;
+    let data = pattern(5, 300_000);
+    let sending = async {
+        for piece in data.chunks(1000) {
+            send(&client, data.slice_ref(piece)).await;
+            rt.yield_now().await;
+        }
+    };
+    let reading = async {
+        let mut got = BytesMut::with_capacity(data.len());
+        while got.len() < data.len() {
+            let least = (data.len() - got.len()).min(100_000);
+            assert_ne!(server.read_at_least(&mut got, least).await.unwrap(), 0);
+        }
+        got
+    };
+    let ((), got) = join(sending, reading).await;
+    assert_eq!(got, data);
+    // Who is content with less is woken by less.
+    let one = async {
+        rt.yield_now().await;
+        send(&client, &b"1"[..]).await;
+    };
+    let ((), got) = join(one, read_exact(&server, 1)).await;
+    assert_eq!(&got[..], b"1");
+    // The end comes before there is enough.
+    let mut got = BytesMut::with_capacity(1000);
+    let cut = async {
+        rt.yield_now().await;
+        send(&client, data.slice(..500)).await;
+        drop(client);
+    };
+    let reading = async { while server.read_at_least(&mut got, 500).await.unwrap() > 0 {} };
+    join(cut, reading).await;
+    assert_eq!(got, data[..500]);
+}
+
 pub(crate) async fn the_end_of_a_stream<R: Runtime>(rt: R, env: Env) {
     let (client, server) = pair(&rt, &env).await;
     send(&client, &b"last words"[..]).await;

@@ -110,6 +110,38 @@ fn thousands_of_parts_reach_a_slow_reader() {
 }
 
 #[test]
+fn who_needs_much_is_not_woken_for_each_packet() {
+    on_executor(async |runtime| {
+        let (client, server) = pair(&runtime).await;
+        let data = pattern(100_000, 1);
+        let before = runtime.counters().recv_calls;
+        let len = data.len();
+        let reader = runtime.spawn(TaskGroup::Requests, "reader", async move {
+            let mut got = BytesMut::with_capacity(len);
+            while got.len() < len {
+                let least = len - got.len();
+                assert_ne!(server.read_at_least(&mut got, least).await.expect("read"), 0);
+            }
+            (server, got)
+        });
+        for piece in data.chunks(1000) {
+            send(&client, piece).await;
+            runtime.sleep(Duration::from_micros(100)).await;
+        }
+        let (server, got) = reader.await;
+        assert!(got == data);
+        let calls = runtime.counters().recv_calls - before;
+        assert!(calls < 20, "{calls} calls for 100 packets");
+        // On another executor, too, it is woken by one byte.
+        let again = runtime.unpack(runtime.pack(server)).expect("unpack");
+        let one = runtime.spawn(TaskGroup::Requests, "one", async move { read_exactly(&again, 1).await });
+        runtime.sleep(Duration::from_millis(1)).await;
+        send(&client, b"1").await;
+        assert_eq!(&one.await[..], b"1");
+    });
+}
+
+#[test]
 fn the_end_of_a_stream_reads_as_zero_again_and_again() {
     on_executor(async |runtime| {
         let (client, server) = pair(&runtime).await;
