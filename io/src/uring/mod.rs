@@ -33,7 +33,6 @@ pub use host::{
     HostProblem, ProcessUsed, check_directory, check_host, give_back_freed_memory, io_memory_per_shard,
     keep_freed_memory, process_usage, raise_open_files,
 };
-pub use nap::Doorbell;
 pub use socket::{UringListener, UringParcel, UringStream};
 pub use spin::Polling;
 pub use tasks::STALL;
@@ -151,8 +150,7 @@ impl UringRuntime {
     }
 
     /// For those who put something where this runtime's tasks find it, but wake none of them.
-    #[must_use]
-    pub fn doorbell(&self) -> Doorbell {
+    fn doorbell(&self) -> nap::Doorbell {
         self.0.nap.doorbell()
     }
 

@@ -62,11 +62,11 @@ struct Shared {
 
 /// Tells a shard that something was put where it sees it only between two naps. May be rung on any thread.
 #[derive(Clone, Debug)]
-pub struct Doorbell(Arc<Shared>);
+pub(super) struct Doorbell(Arc<Shared>);
 
 impl Doorbell {
     /// To be rung after that something was put there.
-    pub fn ring(&self) {
+    pub(super) fn ring(&self) {
         self.0.look.store(true, Ordering::SeqCst);
         self.0.ring();
     }
