@@ -73,11 +73,11 @@ impl<R: Runtime> Handlers<R> {
             Ok(plan) => plan,
             Err(error) => return Ok(fetch::encode(request, error, 0, Vec::new())),
         };
-        let mut items = self.items(&plan, bounds);
+        let (mut items, found_in) = self.items(&plan, bounds);
         for (shard, _) in items.iter().filter_map(|item| item.target) {
             context.session.borrow_mut().touched.add(shard, 1);
         }
-        self.read_enough(&mut items, bounds, timeline).await;
+        self.read_enough(&mut items, found_in, bounds, timeline).await;
         let reads: Vec<Read> = items.iter().map(summary).collect();
         let random = || self.shard.runtime.next_u64();
         let finished = self.sessions.borrow_mut().finish(self.monotonic_ms(), random, &plan, &reads);
@@ -115,7 +115,8 @@ impl<R: Runtime> Handlers<R> {
         }
     }
 
-    fn items(&self, plan: &FetchPlan, bounds: Bounds) -> Vec<Item> {
+    /// The partitions of a plan, and the index of the image that says where they are.
+    fn items(&self, plan: &FetchPlan, bounds: Bounds) -> (Vec<Item>, u64) {
         let image = self.shard.image();
         let item = |(partition, wanted): &(PartitionRef, Wanted)| {
             let resolved = self.resolve(&image, partition).and_then(|resolved| {
@@ -137,7 +138,7 @@ impl<R: Runtime> Handlers<R> {
                 Err(code) => Item { target: None, result: Err(code), log_error: false },
             }
         };
-        plan.partitions.iter().map(item).collect()
+        (plan.partitions.iter().map(item).collect(), image.index)
     }
 
     fn resolve(&self, image: &ClusterImage, partition: &PartitionRef) -> Result<Resolved, ErrorCode> {
@@ -149,14 +150,14 @@ impl<R: Runtime> Handlers<R> {
     }
 
     /// Reads until there is enough, or something to tell at once, or the time is over.
-    async fn read_enough(&self, items: &mut [Item], bounds: Bounds, timeline: &mut Timeline) {
+    async fn read_enough(&self, items: &mut [Item], mut found_in: u64, bounds: Bounds, timeline: &mut Timeline) {
         let runtime = &self.shard.runtime;
         let mut now = runtime.now();
         timeline.mark(Stage::Parse, now.nanos);
         let deadline = now.plus(bounds.max_wait);
         let mut due: BTreeSet<ShardId> = items.iter().filter_map(|i| i.target.map(|(shard, _)| shard)).collect();
         loop {
-            let pass = self.pass_reads(items, &mut due).await;
+            let pass = self.pass_reads(items, &mut found_in, &mut due).await;
             let took = self.read(items, &due, bounds.max_bytes).await;
             drop(pass);
             timeline.mark(Stage::Read, now.plus(took).nanos);
@@ -189,8 +190,9 @@ impl<R: Runtime> Handlers<R> {
         }
     }
 
-    /// Waits while a partition of these moves to another shard. Whichever has moved since it was found is read at its new one.
-    async fn pass_reads(&self, items: &mut [Item], due: &mut BTreeSet<ShardId>) -> Pass {
+    /// Waits while a partition of these moves to another shard. Whichever has moved since the image that they were found in is
+    /// read at its new one.
+    async fn pass_reads(&self, items: &mut [Item], found_in: &mut u64, due: &mut BTreeSet<ShardId>) -> Pass {
         let passage = &self.shard.passage;
         loop {
             let mut ids = items.iter().filter_map(|item| item.target.map(|(_, read)| read.id));
@@ -198,6 +200,10 @@ impl<R: Runtime> Handlers<R> {
             passage.opened(moving).await;
         }
         let image = self.shard.image();
+        if image.index == *found_in {
+            return passage.enter();
+        }
+        *found_in = image.index;
         for (shard, read) in items.iter_mut().filter_map(|item| item.target.as_mut()) {
             let topic = image.topic_by_id(read.id.topic);
             let now = topic.and_then(|t| t.partition(read.id.index.0)).map_or(*shard, |p| ShardId(p.shard));
