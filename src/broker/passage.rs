@@ -83,10 +83,11 @@ impl Passage {
         self.requests.pass()
     }
 
-    /// A pass for a request that may want any partition: waits while one moves.
-    pub async fn enter_any(&self) -> Pass {
-        while self.closed.get().is_some() {
-            self.opened.notified().await;
+    /// A pass for a request that has not found its partitions yet: waits while one moves that it `wants`, which is asked anew
+    /// each time, since names may have changed.
+    pub async fn enter_but_for(&self, wants: impl Fn(PartitionId) -> bool) -> Pass {
+        while let Some(moving) = self.closed.get().filter(|id| wants(*id)) {
+            self.opened(moving).await;
         }
         self.enter()
     }
@@ -168,11 +169,17 @@ mod tests {
         let passage = Passage::default();
         passage.close(partition(1));
         assert!(passage.is_closed(partition(1)) && !passage.is_closed(partition(2)));
-        let (mut one, mut any) = (pin!(passage.opened(partition(1))), pin!(passage.enter_any()));
-        assert!(one.as_mut().now_or_never().is_none() && any.as_mut().now_or_never().is_none());
+        let (mut one, mut all) = (pin!(passage.opened(partition(1))), pin!(passage.enter_but_for(|_| true)));
+        assert!(one.as_mut().now_or_never().is_none() && all.as_mut().now_or_never().is_none());
+        assert!(passage.enter_but_for(|id| id == partition(2)).now_or_never().is_some(), "its partition does not move");
         assert!(!passage.open(partition(2)));
         assert!(one.as_mut().now_or_never().is_none());
         assert!(passage.open(partition(1)));
-        assert!(one.as_mut().now_or_never().is_some() && any.as_mut().now_or_never().is_some());
+        // Before anybody has looked.
+        passage.close(partition(2));
+        assert!(one.as_mut().now_or_never().is_some());
+        assert!(all.as_mut().now_or_never().is_none(), "it wants the second, too");
+        assert!(passage.open(partition(2)));
+        assert!(all.as_mut().now_or_never().is_some());
     }
 }

@@ -1,7 +1,7 @@
 //! CompactTopic, our own: asks the shards of a topic's partitions to compact them now, and says how far they are.
 
 use super::remote::{Ask, Told, refused, scatter_resolved, stopping};
-use super::resolve::led_partition;
+use super::resolve::{enter_named, led_partition};
 use crate::broker::Shard;
 use crate::broker::store::{CompactionState, ReadError};
 use crate::error_code::ErrorCode;
@@ -9,7 +9,10 @@ use crate::protocol::compact_topic::{CompactTopicRequest, CompactTopicResponse, 
 use coreline_io::Runtime;
 
 pub(super) async fn handle<R: Runtime>(shard: &Shard<R>, request: CompactTopicRequest) -> CompactTopicResponse {
-    let _pass = shard.passage.enter_any().await;
+    let named = |topic: &str, index: i32| {
+        topic == request.topic && (request.partitions.is_empty() || request.partitions.contains(&index))
+    };
+    let _pass = enter_named(shard, named).await;
     let image = shard.image();
     let Some(topic) = image.topic(&request.topic) else {
         let message = format!("topic {} does not exist", request.topic);

@@ -1,7 +1,7 @@
 //! DeleteRecords: moves the start of logs (KIP-107). Answered once the new starts are durable.
 
 use super::remote::{Ask, Told, refused, scatter_resolved, stopping};
-use super::resolve::led_partition;
+use super::resolve::{enter_named, led_partition};
 use crate::broker::Shard;
 use crate::controller::ClusterImage;
 use crate::error_code::ErrorCode;
@@ -14,7 +14,11 @@ use kafka_protocol::messages::{DeleteRecordsRequest, DeleteRecordsResponse};
 const NO_LOW_WATERMARK: i64 = -1;
 
 pub(super) async fn handle<R: Runtime>(shard: &Shard<R>, request: DeleteRecordsRequest) -> DeleteRecordsResponse {
-    let _pass = shard.passage.enter_any().await;
+    let named = |topic: &str, index: i32| {
+        let mut topics = request.topics.iter().filter(|t| t.name.as_str() == topic);
+        topics.any(|t| t.partitions.iter().any(|p| p.partition_index == index))
+    };
+    let _pass = enter_named(shard, named).await;
     let image = shard.image();
     let partitions = request.topics.iter().flat_map(|topic| topic.partitions.iter().map(move |p| (&topic.name, p)));
     let asks = partitions.map(|(name, partition)| {

@@ -1,7 +1,7 @@
 //! DescribeProducers: the idempotent producers that a partition knows (KIP-664).
 
 use super::remote::{Ask, Told, refused, scatter_resolved, stopping};
-use super::resolve::led_by_name;
+use super::resolve::{enter_named, led_by_name};
 use crate::broker::Shard;
 use crate::broker::store::{ProducerInfo, ReadError};
 use crate::error_code::ErrorCode;
@@ -15,7 +15,11 @@ pub(super) async fn handle<R: Runtime>(
     shard: &Shard<R>,
     request: DescribeProducersRequest,
 ) -> DescribeProducersResponse {
-    let _pass = shard.passage.enter_any().await;
+    let named = |topic: &str, index: i32| {
+        let mut topics = request.topics.iter().filter(|t| t.name.as_str() == topic);
+        topics.any(|t| t.partition_indexes.contains(&index))
+    };
+    let _pass = enter_named(shard, named).await;
     let image = shard.image();
     let partitions =
         request.topics.iter().flat_map(|topic| topic.partition_indexes.iter().map(move |i| (&topic.name, i)));

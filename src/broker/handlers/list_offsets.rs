@@ -1,7 +1,7 @@
 //! ListOffsets: first, last, by time, of the largest time.
 
 use super::remote::{Ask, OffsetOne, Told, scatter, stopping};
-use super::resolve::{believed_epoch, led_by_name};
+use super::resolve::{believed_epoch, enter_named, led_by_name};
 use crate::broker::Shard;
 use crate::broker::connection::RequestContext;
 use crate::broker::store::{Isolation, OffsetFound, OffsetQuery};
@@ -41,7 +41,11 @@ pub(super) async fn handle<R: Runtime>(
     let version = context.request.header.api_version;
     let isolation = if request.isolation_level == 1 { Isolation::ReadCommitted } else { Isolation::ReadUncommitted };
     let twice = twice(&request.topics);
-    let _pass = shard.passage.enter_any().await;
+    let named = |topic: &str, index: i32| {
+        let mut topics = request.topics.iter().filter(|t| t.name.as_str() == topic);
+        topics.any(|t| t.partitions.iter().any(|p| p.partition_index == index))
+    };
+    let _pass = enter_named(shard, named).await;
     let image = shard.image();
     let mut found: Vec<Found> = Vec::new();
     let (mut places, mut asks) = (Vec::new(), Vec::new());

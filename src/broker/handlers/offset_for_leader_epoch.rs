@@ -1,7 +1,7 @@
 //! OffsetForLeaderEpoch: where an epoch ended, so that a reader can see that its records were truncated (KIP-101, KIP-320).
 
 use super::remote::{Ask, EpochOne, Told, refused, scatter_resolved, stopping};
-use super::resolve::{believed_epoch, led_by_name};
+use super::resolve::{believed_epoch, enter_named, led_by_name};
 use crate::broker::Shard;
 use crate::broker::store::EpochEnd;
 use crate::error_code::ErrorCode;
@@ -14,7 +14,11 @@ pub(super) async fn handle<R: Runtime>(
     shard: &Shard<R>,
     request: OffsetForLeaderEpochRequest,
 ) -> OffsetForLeaderEpochResponse {
-    let _pass = shard.passage.enter_any().await;
+    let named = |topic: &str, index: i32| {
+        let mut topics = request.topics.iter().filter(|t| t.topic.as_str() == topic);
+        topics.any(|t| t.partitions.iter().any(|p| p.partition == index))
+    };
+    let _pass = enter_named(shard, named).await;
     let image = shard.image();
     let unknown = EpochEnd { leader_epoch: LeaderEpoch(-1), end_offset: Offset(-1) };
     let partitions = request.topics.iter().flat_map(|topic| topic.partitions.iter().map(move |p| (&topic.topic, p)));

@@ -1,6 +1,7 @@
 //! From what a request names to the partition and the shard that owns it.
 
 use crate::broker::Shard;
+use crate::broker::passage::Pass;
 use crate::controller::{ClusterImage, PartitionImage, TopicImage};
 use crate::error_code::ErrorCode;
 use crate::ids::{LeaderEpoch, PartitionId, PartitionIndex};
@@ -38,6 +39,16 @@ pub(crate) fn led_by_name<R: Runtime>(
 ) -> Result<Resolved, ErrorCode> {
     let topic = image.topic(name).ok_or(ErrorCode::UnknownTopicOrPartition)?;
     led_partition(shard, topic, index).map(|(resolved, _)| resolved)
+}
+
+/// A pass for a request that `names` partitions by topic and index: waits while one of those moves. They are to be found in the
+/// image of that moment.
+pub(crate) async fn enter_named<R: Runtime>(shard: &Shard<R>, names: impl Fn(&str, i32) -> bool) -> Pass {
+    let wants = |moving: PartitionId| {
+        // A topic that was deleted meanwhile has no name: nobody finds its partitions.
+        shard.image().topic_by_id(moving.topic).is_some_and(|topic| names(&topic.name, moving.index.0))
+    };
+    shard.passage.enter_but_for(wants).await
 }
 
 /// The epoch a client believes in; -1 is none.
