@@ -691,7 +691,7 @@ pub const BROKER_KEYS: &[Definition] = &[
         Some("10000"),
         Rule::Between(100, 3_600_000),
         false,
-        "With coreline.balance=on: how often the load of partitions is looked at. A core must be hot three times in a row, and a partition that was moved stays for sixty.",
+        "With coreline.balance=on: how often the load of partitions is looked at. A core must be hot six times in a row, and a partition that was moved stays for sixty.",
     ),
     key(
         "coreline.poll",

@@ -1,14 +1,20 @@
 //! Which partition should go to another core, if any. Pure: loads and time come in as arguments.
 //!
 //! ```text
-//! every interval   loads of the partitions that did anything ─▶ averages ─▶ the hottest core is hot, several times in a row?
-//!                  ─▶ the partition that, moved to the coolest core, leaves the hotter of the two least hot ─▶ one move
+//! every interval   loads of the partitions that did anything ─▶ averages ─▶ cores that are hot, several times in a row
+//!                  ─▶ of the hottest one that can be relieved: the partition that, moved to the coolest core, leaves the
+//!                     hotter of the two least hot ─▶ one move
 //! ```
 //! After a move neither core may be as hot as the first one was, and by more than a trifle, so loads that stay as they
 //! are end in a few moves, after which there is no better place for anything. For loads that change there is time: a partition
-//! goes at most once in [`BalanceRules::stay`], one partition in an interval.
+//! goes at most once in [`BalanceRules::stay`], one partition in three intervals.
+//!
+//! Of many cores several are hot at a time. Each is counted by itself: whichever is the hottest in one interval is not in the
+//! next, and the hottest of all may have nothing to give away. And of many cores one is always hot by chance, so averages are
+//! long, and it must stay hot for a while.
 
 use crate::ids::PartitionId;
+use std::cmp::Reverse;
 use std::collections::BTreeMap;
 use std::time::Duration;
 
@@ -20,10 +26,15 @@ const READ_PART: u64 = 2;
 const HOT_PART: u64 = 4;
 /// A core is busy at this part of its time: below it nothing is worth a move.
 const BUSY_PART: u32 = 100;
-/// The hotter of the two cores has this part of the mean less after a move, at least.
+/// The hotter of the two cores has this part of the mean less after a move, at least; or as much as a partition of it costs on
+/// average, where there are many small ones.
 const GAIN_PART: u64 = 64;
-/// Intervals in a row in which the same core is the hot one.
-const HOT_ROUNDS: u32 = 3;
+/// The last interval's part of an average.
+const LAST_PART: u64 = 8;
+/// Intervals in a row in which a core is hot before it is relieved.
+const HOT_ROUNDS: u32 = 6;
+/// Intervals from one move to the next, at least.
+const PAUSE_ROUNDS: u32 = 3;
 
 /// What a partition did in some time.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -100,19 +111,30 @@ pub struct Move {
 pub struct Balancer {
     rules: BalanceRules,
     shards: u16,
-    /// Costs in an interval: half of it is the last one, a quarter the one before.
+    /// Costs in an interval, the last ones most.
     averages: BTreeMap<PartitionId, u64>,
     /// When partitions were moved, or that was tried.
     moved: BTreeMap<PartitionId, Duration>,
-    /// The core that is hot, and since how many looks.
-    hot: Option<(u16, u32)>,
+    /// Intervals in a row in which each core was hot.
+    hot: Vec<u32>,
+    /// Intervals until the next move.
+    pause: u32,
+}
+
+/// What a core has to do.
+#[derive(Clone, Copy, Debug, Default)]
+struct ShardCost {
+    cost: u64,
+    /// Its partitions that cost anything.
+    partitions: u64,
 }
 
 impl Balancer {
     /// Of a node that has just started.
     #[must_use]
     pub fn new(rules: BalanceRules, shards: u16) -> Self {
-        Self { rules, shards, averages: BTreeMap::new(), moved: BTreeMap::new(), hot: None }
+        let hot = vec![0; usize::from(shards)];
+        Self { rules, shards, averages: BTreeMap::new(), moved: BTreeMap::new(), hot, pause: 0 }
     }
 
     /// Takes note of what partitions did in the last interval, and says which one should move. `now`: on any clock that never
@@ -120,55 +142,56 @@ impl Balancer {
     pub fn plan(&mut self, now: Duration, placed: &[Placed]) -> Option<Move> {
         self.average(placed);
         self.moved.retain(|_, at| now.saturating_sub(*at) < self.rules.stay);
-        let mut shards = vec![0_u64; usize::from(self.shards)];
-        for one in placed {
-            *shards.get_mut(usize::from(one.shard))? += self.cost(one);
+        let costs: Vec<u64> =
+            placed.iter().map(|one| self.averages.get(&one.partition).copied().unwrap_or(0)).collect();
+        let mut shards = vec![ShardCost::default(); usize::from(self.shards)];
+        for (one, cost) in placed.iter().zip(&costs).filter(|(_, cost)| **cost > 0) {
+            let shard = shards.get_mut(usize::from(one.shard))?;
+            shard.cost += cost;
+            shard.partitions += 1;
         }
-        let (from, to) = self.hot_and_cool(&shards)?;
-        let (hot, cool) = (shards[usize::from(from)], shards[usize::from(to)]);
-        let mean = shards.iter().sum::<u64>() / shards.len() as u64;
-        // Of the two cores the hotter one afterwards.
-        let after = |cost: u64| (hot - cost).max(cool + cost);
-        let candidates = placed.iter().filter(|one| one.shard == from && one.may_move);
-        let candidates = candidates.filter(|one| !self.moved.contains_key(&one.partition));
-        let best = candidates.min_by_key(|one| (after(self.cost(one)), self.cost(one), one.partition))?;
-        let gain = hot.saturating_sub(after(self.cost(best)));
-        if gain == 0 || gain < mean / GAIN_PART {
+        let mean = shards.iter().map(|shard| shard.cost).sum::<u64>() / shards.len() as u64;
+        self.count_hot(&shards, mean);
+        self.pause = self.pause.saturating_sub(1);
+        if self.pause > 0 {
             return None;
         }
-        self.moved.insert(best.partition, now);
-        self.hot = None;
-        Some(Move { partition: best.partition, from, to })
+        let (cool, to) = shards.iter().zip(0_u16..).map(|(shard, at)| (shard.cost, at)).min()?;
+        let relieves = |(one, cost): (&Placed, &u64)| {
+            let from = &shards[usize::from(one.shard)];
+            let hot = self.hot[usize::from(one.shard)] >= HOT_ROUNDS;
+            if !hot || !one.may_move || self.moved.contains_key(&one.partition) {
+                return None;
+            }
+            // Of the two cores the hotter one afterwards.
+            let after = (from.cost - cost).max(cool + cost);
+            let trifle = (mean / GAIN_PART).min(from.cost / from.partitions);
+            let gain = from.cost.saturating_sub(after);
+            (gain > 0 && gain >= trifle).then_some((Reverse(from.cost), one.shard, after, *cost, one.partition))
+        };
+        let (_, from, _, _, partition) = placed.iter().zip(&costs).filter_map(relieves).min()?;
+        self.moved.insert(partition, now);
+        self.pause = PAUSE_ROUNDS;
+        Some(Move { partition, from, to })
     }
 
-    fn cost(&self, one: &Placed) -> u64 {
-        self.averages.get(&one.partition).copied().unwrap_or(0)
+    /// Counts for each core the intervals in a row in which it was hot.
+    fn count_hot(&mut self, shards: &[ShardCost], mean: u64) {
+        let busy = u64::try_from(self.rules.busy.as_nanos()).unwrap_or(u64::MAX);
+        for (rounds, shard) in self.hot.iter_mut().zip(shards) {
+            let hot = shard.cost > mean + mean / HOT_PART && shard.cost >= busy;
+            *rounds = if hot { rounds.saturating_add(1) } else { 0 };
+        }
     }
 
     fn average(&mut self, placed: &[Placed]) {
-        self.averages.values_mut().for_each(|cost| *cost /= 2);
+        self.averages.values_mut().for_each(|cost| *cost -= cost.div_ceil(LAST_PART));
         for one in placed {
             // Sums of all partitions of a core must not overflow.
             let cost = one.load.cost().min(1 << 40);
-            *self.averages.entry(one.partition).or_default() += cost / 2;
+            *self.averages.entry(one.partition).or_default() += cost / LAST_PART;
         }
         self.averages.retain(|_, cost| *cost > 0);
-    }
-
-    /// The hottest core, if it has been hot for some time, and the coolest.
-    fn hot_and_cool(&mut self, shards: &[u64]) -> Option<(u16, u16)> {
-        let numbered = || shards.iter().zip(0_u16..);
-        let (hottest, from) = numbered().max_by_key(|(cost, shard)| (**cost, std::cmp::Reverse(*shard)))?;
-        let (_, to) = numbered().min_by_key(|(cost, shard)| (**cost, *shard))?;
-        let mean = shards.iter().sum::<u64>() / shards.len() as u64;
-        let busy = u64::try_from(self.rules.busy.as_nanos()).unwrap_or(u64::MAX);
-        if *hottest <= mean + mean / HOT_PART || *hottest < busy {
-            self.hot = None;
-            return None;
-        }
-        let rounds = self.hot.filter(|(shard, _)| *shard == from).map_or(1, |(_, rounds)| rounds + 1);
-        self.hot = Some((from, rounds.min(HOT_ROUNDS)));
-        (rounds >= HOT_ROUNDS).then_some((from, to))
     }
 }
 
@@ -234,6 +257,13 @@ mod tests {
         (1..6_u16).prop_flat_map(move |shards| (Just(shards), vec((0..shards, cost.clone()), 1..30)))
     }
 
+    fn many_cores() -> impl Strategy<Value = (u16, Vec<(u16, u64)>)> {
+        // Nine sizes, each twice the one before. Half of the partitions are on a quarter of the cores.
+        let cost = (0..9_u32, WHOLE / 2_000..WHOLE / 1_000).prop_map(|(size, cost)| cost << size);
+        let place = |shards| prop_oneof![0..shards, 0..shards / 4];
+        (8..65_u16).prop_flat_map(move |shards| (Just(shards), vec((place(shards), cost.clone()), 1..400)))
+    }
+
     proptest! {
         /// Loads that stay: each move cools the hotter one of its two cores, then nothing moves any more, whatever the time.
         #[test]
@@ -267,7 +297,7 @@ mod tests {
                 node.look(costs);
             }
             for pair in node.moves.windows(2) {
-                prop_assert!(pair[1].0 - pair[0].0 >= INTERVAL * HOT_ROUNDS);
+                prop_assert!(pair[1].0 - pair[0].0 >= INTERVAL * PAUSE_ROUNDS);
             }
             for (i, (at, planned)) in node.moves.iter().enumerate() {
                 prop_assert!(planned.from != planned.to && planned.to < shards);
@@ -282,13 +312,134 @@ mod tests {
             let costs = vec![cost; partitions];
             prop_assume!(cost * partitions as u64 > WHOLE / 10);
             let mut node = Node::new(2, vec![0; partitions]);
-            for _ in 0..partitions as u32 * HOT_ROUNDS + 20 {
+            for _ in 0..partitions as u32 * PAUSE_ROUNDS + 20 {
                 node.look(&costs);
             }
             let shards = node.shard_costs(&costs);
             let mean = shards.iter().sum::<u64>() / 2;
             prop_assert!(shards[0].max(shards[1]) <= mean + mean / HOT_PART + cost, "{shards:?}");
         }
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig { cases: 32, ..ProptestConfig::default() })]
+
+        /// Loads that stay, on as many cores as machines have: they come to rest, no partition has moved more than once on average,
+        /// and no core is hot that could give anything away.
+        #[test]
+        fn many_cores_come_to_rest((shards, partitions) in many_cores()) {
+            let (places, costs): (Vec<u16>, Vec<u64>) = partitions.into_iter().unzip();
+            let mut node = Node::new(shards, places);
+            let (mut looks, mut quiet) = (0, 0);
+            // Whatever has moved may move again after sixty.
+            while quiet < 100 {
+                looks += 1;
+                quiet = if node.look(&costs).is_some() { 0 } else { quiet + 1 };
+                prop_assert!(node.moves.len() <= costs.len(), "{} moves in {looks} intervals", node.moves.len());
+            }
+            let cores = node.shard_costs(&costs);
+            let (mean, cool) = (cores.iter().sum::<u64>() / u64::from(shards), *cores.iter().min().expect("some"));
+            // Averages are a little below the costs.
+            let bound = (mean + mean / HOT_PART).max(WHOLE / u64::from(BUSY_PART)) + 1_000;
+            for (shard, hot) in (0..shards).zip(&cores).filter(|(_, cost)| **cost > bound) {
+                let of_it = || node.places.iter().zip(&costs).filter(|(place, _)| **place == shard).map(|(_, cost)| *cost);
+                let gain = of_it().map(|cost| hot.saturating_sub((hot - cost).max(cool + cost))).max();
+                prop_assert!(gain <= Some(mean / GAIN_PART + 1_000), "{shard} could be relieved by {gain:?}: {cores:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn cores_that_take_turns_at_being_the_hottest_are_relieved() {
+        // Cores 0 and 1 have four partitions, the others two; each of the two has a little more in every other interval.
+        let places: Vec<u16> = (0..8).flat_map(|shard| vec![shard; if shard < 2 { 4 } else { 2 }]).collect();
+        let mut node = Node::new(8, places);
+        for round in 0..60 {
+            let mut costs = [WHOLE / 16; 20];
+            costs[round % 2 * 4] += WHOLE / 320;
+            node.look(&costs);
+        }
+        let mut shards = node.shard_costs(&[1; 20]);
+        shards.sort_unstable();
+        assert_eq!((shards, node.moves.len()), (vec![2, 2, 2, 2, 3, 3, 3, 3], 2));
+    }
+
+    #[test]
+    fn a_core_that_cannot_be_relieved_hides_no_other() {
+        // Core 0 has one partition that is hot wherever it is, core 1 has three that need not be together.
+        let mut node = Node::new(8, vec![0, 1, 1, 1, 2, 3, 4, 5, 6, 7]);
+        let mut costs = [WHOLE / 10; 10];
+        costs[0] = WHOLE / 2;
+        for _ in 0..60 {
+            node.look(&costs);
+        }
+        assert_eq!(node.places[0], 0);
+        let shards = node.shard_costs(&costs);
+        assert_eq!(shards[1..].iter().max(), Some(&(WHOLE / 5)), "{shards:?}");
+    }
+
+    #[test]
+    fn very_many_small_partitions_relieve_a_hot_core() {
+        // 600 partitions alike on core 0, 200 on each other one.
+        let places: Vec<u16> = (0..8).flat_map(|shard| vec![shard; if shard == 0 { 600 } else { 200 }]).collect();
+        let costs = vec![WHOLE / 2_000; places.len()];
+        let mut node = Node::new(8, places);
+        for _ in 0..1_000 {
+            node.look(&costs);
+        }
+        let shards = node.shard_costs(&costs);
+        // A mean of 250, a quarter more of it stays.
+        assert_eq!(shards[0], costs[0] * 312, "{shards:?}");
+        assert_eq!(node.moves.len(), 600 - 312);
+        // Beside a large one nobody moves what is next to nothing.
+        let mut node = Node::new(8, (0..8).chain(vec![0; 500]).collect());
+        let mut costs = vec![WHOLE / 20; 8];
+        costs[0] = WHOLE / 2;
+        costs.resize(508, WHOLE / 100_000);
+        for _ in 0..100 {
+            assert_eq!(node.look(&costs), None);
+        }
+    }
+
+    /// Numbers without an end, always the same.
+    struct Numbers(u64);
+
+    impl Numbers {
+        /// One below `n`: Marsaglia's xorshift64.
+        fn below(&mut self, n: u64) -> u64 {
+            self.0 ^= self.0 << 13;
+            self.0 ^= self.0 >> 7;
+            self.0 ^= self.0 << 17;
+            self.0 % n
+        }
+    }
+
+    #[test]
+    fn chance_is_not_followed() {
+        // 64 cores with 16 partitions each, some of them 64 times as large as others; none does twice the same, but from a fifth
+        // to nine fifths of what it does on average.
+        let mut numbers = Numbers(7);
+        let sizes: Vec<u64> = (0..64 * 16).map(|_| (1_000 + numbers.below(1_000)) << numbers.below(7)).collect();
+        let all: u64 = sizes.iter().sum();
+        let costs: Vec<u64> = sizes.iter().map(|size| WHOLE / 3 * 64 / all * size).collect();
+        let mut node = Node::new(64, sizes.iter().map(|_| numbers.below(64) as u16).collect());
+        let hottest = |node: &Node| {
+            let shards = node.shard_costs(&costs);
+            shards.iter().max().expect("64 of them") * 64 * 100 / shards.iter().sum::<u64>()
+        };
+        let mut hour = |node: &mut Node| {
+            let before = node.moves.len();
+            for _ in 0..360 {
+                let now: Vec<u64> = costs.iter().map(|cost| cost / 100 * (20 + numbers.below(161))).collect();
+                node.look(&now);
+            }
+            node.moves.len() - before
+        };
+        assert!(hottest(&node) > 180, "{} % of the mean", hottest(&node));
+        assert!(hour(&mut node) < 64);
+        assert!(hottest(&node) < 130, "{} % of the mean", hottest(&node));
+        let later = hour(&mut node) + hour(&mut node);
+        assert!(later <= 6, "{later} moves in two hours, where there is nothing to be had");
     }
 
     #[test]
