@@ -246,7 +246,7 @@ impl<R: Runtime> LogStore<R> {
         self.with_log(&partition, |log, _| Offset(log.log_start))
     }
 
-    /// Cuts the log: everything into segments, cut those, then the journal, then load again.
+    /// Cuts the log: everything into segments, cut the journal, then those, then load again.
     ///
     /// ```text
     /// batches 0..=9 10..=24 25..=30, truncate to 17 → the batch that holds 17 goes whole: the log ends at 10
@@ -284,12 +284,14 @@ impl<R: Runtime> LogStore<R> {
         });
         scanned.await.map_err(failed)?;
         self.touch(partition).await.map_err(super::read::read_failed)?;
-        self.cut_files(partition, segment, cut_offset, cut_position).await?;
+        // The journal may have the last batches of those that are cut without the ones before: it must not go on where the files do not.
         let entry = Entry::Truncate { partition: partition.id, to: Offset(cut_offset) };
         self.journal_entry(entry).await.map_err(|code| ReadError::new(code, "the cut could not be journaled"))?;
+        let cut = self.cut_files(partition, segment, cut_offset, cut_position).await;
+        // Also where it was not done to its end: what is in memory is of the files before.
         partition.with_phase(|phase| *phase = Phase::Unloaded);
         self.journal.release(partition.id, cut_offset, false);
-        Ok(())
+        cut
     }
 
     /// Removes what is after `offset`: newest files first, so that a crash leaves a log without a hole.

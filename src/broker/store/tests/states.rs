@@ -4,14 +4,16 @@ use super::guards::block;
 use super::harness::*;
 use crate::broker::store::flush::Limit;
 use crate::broker::store::*;
-use crate::ids::Offset;
+use crate::ids::{Offset, PartitionId};
 use crate::log::journal::{Entry, FRAME_HEADER_LEN, FrameBuilder, Lap};
-use crate::log::log_config::LogConfig;
+use crate::log::log_config::{Durability, LogConfig};
 use crate::log::segment::{FileKind, file_name};
 use coreline_io::sim::{CrashKind, DiskOp, SimNode, SimWorld};
 use coreline_io::{Clock, TaskGroup, Tasks};
 use futures_util::FutureExt;
+use std::cell::Cell;
 use std::path::PathBuf;
+use std::rc::Rc;
 use std::time::Duration;
 
 fn segment(base: i64) -> PathBuf {
@@ -304,21 +306,28 @@ fn what_was_written_straight_and_not_answered_follows_nothing() {
     });
 }
 
-/// Goes on until the ring has been used several times over: nothing of other partitions that is flushed is in the journal then.
-async fn wrap_journal(node: &SimNode, world: &SimWorld, store: &Store) {
-    let store = store.clone();
+/// Goes on with a partition until the ring has been used several times over: nothing of others that is flushed is in the journal
+/// then. How many batches it took; fewer than asked for where the ring is not freed.
+async fn wrap_journal(node: &SimNode, world: &SimWorld, store: &Store, partition: PartitionId) -> u64 {
+    let (store, taken) = (store.clone(), Rc::new(Cell::new(0)));
+    let count = Rc::clone(&taken);
     drop(node.runtime().spawn(TaskGroup::Requests, "wrap", async move {
-        for n in 0..300 {
-            if store.append(id(1), batch_of(&[n], 4_000), LOCAL).await.is_err() {
+        for n in 0..WRAPS {
+            if store.append(partition, batch_of(&[n], 4_000), LOCAL).await.is_err() {
                 return;
             }
+            count.set(n + 1);
         }
     }));
     world.handle().sleep(Duration::from_secs(60)).await;
+    taken.get()
 }
 
+/// Batches for [`wrap_journal`].
+const WRAPS: u64 = 300;
+
 /// ```text
-/// state of 0 and 1;   2 and 3: flushed, the note of it is not written;   the ring has no room for more than it must keep
+/// state of 0 and 1;   2 and 3: flushed, the note of it is not written;   a partition that is never noted wants all of the ring
 /// ```
 #[test]
 fn what_is_not_noted_stays_in_the_journal() {
@@ -327,10 +336,14 @@ fn what_is_not_noted_stays_in_the_journal() {
         append(&store, (0..2).map(|n| batch_of(&[n], 100))).await;
         flush(&store).await;
         append(&store, (2..4).map(|n| batch_of(&[n], 100))).await;
+        store.assign(spec(2, 0, LogConfig { durability: Durability::Written, ..small_config() }));
         node.disk_faults(|f| f.stuck(DiskOp::Write, states::STATES_FILE));
         let flushing = store.clone();
         drop(node.runtime().spawn(TaskGroup::Flush, "flush", async move { flush(&flushing).await }));
-        wrap_journal(&node, &world, &store).await;
+        assert!(
+            (1..WRAPS).contains(&wrap_journal(&node, &world, &store, id(2)).await),
+            "what is not noted has its place"
+        );
     });
     node.disk_faults(|f| f.clear());
     die(&node, CrashKind::Kill);
@@ -348,7 +361,7 @@ fn where_the_log_begins_is_known() {
             store.delete_records(id(0), Offset(2)).await.expect("deleted");
             flush(&store).await;
             assert!(store.partition(id(0)).expect("assigned").stated.get());
-            wrap_journal(&node, &world, &store).await;
+            assert_eq!(wrap_journal(&node, &world, &store, id(1)).await, WRAPS);
         });
         die(&node, how);
         with_store(&world, &node, async |store| {
@@ -391,7 +404,7 @@ fn a_segment_that_was_begun_and_not_noted_is_not_forgotten() {
             if round == 0 {
                 append(&store, [batch_of(&[30], 4_000)].into_iter()).await;
                 flush(&store).await;
-                wrap_journal(&node, &world, &store).await;
+                assert_eq!(wrap_journal(&node, &world, &store, id(1)).await, WRAPS);
             }
             let wanted: Vec<u64> = (0..31).collect();
             assert_eq!(numbers(&store, 0).await, wanted);
@@ -468,17 +481,25 @@ fn what_follows_a_rename_that_found_no_room_is_found() {
     let (world, node) = world(42);
     let last = with_store(&world, &node, async |store| {
         let partition = store.partition(id(0)).expect("assigned");
-        let mut next = 0;
+        // The first note makes the file, which takes a sync of the directory, too.
+        append(&store, [batch_of(&[0], 100)].into_iter()).await;
+        flush(&store).await;
+        store.append(id(1), batch_of(&[0], 100), LOCAL).await.expect("acked");
+        let other = store.partition(id(1)).expect("assigned");
+        store.flush_partition(&other).await.expect("flushed");
+        let mut next = 1;
         loop {
+            let len = file_of_states(&node).1.len();
             append(&store, [batch_of(&[next], 100)].into_iter()).await;
             // A note is one sync in that directory; writing the file anew is two, and the note.
             node.disk_faults(|f| f.no_room_after(DiskOp::Sync, "shard-0000", 1));
             let flushed = store.flush_partition(&partition).await;
             node.disk_faults(|f| f.clear());
             next += 1;
-            if flushed.is_err() {
+            if file_of_states(&node).1.len() < len {
                 break;
             }
+            flushed.expect("one sync passes");
             assert!(next < 100, "the file is written anew once in a while");
         }
         // The store lives, and what it says now counts, also while there is no room for a new file.
@@ -488,6 +509,7 @@ fn what_follows_a_rename_that_found_no_room_is_found() {
     });
     die(&node, CrashKind::Kill);
     with_store(&world, &node, async |store| {
+        assert!(store.states.found.borrow().contains_key(&id(1)), "the file is whole");
         assert_eq!(numbers(&store, 0).await, (0..=last).collect::<Vec<_>>());
     });
 }
@@ -510,6 +532,45 @@ fn a_cut_takes_snapshots_that_are_not_known() {
     });
     die(&node, CrashKind::Kill);
     with_store(&world, &node, async |store| assert_eq!(numbers(&store, 0).await, [0, 1]));
+}
+
+/// ```text
+/// segments [ 0 ][ 1 ][ 2 ][ 3 ][ 4 ]   journal [ 3 ][ 4 ]   cut to 1, and a crash in the middle
+/// ```
+#[test]
+fn a_cut_that_a_crash_ends_leaves_no_hole() {
+    let places = [(DiskOp::Write, "journal/shard-0000/0"), (DiskOp::Meta, "topic0-0"), (DiskOp::Write, "topic0-0")];
+    // What hangs may be done by the time of the crash, or not.
+    for (seed, (op, path)) in (0..8).flat_map(|seed| places.map(|place| (seed, place))) {
+        let (world, node) = world(seed);
+        with_store(&world, &node, async |store| {
+            append(&store, (0..3).map(|n| batch_of(&[n], 100))).await;
+            flush(&store).await;
+            assert_eq!(wrap_journal(&node, &world, &store, id(1)).await, WRAPS);
+            append(&store, (3..5).map(|n| batch_of(&[n], 100))).await;
+            flush(&store).await;
+            node.disk_faults(|f| f.stuck(op, path));
+            let cutting = store.clone();
+            let cut = async move { cutting.truncate(id(0), Offset(1)).await };
+            drop(node.runtime().spawn(TaskGroup::Requests, "cut", cut));
+            world.handle().sleep(Duration::from_secs(1)).await;
+            assert!(node.disk_faults(|f| f.hits()) > 0, "{op:?} {path}");
+        });
+        node.disk_faults(|f| f.clear());
+        die(&node, CrashKind::Kill);
+        let left = with_store(&world, &node, async |store| {
+            let mut left = numbers(&store, 0).await;
+            assert!(
+                !left.is_empty() && left == (0..left.len() as u64).collect::<Vec<_>>(),
+                "{seed} {op:?} {path}: {left:?}"
+            );
+            append(&store, [batch_of(&[100], 100)].into_iter()).await;
+            left.push(100);
+            left
+        });
+        die(&node, CrashKind::PowerLoss);
+        with_store(&world, &node, async |store| assert_eq!(numbers(&store, 0).await, left, "{seed} {op:?} {path}"));
+    }
 }
 
 /// The note is of a file that cannot be synced, or be written: the process ends, and nothing was let go of.
