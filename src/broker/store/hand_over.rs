@@ -93,7 +93,8 @@ impl<R: Runtime> LogStore<R> {
     /// Gives what goes along.
     ///
     /// # Errors
-    /// The disk's, or the store is stopping: the partition is this shard's again.
+    /// The disk's, or the store is stopping: the partition is this shard's again. Also where a compaction waits for room on the disk
+    /// in the middle of a swap.
     pub async fn hand_over(self: &Rc<Self>, withdrawn: Withdrawn) -> Result<Handed, StoreError> {
         let handed = self.hand_over_partition(&withdrawn.0).await;
         if handed.is_err() {
@@ -103,11 +104,13 @@ impl<R: Runtime> LogStore<R> {
     }
 
     async fn hand_over_partition(self: &Rc<Self>, partition: &Rc<Partition>) -> Result<Handed, StoreError> {
+        let context = || StoreError::io(format!("hand {} over", partition.dir_name()));
+        // A swap has the segments and comes to its end. Where that takes room that the disk may never have, clients are not to wait.
+        self.swap_is_over(partition).await.map_err(context())?;
         // What is not settled, or in the journal of an earlier life only, becomes so.
         let loaded = self.load(partition).await;
         loaded.map_err(|error| StoreError::Corrupt(error.message))?;
         self.all_committed(partition).await?;
-        let context = || StoreError::io(format!("hand {} over", partition.dir_name()));
         self.flush_partition(partition).await.map_err(context())?;
         self.hold(partition).await;
         let refuse = |log: &mut Log| {

@@ -340,7 +340,8 @@ impl<R: Runtime> LogStore<R> {
     /// The partition is there, its segments are the same, and the store goes on.
     pub(super) fn still_wanted(&self, job: &Job) -> Result<(), CleanError> {
         let same = job.partition.with(|log| log.generation) == Some(job.generation.get());
-        if same && self.state.get() == StoreState::Open { Ok(()) } else { Err(CleanError::Changed) }
+        let stays = !job.partition.leaving.get();
+        if same && stays && self.state.get() == StoreState::Open { Ok(()) } else { Err(CleanError::Changed) }
     }
 
     /// Removes what a cleaning that was given up left. What stays goes at the next load or the next cleaning.

@@ -53,6 +53,8 @@ pub(super) struct Cleaner {
     /// The partition whose segments are being written anew.
     cleaning: Cell<Option<PartitionId>>,
     cleaned: Notify,
+    /// Its new segment takes its place, and waits for room on the disk, which there may never be.
+    waits_for_room: Cell<bool>,
     /// Bytes read and written may go on at this time: the throttle.
     free_at: Cell<Monotonic>,
 }
@@ -67,6 +69,7 @@ impl Cleaner {
             wake: Notify::default(),
             cleaning: Cell::new(None),
             cleaned: Notify::default(),
+            waits_for_room: Cell::new(false),
             free_at: Cell::default(),
         }
     }

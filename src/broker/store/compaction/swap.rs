@@ -13,7 +13,7 @@
 
 use super::CleanError;
 use super::clean::{Built, Job};
-use crate::broker::store::partition::{Log, Segment, TxnFile};
+use crate::broker::store::partition::{Log, Partition, Segment, TxnFile};
 use crate::broker::store::types::StoreError;
 use crate::broker::store::{LogStore, StoreState};
 use crate::log::compaction::Swap;
@@ -40,6 +40,7 @@ impl<R: Runtime> LogStore<R> {
             log.renaming = false;
             log.assert_invariants();
         });
+        self.cleaner.waits_for_room.set(false);
         partition.changed.notify_all();
         if result.is_err() && self.state.get() == StoreState::Open {
             self.remove_cleaned(job, built.swap.target()).await;
@@ -52,13 +53,14 @@ impl<R: Runtime> LogStore<R> {
         let partition = &job.partition;
         let dir = self.dir(partition);
         let list = dir.join(Swap::FILE);
-        self.touch(partition).await.map_err(|e| self.clean_failed(&e))?;
-        // Segments are not to go meanwhile: they are in the list.
+        // Segments are not to go meanwhile: they are in the list. In the same breath as the look whether it is still wanted: a
+        // partition that is leaving has a swap under way now, or none any more.
         partition.with(|log| log.swapping = true);
+        self.touch(partition).await.map_err(|e| self.clean_failed(&e))?;
         if let Err(error) = self.rt.write_file_atomic(&list, built.swap.encode().as_bytes()).await {
             let error = self.directory_failed(error);
-            self.until_done(|| async { ignore_missing(self.rt.remove_file(&list).await) }).await?;
-            self.until_done(|| self.rt.sync_dir(&dir)).await?;
+            self.until_done(partition, || async { ignore_missing(self.rt.remove_file(&list).await) }).await?;
+            self.until_done(partition, || self.rt.sync_dir(&dir)).await?;
             return Err(self.clean_failed(&error));
         }
         let generation = self.next_generation();
@@ -67,32 +69,56 @@ impl<R: Runtime> LogStore<R> {
             log.renaming = true;
         });
         job.generation.set(generation);
-        self.until_done(|| self.rename_cleaned(&dir, &built.swap)).await?;
+        self.until_done(partition, || self.rename_cleaned(&dir, &built.swap)).await?;
         let generation = self.next_generation();
         let noted = partition.with(|log| replace(log, built, generation));
         job.generation.set(generation);
         partition.changed.notify_all();
         if noted == Some(true) {
-            self.until_done(|| self.note_txn_indexes(partition)).await?;
+            self.until_done(partition, || self.note_txn_indexes(partition)).await?;
         }
-        self.until_done(|| self.remove_replaced(&dir, &built.swap)).await?;
-        self.until_done(|| self.end_swap(&dir)).await
+        self.until_done(partition, || self.remove_replaced(&dir, &built.swap)).await?;
+        self.until_done(partition, || self.end_swap(&dir)).await
     }
 
     /// Repeats what must come to its end; a full disk passes, anything else has stopped the store.
     async fn until_done<F: Future<Output = IoResult<()>>>(
         &self,
+        partition: &Partition,
         mut step: impl FnMut() -> F,
     ) -> Result<(), CleanError> {
         loop {
-            let Err(error) = step().await else { return Ok(()) };
+            let Err(error) = step().await else {
+                self.cleaner.waits_for_room.set(false);
+                return Ok(());
+            };
             if error.kind != IoErrorKind::StorageFull {
                 return Err(self.clean_failed(&self.directory_failed(error)));
             }
             if !self.is_running() {
                 return Err(CleanError::Changed);
             }
+            self.cleaner.waits_for_room.set(true);
+            partition.changed.notify_all();
             self.rt.sleep(RETRY_AFTER).await;
+        }
+    }
+
+    /// Waits for a swap of a partition that is leaving, after which there is none any more.
+    ///
+    /// # Errors
+    /// It waits for room on the disk.
+    pub(in crate::broker::store) async fn swap_is_over(&self, partition: &Partition) -> IoResult<()> {
+        loop {
+            let changed = partition.changed.notified();
+            if partition.with(|log| log.swapping) != Some(true) {
+                return Ok(());
+            }
+            if self.cleaner.waits_for_room.get() {
+                let cause = std::io::Error::from(std::io::ErrorKind::StorageFull);
+                return Err(IoError::new("put a compacted segment in its place", cause).on(&self.dir(partition)));
+            }
+            changed.await;
         }
     }
 

@@ -256,7 +256,7 @@ fn assert_last_of_each_key(n: u32, fixed: &BTreeMap<i64, Entry>, found: &[(i64, 
 }
 
 /// All records from `from` on: offset, key, number. Offsets grow, bytes are right, empty batches are passed.
-async fn survivors(store: &Store, n: u32, from: i64, max_bytes: usize) -> Vec<(i64, Entry)> {
+pub(super) async fn survivors(store: &Store, n: u32, from: i64, max_bytes: usize) -> Vec<(i64, Entry)> {
     let mut found: Vec<(i64, Entry)> = Vec::new();
     let mut next = from;
     loop {
@@ -492,7 +492,7 @@ fn records_without_a_key_are_refused_by_number() {
 }
 
 /// Compacted whenever there is anything to compact, with segments of ten batches [`of_one_key`].
-fn ten_batches_a_segment() -> LogConfig {
+pub(super) fn ten_batches_a_segment() -> LogConfig {
     LogConfig {
         compacted: true,
         segment_bytes: 8_000,
@@ -503,7 +503,7 @@ fn ten_batches_a_segment() -> LogConfig {
 }
 
 /// A batch of one record.
-fn of_one_key(later_ms: i64) -> BytesMut {
+pub(super) fn of_one_key(later_ms: i64) -> BytesMut {
     let mut builder = BatchBuilder::default();
     builder.push(NOW + later_ms, Some(&[7]), Some(&[7; 700]));
     BytesMut::from(&builder.build(Offset(0), LeaderEpoch(-1))[..])

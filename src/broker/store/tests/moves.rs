@@ -3,15 +3,18 @@
 //!
 //! `CORELINE_SEED=7 cargo test --lib store::tests::moves` runs one seed, `CORELINE_SEEDS=5000` the first 5,000.
 
+use super::compaction::{of_one_key, survivors, ten_batches_a_segment};
 use super::harness::*;
 use crate::broker::store::*;
 use crate::error_code::ErrorCode;
 use crate::ids::Offset;
 use crate::log::log_config::{Durability, LogConfig};
-use coreline_io::sim::{CrashKind, SimNode, SimRng, SimRuntime, SimWorld};
-use coreline_io::{Clock, TaskGroup, Tasks};
+use coreline_io::sim::{CrashKind, DiskOp, SimNode, SimRng, SimRuntime, SimWorld};
+use coreline_io::{Clock, IoErrorKind, TaskGroup, Tasks};
+use futures_util::future::{Either, select};
 use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::pin::pin;
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -366,6 +369,73 @@ fn a_leaving_partition_makes_room_in_the_journal() {
         assert_eq!(read_all(&store, id(0), 0, 50_000).await, [(0, 1), (1, 2)]);
         store.shutdown().await.expect("closes");
     });
+}
+
+/// Moves a compacted partition while a new segment of it finds no room in the middle of its swap: `after` the last batch, or once a swap waits.
+/// How long it was after that batch, and whether the partition stayed.
+fn moved_beside_a_swap(after: Option<Duration>) -> (Duration, bool) {
+    let (world, node) = world(8);
+    let fatals = Fatals::default();
+    let found = world.block_on(async {
+        let rt = node.runtime();
+        let cleaner = CleanerOptions { backoff: Duration::from_millis(2), ..CleanerOptions::default() };
+        let options = StoreOptions { cleaner, ..dying_options(0, &fatals) };
+        let store = LogStore::open(node.runtime(), options).await.expect("opens");
+        store.assign(spec(0, 0, ten_batches_a_segment()));
+        store.assignments_complete();
+        // The list of what is replaced gets its name, and does not go any more.
+        node.disk_faults(|f| f.no_room_after(DiskOp::Meta, "compaction.swap", 1));
+        for n in 0..40 {
+            store.append(id(0), of_one_key(n), LOCAL).await.expect("acked");
+        }
+        let begun = rt.now();
+        match after {
+            Some(after) => rt.sleep(after).await,
+            None => {
+                while node.disk_faults(|f| f.hits()) == 0 {
+                    rt.sleep(Duration::from_micros(100)).await;
+                }
+            }
+        }
+        let waited = rt.now().since(begun);
+        let handed = {
+            let handing = pin!(store.hand_over(store.withdraw(id(0)).expect("it is here")));
+            match select(handing, pin!(rt.sleep(Duration::from_secs(3600)))).await {
+                Either::Left((handed, _)) => handed,
+                Either::Right(_) => panic!("{waited:?}: clients wait for room"),
+            }
+        };
+        node.disk_faults(|f| f.clear());
+        let stayed = handed.is_err();
+        if let Err(error) = handed {
+            let StoreError::Io { source, .. } = &error else { panic!("{waited:?}: {error}") };
+            assert_eq!(source.kind, IoErrorKind::StorageFull, "{waited:?}: {error}");
+            // It is tried again once in a while.
+            rt.sleep(Duration::from_secs(1)).await;
+            let again = store.hand_over(store.withdraw(id(0)).expect("it is here")).await;
+            again.expect("there is room");
+        }
+        assert!(store.take_back(id(0)));
+        let found = survivors(&store, 0, 0, 100_000).await;
+        assert_eq!(found.last().map(|(offset, _)| *offset), Some(39), "{waited:?}: {found:?}");
+        store.append(id(0), of_one_key(40), LOCAL).await.expect("acked");
+        store.shutdown().await.expect("closes");
+        (waited, stayed)
+    });
+    assert!(fatals.borrow().is_empty());
+    found
+}
+
+/// Whenever the move comes: a compaction that waits for room in the middle of a swap keeps nobody waiting but itself. The partition
+/// stays then, and goes once there is room.
+#[test]
+fn a_swap_that_waits_for_room_keeps_the_partition_where_it_is() {
+    let (waits, stayed) = moved_beside_a_swap(None);
+    assert!(stayed);
+    // Before the cleaning, at any time of it, and once it waits.
+    let all = (0..50).map(|n| moved_beside_a_swap(Some(waits * n / 40)).1);
+    let stayed = all.filter(|stayed| *stayed).count();
+    assert!((5..45).contains(&stayed), "{stayed} of 50 stayed");
 }
 
 /// It comes back shorter than it went, as a follower's log may, and the process dies: frames of its first stay are no part of it.
