@@ -273,6 +273,13 @@ pub fn check_crc(header: &RecordBatchHeader, bytes: &[u8]) -> Result<(), BatchEr
     Ok(())
 }
 
+/// The checksum in the header of a batch, and the bytes that it is of, if `batches` are a single one.
+pub(super) fn crc_of_one(batches: &[u8]) -> Option<(u32, Range<usize>)> {
+    let whole = batches.len() >= HEADER_LEN
+        && usize::try_from(i32::from_be_bytes(array(batches, 8))) == Ok(batches.len() - LENGTH_END);
+    whole.then(|| (u32::from_be_bytes(array(batches, 17)), CRC_START..batches.len()))
+}
+
 /// What a topic asks of a producer's batch.
 #[derive(Clone, Copy, Debug)]
 pub struct ValidationRules {

@@ -13,6 +13,7 @@
 //! a later one. Frames of a lap are numbered from 0. What does not carry on the lap and the numbers is stale: the end.
 
 use super::segment_mark::SegmentMark;
+use super::{batch, crc};
 use crate::ids::{Offset, PartitionId, PartitionIndex, TopicId};
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 use uuid::Uuid;
@@ -28,7 +29,10 @@ pub const FRAME_BYTES_MAX: usize = 64 << 20;
 /// The first bytes of a frame: "CLJ1".
 pub const MAGIC: u32 = 0x434c_4a31;
 const CRC_START: usize = 8;
-const _: () = assert!(FRAME_BYTES_MAX.is_multiple_of(BLOCK));
+const _: () = assert!(FRAME_BYTES_MAX.is_multiple_of(BLOCK) && FRAME_BYTES_MAX <= u32::MAX as usize);
+/// The checksum of a batch of this size goes into the frame's as it is; the bytes of smaller ones are read sooner than
+/// that is done.
+const KNOWN_CRC_MIN: usize = 4096;
 
 /// The number of one use of a journal file.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -122,11 +126,38 @@ const TOUCHED: u8 = 9;
 
 /// Builds the frame of one group commit, in memory that begins on a block, so that direct I/O can write it from where it is:
 /// record bytes are copied once.
+///
+/// Invariant: `frame` is empty, or `FRAME_HEADER_LEN ≤ summed ≤ frame.len()`.
 #[derive(Debug, Default)]
 pub struct FrameBuilder {
     /// The frame so far, room for its header included; empty without an entry.
     frame: BytesMut,
     entries: u32,
+    /// The checksum of the entries' bytes before `summed`.
+    crc: u32,
+    summed: usize,
+}
+
+/// Where [`FrameBuilder::batches`] has its bytes put.
+#[derive(Debug)]
+pub struct Pieces<'a>(&'a mut FrameBuilder);
+
+impl Pieces<'_> {
+    /// Adds one or more whole batches, whose checksums were checked or computed since a byte under them changed: that of
+    /// a large one stands for its bytes in the frame's own checksum.
+    pub fn put(&mut self, batches: &[u8]) {
+        let builder = &mut *self.0;
+        let at = builder.frame.len();
+        builder.frame.put_slice(batches);
+        if batches.len() >= KNOWN_CRC_MIN
+            && let Some((known, under)) = batch::crc_of_one(batches)
+        {
+            let (from, to) = (at + under.start, at + under.end);
+            let before = crc32c::crc32c_append(builder.crc, &builder.frame[builder.summed..from]);
+            builder.crc = crc::combine(before, known, (to - from) as u32);
+            builder.summed = to;
+        }
+    }
 }
 
 /// A frame ready to be written.
@@ -159,7 +190,7 @@ impl FrameBuilder {
     /// A frame in the memory of one before it.
     #[must_use]
     pub fn reusing(memory: BytesMut) -> Self {
-        Self { frame: memory, entries: 0 }
+        Self { frame: memory, ..Self::default() }
     }
 
     /// Bytes of entries so far.
@@ -180,15 +211,15 @@ impl FrameBuilder {
         partition: PartitionId,
         base_offset: Offset,
         length: usize,
-        fill: impl FnOnce(&mut BytesMut),
+        fill: impl FnOnce(&mut Pieces<'_>),
     ) {
-        self.entry(BATCHES, partition, base_offset.0, length, fill);
+        self.entry(BATCHES, partition, base_offset.0, length, |builder| fill(&mut Pieces(builder)));
     }
 
-    /// Adds any entry.
+    /// Adds any entry; batches may be any bytes.
     pub fn push(&mut self, entry: &Entry) {
         let mut put = |kind, partition: &PartitionId, offset, data: &[u8]| {
-            self.entry(kind, *partition, offset, data.len(), |frame| frame.put_slice(data));
+            self.entry(kind, *partition, offset, data.len(), |builder| builder.frame.put_slice(data));
         };
         match entry {
             Entry::Batches { partition, base_offset, bytes } => put(BATCHES, partition, base_offset.0, bytes),
@@ -206,14 +237,7 @@ impl FrameBuilder {
         }
     }
 
-    fn entry(
-        &mut self,
-        kind: u8,
-        partition: PartitionId,
-        offset: i64,
-        length: usize,
-        fill: impl FnOnce(&mut BytesMut),
-    ) {
+    fn entry(&mut self, kind: u8, partition: PartitionId, offset: i64, length: usize, fill: impl FnOnce(&mut Self)) {
         self.make_room(ENTRY_HEADER_LEN + length);
         let frame = &mut self.frame;
         frame.put_u8(kind);
@@ -223,8 +247,8 @@ impl FrameBuilder {
         frame.put_i32(partition.index.0);
         frame.put_i64(offset);
         let end = frame.len() + length;
-        fill(frame);
-        assert_eq!(frame.len(), end, "an entry is as long as it says");
+        fill(self);
+        assert_eq!(self.frame.len(), end, "an entry is as long as it says");
         self.entries += 1;
     }
 
@@ -239,6 +263,7 @@ impl FrameBuilder {
         }
         if self.frame.is_empty() {
             self.frame.put_bytes(0, FRAME_HEADER_LEN);
+            self.summed = FRAME_HEADER_LEN;
         }
     }
 
@@ -254,13 +279,19 @@ impl FrameBuilder {
         self.make_room(0);
         let (len, bytes) = (self.encoded_len(), self.bytes());
         assert!(len <= FRAME_BYTES_MAX, "a frame of {len} bytes");
-        let mut frame = self.frame;
+        let (mut frame, summed) = (self.frame, self.summed);
         let mut header = &mut frame[CRC_START..FRAME_HEADER_LEN];
         header.put_u64(lap.0);
         header.put_u64(sequence);
         header.put_u32(bytes as u32);
         header.put_u32(self.entries);
-        let crc = crc32c::crc32c(&frame[CRC_START..]);
+        let crc = if summed == FRAME_HEADER_LEN {
+            crc32c::crc32c(&frame[CRC_START..])
+        } else {
+            let entries = crc32c::crc32c_append(self.crc, &frame[summed..]);
+            crc::combine(crc32c::crc32c(&frame[CRC_START..FRAME_HEADER_LEN]), entries, bytes as u32)
+        };
+        debug_assert_eq!(crc, crc32c::crc32c(&frame[CRC_START..]), "a batch's checksum is the one of its bytes");
         let mut header = &mut frame[..CRC_START];
         header.put_u32(MAGIC);
         header.put_u32(crc);
@@ -355,6 +386,8 @@ fn decode_entry(rest: &mut Bytes) -> Option<Entry> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::ids::LeaderEpoch;
+    use crate::log::batch::BatchBuilder;
     use proptest::prelude::*;
 
     fn partition(n: u128) -> PartitionId {
@@ -415,6 +448,35 @@ mod tests {
         assert!(frame.into_memory().is_none(), "somebody still reads it: {} bytes", held.len());
     }
 
+    fn one_batch(value: &[u8]) -> Vec<u8> {
+        let mut builder = BatchBuilder::default();
+        builder.push(7, None, Some(value));
+        let mut batch = builder.build(Offset(0), LeaderEpoch(0));
+        batch::assign(&mut batch, Offset(77), LeaderEpoch(3), None);
+        batch
+    }
+
+    /// The frame of entries of batches in pieces, and the same with nothing known of their checksums.
+    fn in_pieces(entries: &[Vec<Vec<u8>>]) -> [Bytes; 2] {
+        let (mut known, mut plain) = (FrameBuilder::default(), FrameBuilder::default());
+        for pieces in entries {
+            let bytes = Bytes::from(pieces.concat());
+            let put = |to: &mut Pieces<'_>| pieces.iter().for_each(|piece| to.put(piece));
+            known.batches(partition(1), Offset(5), bytes.len(), put);
+            plain.push(&Entry::Batches { partition: partition(1), base_offset: Offset(5), bytes });
+        }
+        [known, plain].map(|builder| builder.finish(Lap(3), 9).bytes)
+    }
+
+    #[test]
+    #[cfg(debug_assertions)]
+    #[should_panic(expected = "a batch's checksum is the one of its bytes")]
+    fn the_checksum_of_a_large_batch_is_taken_from_its_header() {
+        let mut batch = one_batch(&[1; KNOWN_CRC_MIN]);
+        *batch.last_mut().expect("bytes") ^= 1;
+        in_pieces(&[vec![batch]]);
+    }
+
     #[test]
     fn entries_come_back() {
         let lap = Lap::default().next(0xabcd);
@@ -435,6 +497,22 @@ mod tests {
     }
 
     proptest! {
+        #[test]
+        fn a_checksum_of_checksums_is_that_of_the_bytes(
+            // Entries of pieces of batches, these by their size.
+            sizes in prop::collection::vec(
+                prop::collection::vec(prop::collection::vec(0..3 * KNOWN_CRC_MIN, 1..4), 1..4), 0..5),
+            seed: u8,
+        ) {
+            let batch = |size: usize| one_batch(&(0..size).map(|at| (at * at) as u8 ^ seed).collect::<Vec<_>>());
+            let piece = |sizes: &Vec<usize>| sizes.iter().flat_map(|size| batch(*size)).collect();
+            let entries: Vec<Vec<Vec<u8>>> = sizes.iter().map(|pieces| pieces.iter().map(piece).collect()).collect();
+            let [known, plain] = in_pieces(&entries);
+            prop_assert_eq!(&known, &plain);
+            let (_, decoded) = decode_frame(&known).expect("a whole frame");
+            prop_assert_eq!(decoded.len(), entries.len());
+        }
+
         #[test]
         fn garbage_is_refused_without_panic(bytes in proptest::collection::vec(any::<u8>(), 0..300), frame in any::<bool>()) {
             let mut bytes = bytes;

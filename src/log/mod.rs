@@ -3,6 +3,7 @@
 pub mod batch;
 pub mod compaction;
 pub mod compression;
+mod crc;
 pub mod index;
 pub mod intake;
 pub mod journal;

@@ -14,7 +14,7 @@ use crate::error_code::ErrorCode;
 use crate::ids::{Offset, PartitionId};
 use crate::log::journal::{ENTRY_HEADER_LEN, EncodedFrame, Entry, FrameBuilder};
 use crate::log::segment_mark::{MARK_LEN_MAX, SegmentMark};
-use bytes::{BufMut, BytesMut};
+use bytes::BytesMut;
 use coreline_io::sync::{Notify, OneshotSender, oneshot};
 use coreline_io::{IoError, IoErrorKind, Monotonic, Runtime, TaskGroup, WriteSyncError};
 use futures_util::future::{Either, select};
@@ -243,8 +243,8 @@ impl<R: Runtime> LogStore<R> {
         let taken = partition.with(|log| {
             let Submitted { base, range, bytes } = log.submit_to_journal(limit);
             let tail = &log.tail;
-            group.frame.batches(partition.id, Offset(base), bytes, |frame| {
-                tail.pieces(range, |piece| frame.put_slice(piece));
+            group.frame.batches(partition.id, Offset(base), bytes, |pieces| {
+                tail.pieces(range, |piece| pieces.put(piece));
             });
             group.sync |= log.needs_sync(&spec, log.submitted_end);
             (bytes, log.submitted_end)
