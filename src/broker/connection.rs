@@ -23,12 +23,15 @@ use std::collections::VecDeque;
 use std::future::Future;
 use std::net::SocketAddr;
 use std::rc::Rc;
+use std::sync::Arc;
 
 /// What a connection remembers between requests; goes with it to another shard.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Session {
     /// The other end.
     pub peer: SocketAddr,
+    /// Its address as Java prints one, for coordinators.
+    pub host: Arc<str>,
     /// From ApiVersions (KIP-511).
     pub software: Option<ClientSoftware>,
     /// The core whose own port it came to.
@@ -46,7 +49,8 @@ impl Session {
     /// Of a connection that was just accepted.
     #[must_use]
     pub fn new(peer: SocketAddr, core: Option<ShardId>) -> Self {
-        Self { peer, core, software: None, fetch_sessions: Vec::new(), touched: Touched::default() }
+        let host = Arc::from(format!("/{}", peer.ip()));
+        Self { peer, host, core, software: None, fetch_sessions: Vec::new(), touched: Touched::default() }
     }
 
     /// A fetch was answered in this session (0: in none).

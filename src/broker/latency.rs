@@ -6,6 +6,7 @@ use coreline_io::Monotonic;
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
+use std::sync::Arc;
 
 /// What is remembered of a request while it is handled: for the book, and for the line that says why its connection was
 /// closed.
@@ -18,7 +19,7 @@ pub struct Particulars {
     /// What the client gave it to know the answer by.
     pub correlation_id: i32,
     /// What the client calls itself.
-    pub client_id: Option<String>,
+    pub client_id: Option<Arc<str>>,
 }
 
 impl Particulars {
@@ -84,7 +85,7 @@ impl Latencies {
         }
         let api = key as i16;
         let who = || {
-            let (client_id, peer) = (client_id.unwrap_or_default(), peer.to_string());
+            let (client_id, peer) = (client_id.as_deref().unwrap_or_default().to_owned(), peer.to_string());
             (SlowRequest { api, version, correlation_id, client_id, peer }, stall())
         };
         self.book.borrow_mut().record(api, timeline, who);

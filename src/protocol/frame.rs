@@ -8,6 +8,7 @@
 use super::api::Api;
 use super::wire::{DecodeError, Reader};
 use bytes::{Buf, BufMut, Bytes, BytesMut};
+use std::sync::Arc;
 
 /// Bytes of the size that begins a frame.
 pub const SIZE_LEN: usize = 4;
@@ -52,7 +53,7 @@ pub struct RequestHeader {
     /// Comes back in the response.
     pub correlation_id: i32,
     /// What the client calls itself.
-    pub client_id: Option<String>,
+    pub client_id: Option<Arc<str>>,
 }
 
 /// A frame that cannot be answered: the connection is closed, with one log line.
@@ -111,7 +112,7 @@ impl Request {
                 Err(HeaderError::UnsupportedVersion { api, api_version })
             };
         }
-        let client_id = reader.nullable_string(false, "client id")?.map(str::to_owned);
+        let client_id = reader.nullable_string(false, "client id")?.map(Arc::from);
         reader.skip_tags(api.flexible(api_version))?;
         frame.advance(reader.position());
         Ok(Self { api, header: RequestHeader { client_id, ..header }, fallback: false })

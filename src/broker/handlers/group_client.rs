@@ -18,13 +18,11 @@ const CLIENT_ID_MAX: usize = 32_000;
 /// The client of a request, as coordinators know it.
 pub(super) fn client(context: &RequestContext) -> Client {
     let header = &context.request.header;
-    let id = header.client_id.as_deref().unwrap_or_default();
-    Client {
-        id: Arc::from(&id[..id.floor_char_boundary(CLIENT_ID_MAX)]),
-        // As Java prints an address.
-        host: Arc::from(format!("/{}", context.session.borrow().peer.ip())),
-        api_version: header.api_version,
+    let mut id = header.client_id.clone().unwrap_or_default();
+    if id.len() > CLIENT_ID_MAX {
+        id = Arc::from(&id[..id.floor_char_boundary(CLIENT_ID_MAX)]);
     }
+    Client { id, host: Arc::clone(&context.session.borrow().host), api_version: header.api_version }
 }
 
 /// Says to the connection on which shard the group is.
