@@ -146,7 +146,7 @@ pub struct Connection<S> {
     stream: S,
     pipeline: Pipeline,
     session: Rc<RefCell<Session>>,
-    /// When the last request or answer was done.
+    /// When the last request came, or the last answer went.
     last_active: Cell<Monotonic>,
     /// A request is being handled.
     busy: Cell<bool>,
@@ -274,7 +274,6 @@ impl<S: Stream> Connection<S> {
             timeline.mark(Stage::Queue, now.nanos);
             let result = self.request(shard, frame, timeline).await;
             self.busy.set(false);
-            self.last_active.set(runtime.now());
             result?;
             let elsewhere = steering.as_mut().and_then(|(steer, steering)| {
                 steer.after_request(steering, &mut self.session.borrow_mut().touched, self.last_active.get())
@@ -282,7 +281,8 @@ impl<S: Stream> Connection<S> {
             if elsewhere.is_some() && self.let_go().await {
                 return Ok(elsewhere);
             }
-            if runtime.should_yield() {
+            // A read looks to that itself, where it need not wait.
+            if frames.has_frame() && runtime.should_yield() {
                 runtime.yield_now().await;
             }
         }
@@ -341,7 +341,9 @@ impl<S: Stream> Connection<S> {
                 if !parts.is_empty() {
                     self.stream.write_all(&mut parts).await.map_err(FrameError::Io)?;
                 }
-                timeline.mark_now(Stage::Send, || runtime.now().nanos);
+                let now = runtime.now();
+                self.last_active.set(now);
+                timeline.mark(Stage::Send, now.nanos);
                 shard.latencies.record(what, self.peer(), &timeline, || stall(runtime, &timeline));
             }
             Answer::Now(answered) => {

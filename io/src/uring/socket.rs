@@ -155,7 +155,10 @@ impl Stream for UringStream {
 
     async fn read_at_least(&self, buf: &mut BytesMut, least: usize) -> IoResult<usize> {
         assert!((1..=buf.capacity() - buf.len()).contains(&least), "a read needs room for {least} bytes");
-        self.be_fair().await;
+        // Who has to wait for the peer leaves the core to others anyway.
+        if self.socket.is_readable() {
+            self.be_fair().await;
+        }
         loop {
             if !self.socket.is_readable() {
                 self.set_low_water(least);

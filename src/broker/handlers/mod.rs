@@ -208,6 +208,7 @@ impl<R: Runtime> Handlers<R> {
             ApiKey::Fetch => {
                 let mut timeline = way.timeline.get();
                 let answered = self.fetch(context, in_out.decode_only()?, &mut timeline).await;
+                timeline.mark_now(Stage::Ready, || shard.runtime.now().nanos);
                 way.timeline.set(timeline);
                 answered
             }
@@ -268,9 +269,7 @@ impl<R: Runtime> Service for Handlers<R> {
         // Boxed: the handlers' futures are large, and most of a connection's life none of them runs.
         let handling = Box::pin(self.by_codec(&context, body.freeze(), &way));
         let frame = self.shard.meters.on_way(&way, handling).await?;
-        let mut timeline = way.timeline.get();
-        timeline.mark_now(Stage::Ready, || self.shard.runtime.now().nanos);
-        Ok(Answer::Now(Answered { frame, timeline }))
+        Ok(Answer::Now(Answered { frame, timeline: way.timeline.get() }))
     }
 }
 
@@ -295,8 +294,14 @@ impl<R: Runtime> InOut<'_, R> {
     }
 
     fn out<T: Encodable>(&self, response: &T) -> Result<ResponseFrame, Close> {
-        self.way.mark(self.way.work, || self.clock.now());
-        Ok(codec::encode(self.request, response))
+        let made = |stage| self.way.mark(stage, || self.clock.now());
+        // The making of an answer is work of the request as any other, but not what it waited for.
+        if self.way.work == Stage::Wait {
+            made(Stage::Wait);
+        }
+        let frame = codec::encode(self.request, response);
+        made(if self.way.work == Stage::Wait { Stage::Ready } else { self.way.work });
+        Ok(frame)
     }
 }
 
