@@ -100,7 +100,7 @@ impl Latencies {
     /// The APIs whose requests were answered.
     #[must_use]
     pub fn apis(&self) -> Vec<i16> {
-        self.book.borrow().apis()
+        self.book.borrow_mut().apis()
     }
 
     /// What is known now of one API: of all its stages, or of the whole only.

@@ -11,6 +11,9 @@ const SLOWEST_MAX: usize = 64;
 const WINDOW_NANOS: u64 = 10_000_000_000;
 /// Below it times are not told apart.
 const LOW_NANOS: u64 = 512;
+/// Requests whose times go into the histograms together: these are not in the processor's caches when one request is
+/// answered, and are for all that follow the first.
+const PENDING_MAX: usize = 32;
 /// Longer times count as this.
 const HIGH_NANOS: u64 = 300_000_000_000;
 /// The error of a value is below one in a hundred.
@@ -107,6 +110,8 @@ fn record(times: &mut Option<Box<Times>>, nanos: u64) {
 pub struct Book {
     shard: u16,
     window: u64,
+    /// APIs and times of requests of the window that runs, which are not in the histograms yet: fewer than [`PENDING_MAX`].
+    pending: Vec<(i16, Timeline)>,
     apis: BTreeMap<i16, ApiTimes>,
     slowest: SlowestRing,
 }
@@ -115,17 +120,28 @@ impl Book {
     /// Of the shard with this number.
     #[must_use]
     pub fn new(shard: u16) -> Self {
-        Self { shard, window: 0, apis: BTreeMap::new(), slowest: SlowestRing::new(SLOWEST_MAX) }
+        let (pending, apis) = (Vec::with_capacity(PENDING_MAX), BTreeMap::new());
+        Self { shard, window: 0, pending, apis, slowest: SlowestRing::new(SLOWEST_MAX) }
     }
 
     /// A request has been answered. `who` is asked for its particulars, and for a stall while it was here, only if it was
     /// one of the slowest.
     pub fn record(&mut self, api: i16, timeline: &Timeline, who: impl FnOnce() -> (SlowRequest, Option<Stall>)) {
         self.roll(timeline.ended());
-        self.apis.entry(api).or_default().record(timeline);
         if self.slowest.wants(timeline) {
             let (request, stall) = who();
             self.slowest.push(Slow { shard: self.shard, request, timeline: *timeline, stall });
+        }
+        self.pending.push((api, *timeline));
+        if self.pending.len() == PENDING_MAX {
+            self.settle();
+        }
+    }
+
+    /// Brings the histograms up to date.
+    fn settle(&mut self) {
+        for (api, timeline) in self.pending.drain(..) {
+            self.apis.entry(api).or_default().record(&timeline);
         }
     }
 
@@ -134,6 +150,7 @@ impl Book {
         if window <= self.window {
             return;
         }
+        self.settle();
         let expired = window > self.window + 1;
         let times = self.apis.values_mut().flat_map(|api| api.times.iter_mut().flatten());
         times.for_each(|times| times.roll(expired));
@@ -143,7 +160,8 @@ impl Book {
 
     /// The APIs that were used.
     #[must_use]
-    pub fn apis(&self) -> Vec<i16> {
+    pub fn apis(&mut self) -> Vec<i16> {
+        self.settle();
         self.apis.keys().copied().collect()
     }
 
@@ -151,6 +169,7 @@ impl Book {
     #[must_use]
     pub fn rows(&mut self, api: i16, span: Span, whole_only: bool, now: u64) -> Vec<Row> {
         self.roll(now);
+        self.settle();
         let Some(times) = self.apis.get(&api) else { return Vec::new() };
         times.rows(api, span, whole_only).filter(|row| !row.times.is_empty()).collect()
     }
@@ -159,6 +178,7 @@ impl Book {
     #[must_use]
     pub fn snapshot(&mut self, span: Span, slowest: usize, now: u64) -> Snapshot {
         self.roll(now);
+        self.settle();
         let rows = self.apis.iter().flat_map(|(api, times)| times.rows(*api, span, false));
         Snapshot { rows: rows.filter(|row| !row.times.is_empty()).collect(), slowest: self.slowest.slowest(slowest) }
     }
@@ -245,6 +265,7 @@ impl Snapshot {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use proptest::prelude::*;
 
     const MS: u64 = 1_000_000;
 
@@ -314,6 +335,54 @@ mod tests {
         assert_eq!(sum.slowest.iter().map(|s| s.shard).collect::<Vec<_>>(), [1, 1]);
         let stages: Vec<_> = sum.rows.iter().map(|row| row.stage).collect();
         assert_eq!(stages, [Some(Stage::Device), Some(Stage::Send), None]);
+    }
+
+    proptest! {
+        #[test]
+        fn whatever_was_recorded_is_known(
+            // How long after the one before, for how long, of which API.
+            requests in prop::collection::vec((0..WINDOW_NANOS / 40, 1..100 * MS, 0..3_i16), 0..200),
+        ) {
+            let (mut book, mut settled) = (Book::new(0), Book::new(0));
+            let mut now = 0;
+            for (later, device, api) in &requests {
+                now += later;
+                let mut timeline = Timeline::begin(now);
+                timeline.mark(Stage::Device, now + device);
+                for book in [&mut book, &mut settled] {
+                    book.record(*api, &timeline, || (SlowRequest::default(), None));
+                }
+                settled.settle();
+                prop_assert!(book.pending.len() < PENDING_MAX && book.pending.capacity() == PENDING_MAX);
+            }
+            let now = now + 100 * MS;
+            let rows = |snapshot: Snapshot| -> Vec<_> {
+                snapshot.rows.into_iter().map(|row| (row.api, row.stage, row.times)).collect()
+            };
+            let mut apis: Vec<i16> = requests.iter().map(|(.., api)| *api).collect();
+            apis.sort_unstable();
+            apis.dedup();
+            prop_assert_eq!(book.apis(), apis);
+            let all = rows(settled.snapshot(Span::All, 0, now));
+            let count: u64 = all.iter().filter(|row| row.1.is_none()).map(|row| row.2.len()).sum();
+            prop_assert_eq!(count, requests.len() as u64);
+            prop_assert_eq!(rows(book.snapshot(Span::All, 0, now)), all);
+            prop_assert_eq!(rows(book.snapshot(Span::Recent, 0, now)), rows(settled.snapshot(Span::Recent, 0, now)));
+        }
+    }
+
+    #[test]
+    fn what_waits_to_be_noted_is_in_every_answer() {
+        let answers: [fn(&mut Book) -> usize; 3] = [
+            |book| book.apis().len(),
+            |book| book.rows(0, Span::Recent, true, 5 * MS).len(),
+            |book| book.snapshot(Span::Recent, 0, 5 * MS).rows.iter().filter(|row| row.stage.is_none()).count(),
+        ];
+        for answer in answers {
+            let mut book = Book::new(0);
+            answered(&mut book, 0, MS);
+            assert_eq!((book.pending.len(), answer(&mut book), book.pending.len()), (1, 1, 0));
+        }
     }
 
     #[test]
