@@ -51,16 +51,20 @@ impl UringStream {
     }
 
     /// From here on the socket is readable when that many bytes are there; at once, if they are.
-    fn set_low_water(&self, bytes: usize) {
-        if self.low_water.replace(bytes) == bytes {
-            return;
+    fn set_low_water(&self, bytes: usize) -> IoResult<()> {
+        if self.low_water.get() == bytes {
+            return Ok(());
         }
         let value = libc::c_int::try_from(bytes).unwrap_or(libc::c_int::MAX);
         let (pointer, len) = ((&raw const value).cast(), size_of::<libc::c_int>() as libc::socklen_t);
         // SAFETY: pointer and length are those of a live integer, which the kernel only reads.
         #[allow(unsafe_code)]
         let set = unsafe { libc::setsockopt(self.socket.raw_fd(), libc::SOL_SOCKET, libc::SO_RCVLOWAT, pointer, len) };
-        assert_eq!(set, 0, "SO_RCVLOWAT of a stream socket: {}", io::Error::last_os_error());
+        if set != 0 {
+            return Err(IoError::new("set SO_RCVLOWAT", io::Error::last_os_error()));
+        }
+        self.low_water.set(bytes);
+        Ok(())
     }
 
     /// Receives into the spare room of `buf`.
@@ -161,7 +165,7 @@ impl Stream for UringStream {
         }
         loop {
             if !self.socket.is_readable() {
-                self.set_low_water(least);
+                self.set_low_water(least)?;
             }
             self.socket.readable().await;
             match self.receive(buf) {
@@ -284,7 +288,10 @@ impl Net for UringRuntime {
 
     fn pack(&self, stream: UringStream) -> UringParcel {
         // By value, so no read or write can be under way: they borrow the stream.
-        stream.set_low_water(1);
+        if stream.set_low_water(1).is_err() {
+            // Nobody would wait for what it waits for.
+            stream.shutdown();
+        }
         UringParcel { fd: stream.socket.into_fd(), peer: stream.peer }
     }
 
